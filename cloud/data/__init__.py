@@ -1,0 +1,1 @@
+"""Data: read CSV and Parquet, check it against the feature set, keep immutable parts."""

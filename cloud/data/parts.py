@@ -1,0 +1,143 @@
+"""Store checked rows as immutable Parquet parts, and read snapshots of them back."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pathlib
+import typing
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cloud.config import ModelSettings, Project
+from cloud.data.check import check_table
+from cloud.data.read import Columns, read_table
+from cloud.store.blobs import write_file
+from cloud.store.store import Store
+from shared.errors import TrustError
+from shared.features import FeatureSet
+
+EVENT_COLUMN = "__event_s"
+
+
+class Added(typing.NamedTuple):
+    """What `add_file` did."""
+
+    dataset: str
+    version: str
+    sha256: str
+    report: dict[str, object]
+
+
+class Snapshot(typing.NamedTuple):
+    """Rows of a data version, in the order of time.
+
+    Parameters
+    ----------
+    columns : dict
+        Raw column to values.
+    event_s : array, shape (n,)
+        Event times.
+    version : str
+        The data version.
+    """
+
+    columns: Columns
+    event_s: npt.NDArray[np.float64]
+    version: str
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.event_s)
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> Snapshot:
+        """Rows of a mask."""
+        picked = np.flatnonzero(mask)
+        columns: Columns = {name: [values[i] for i in picked] for name, values in self.columns.items()}
+        return Snapshot(columns, self.event_s[picked], self.version)
+
+
+def add_file(
+    project: Project,
+    store: Store,
+    path: pathlib.Path,
+    *,
+    model: ModelSettings,
+    dataset: str,
+    features: FeatureSet,
+    max_bad_ratio: float = 0.0,
+    actor: str,
+) -> Added:
+    """Check a file and append it to a data set.
+
+    Raises
+    ------
+    DataError, ConflictError
+        Nothing is stored then.
+    """
+    checked = check_table(read_table(path), features, model, max_bad_ratio=max_bad_ratio)
+    data = to_parquet(checked.columns, checked.event_s)
+    sha256 = hashlib.sha256(data).hexdigest()
+    # The file first, then the row that names it: a crash between leaves a file that nobody reads.
+    write_file(part_path(project, sha256), data)
+    with store.db.transaction():
+        version = store.datasets.add_part(
+            dataset,
+            sha256,
+            rows=len(checked.event_s),
+            size=len(data),
+            span=(float(checked.event_s[0]), float(checked.event_s[-1])) if len(checked.event_s) else (0.0, 0.0),
+            source=path.name,
+            report=checked.report,
+        )
+        store.audit.add("data add", dataset, actor=actor, file=path.name, version=version, rows=len(checked.event_s))
+    return Added(dataset, version, sha256, checked.report)
+
+
+def part_path(project: Project, sha256: str) -> pathlib.Path:
+    """Path of a part."""
+    return project.parts / f"{sha256}.parquet"
+
+
+def to_parquet(columns: Columns, event_s: npt.NDArray[np.float64]) -> bytes:
+    """Write columns as Parquet; the same rows give the same bytes."""
+    arrays = {name: _array(values) for name, values in sorted(columns.items())}
+    arrays[EVENT_COLUMN] = pa.array(event_s, pa.float64())
+    out = io.BytesIO()
+    pq.write_table(pa.table(arrays), out, compression="zstd", store_schema=False)
+    return out.getvalue()
+
+
+def _array(values: list[object]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else str(value) for value in values])
+
+
+def snapshot(project: Project, store: Store, version: str) -> Snapshot:
+    """Read a data version.
+
+    Raises
+    ------
+    TrustError
+        A part has changed on disk.
+    """
+    tables = []
+    for part in store.datasets.parts_of(version):
+        data = part_path(project, part["sha256"]).read_bytes()
+        if hashlib.sha256(data).hexdigest() != part["sha256"]:
+            raise TrustError(f"the part {part['sha256'][:12]} has changed on disk", fix="Restore it from a backup.")
+        tables.append(pq.read_table(io.BytesIO(data)))
+    table = pa.concat_tables(tables, promote_options="permissive")
+    event_s = table[EVENT_COLUMN].to_numpy()
+    order = np.argsort(event_s, kind="stable")
+    columns: Columns = {}
+    for name in table.column_names:
+        if name != EVENT_COLUMN:
+            values = table[name].to_pylist()
+            columns[name] = [values[i] for i in order]
+    return Snapshot(columns, event_s[order], store.datasets.version(version)["version"])

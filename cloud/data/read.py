@@ -1,0 +1,94 @@
+"""Read CSV and Parquet into plain columns."""
+
+from __future__ import annotations
+
+import datetime as dt
+import pathlib
+import typing
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from shared.errors import DataError
+
+Columns = dict[str, list[object]]
+MAX_ROWS = 200_000_000
+_PARQUET = b"PAR1"
+
+
+def read_table(path: pathlib.Path) -> pa.Table:
+    """Read a file; Parquet is known by its first bytes, anything else is taken for CSV with a header.
+
+    Raises
+    ------
+    DataError
+        Not there, empty, not readable, or a column twice; the message has the line where the reader has it.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if not start:
+            raise DataError("the file is empty", field=str(path), fix="A CSV begins with the names of its columns.")
+        table = pq.read_table(path) if start == _PARQUET else _read_csv(path)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as err:
+        raise DataError(
+            f"can not be read: {err}", field=str(path), fix="Send CSV (UTF-8, with a header) or Parquet."
+        ) from err
+    names = table.column_names
+    repeated = [name for i, name in enumerate(names) if name in names[:i]]
+    if repeated:
+        raise DataError(f"the column {repeated[0]!r} stands twice", field=str(path), fix="Rename one.")
+    if table.num_rows == 0:
+        raise DataError("there are no rows", field=str(path))
+    return table
+
+
+def _read_csv(path: pathlib.Path) -> pa.Table:
+    """Read every column as text, so that each value is judged by its feature and not by a guess about the column."""
+    header = pyarrow.csv.open_csv(path).schema.names
+    options = pyarrow.csv.ConvertOptions(
+        column_types={name: pa.string() for name in header}, strings_can_be_null=True, null_values=["", "NA", "null"]
+    )
+    return pyarrow.csv.read_csv(path, convert_options=options)
+
+
+def plain(column: pa.ChunkedArray, *, number: bool) -> list[object]:
+    """Return a column as Python values: numbers where the feature wants numbers, else text; times as ISO 8601.
+
+    A text that is no number stays text, so that the feature's coder refuses it with its row.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if number:
+        return _numbers(column)
+    if pa.types.is_temporal(column.type):
+        return [value.isoformat() if isinstance(value, dt.date) else value for value in column.to_pylist()]
+    if pa.types.is_floating(column.type):
+        return [int(v) if isinstance(v, float) and v.is_integer() else v for v in column.to_pylist()]
+    values: list[object] = column.to_pylist()
+    return values
+
+
+def _numbers(column: pa.ChunkedArray) -> list[object]:
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        try:
+            return typing.cast("list[object]", pc.cast(column, pa.float64()).to_pylist())
+        except pa.ArrowInvalid:
+            return [_number(value) for value in column.to_pylist()]
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64())
+    return typing.cast("list[object]", column.to_pylist())
+
+
+def _number(value: str | None) -> object:
+    if value is None:
+        return None
+    word = value.strip().lower()
+    if word in ("true", "false"):
+        return word == "true"
+    try:
+        return float(word)
+    except ValueError:
+        return value

@@ -1,0 +1,1 @@
+"""Export: ONNX, parity, and the precomputed answers made from the exported file."""

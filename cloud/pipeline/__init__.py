@@ -1,0 +1,6 @@
+"""From data to a signed version."""
+
+from cloud.pipeline.order import Order, Trained
+from cloud.pipeline.train import train
+
+__all__ = ["Order", "Trained", "train"]

@@ -1,0 +1,83 @@
+"""Fit the estimator, from scratch or onward from its parent, and precompute answers with it."""
+
+from __future__ import annotations
+
+import io
+import typing
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+
+from cloud.config import Project
+from cloud.data.parts import snapshot
+from cloud.export import onnx_file, precompute
+from cloud.pipeline.order import Order
+from cloud.pipeline.prepare import Work, label_numbers
+from cloud.store.store import Store
+from cloud.training import estimator, fit
+from shared.clock import DAY_S, format_time
+from shared.errors import DataError
+from shared.features import Encoder
+from shared.features.columns import encode_columns, expand
+
+Say = typing.Callable[[str], None]
+
+
+def fit_model(project: Project, store: Store, order: Order, work: Work, say: Say) -> estimator.Estimator:
+    """Fit.
+
+    Raises
+    ------
+    DataError, ConfigError
+        There is nothing new to learn; or the estimator can not learn on.
+    """
+    if not order.is_stateful:
+        return fit.fit_stateless(estimator.build(work.model, order.model), work.rows)
+    parent = store.registry.get(order.model, order.parent)
+    base = joblib.load(io.BytesIO(store.blobs.get(parent["detail"]["estimator"])))
+    seen_s = float(parent["detail"]["trained_to_s"])
+    own = order.data in ("", work.model.data or order.model)
+    is_new = work.train.event_s > seen_s if own else np.ones(len(work.train), bool)
+    if not is_new.any():
+        raise DataError(
+            f"no rows are newer than {order.parent}'s, which end {format_time(seen_s)}", field="rows", fix="Add data."
+        )
+    new = work.rows.take(np.flatnonzero(is_new))
+    old = work.rows.take(np.flatnonzero(~is_new)) if own else _own_rows(project, store, order, work)
+    say(f"{len(new):,} new rows, {len(old):,} old ones to replay from")
+    return fit.fit_stateful(base, new, old, work.model.finetune, seed=work.model.seed, n_classes=len(work.classes))
+
+
+def _own_rows(project: Project, store: Store, order: Order, work: Work) -> fit.Rows:
+    """Rows of the model's own data set, to replay beside rows from elsewhere."""
+    own = snapshot(project, store, store.datasets.latest(work.model.data or order.model)["version"])
+    cut_s = float(own.event_s[-1]) - work.model.holdout_days * DAY_S
+    rows = own.where(own.event_s <= cut_s)
+    inputs = expand(work.features, encode_columns(work.features, rows.columns))
+    return fit.Rows(inputs, label_numbers(rows, work.model, work.classes))
+
+
+def precompute_table(
+    name: str, work: Work, exported: onnx_file.Exported, model_sha256: str, say: Say
+) -> tuple[bytes | None, str]:
+    """Precompute the most frequent answers; return the table and where its answers come from."""
+    settings = work.model.precompute
+    n_outputs = max(len(work.classes), 1)
+    n_keys = precompute.n_keys_in(settings.budget_bytes, n_outputs)
+    if not n_keys:
+        return None, ""
+    answer: precompute.Answerer = exported.answers
+    source = "model"
+    if settings.teacher:
+        teacher = fit.fit_stateless(estimator.build_teacher(work.model, name), work.rows)
+        source = type(teacher).__name__
+
+        def answer(inputs: npt.NDArray[np.float32]) -> npt.NDArray[typing.Any]:
+            return fit.answers(teacher, inputs, work.model.task)
+
+    say(f"precomputing up to {n_keys:,} answers ({source})")
+    table = precompute.build_table(
+        Encoder(work.features), work.codes, answer, n_keys=n_keys, n_outputs=n_outputs, model_sha256=model_sha256
+    )
+    return table, source

@@ -1,0 +1,105 @@
+"""Read a data version, split it by time, learn categories and encode it."""
+
+from __future__ import annotations
+
+import typing
+
+import numpy as np
+import numpy.typing as npt
+
+from cloud.config import ModelSettings, Project
+from cloud.data.parts import Snapshot, snapshot
+from cloud.pipeline.order import Order
+from cloud.publish.repository import SignedRepository
+from cloud.publish.seal import load_bundle
+from cloud.store.store import Store
+from cloud.training import fit
+from shared import bundle, codec
+from shared.clock import DAY_S
+from shared.errors import DataError
+from shared.features import FeatureSet
+from shared.features.columns import encode_columns, expand
+from shared.metrics import Metric, get_metric
+
+Floats = npt.NDArray[np.float64]
+
+
+class Work(typing.NamedTuple):
+    """What the steps hand on to each other."""
+
+    model: ModelSettings
+    metric: Metric
+    features: FeatureSet
+    classes: tuple[str | int | bool, ...]
+    train: Snapshot
+    codes: Floats
+    rows: fit.Rows
+    holdout: Snapshot
+    holdout_codes: Floats
+    holdout_labels: npt.NDArray[typing.Any]
+
+
+def prepare(project: Project, store: Store, repository: SignedRepository, order: Order, model: ModelSettings) -> Work:
+    """Read data, split it by time, learn categories, encode."""
+    own = store.datasets.latest(model.data or order.model)
+    trusted = snapshot(project, store, own["version"])
+    cut_s = float(trusted.event_s[-1]) - model.holdout_days * DAY_S
+    holdout = trusted.where(trusted.event_s > cut_s)
+    other = order.data and order.data != (model.data or order.model)
+    source = snapshot(project, store, store.datasets.latest(order.data)["version"]) if other else trusted
+    learn = source if other else source.where(source.event_s <= cut_s)
+    if not len(learn):
+        raise DataError(
+            f"all rows are within the hold-out of {model.holdout_days} days",
+            field="rows",
+            fix="Add older rows, or set holdout_days lower.",
+        )
+    definition = project.feature_set(order.features or model.features)
+    lacking = [name for name in definition.columns if name not in learn.columns]
+    if lacking:
+        raise DataError(f"the data has no column {lacking[0]!r}", field="features", fix="Add data that has it.")
+    features = _parent_features(repository, order) if order.is_stateful else definition.learn(learn.columns)
+    classes = _classes(model, learn)
+    labels = label_numbers(learn, model, classes)
+    codes = encode_columns(features, learn.columns)
+    return Work(
+        model=model,
+        metric=get_metric(model.metric_name, model.task),
+        features=features,
+        classes=classes,
+        train=learn,
+        codes=codes,
+        rows=fit.Rows(expand(features, codes), labels),
+        holdout=holdout,
+        holdout_codes=encode_columns(features, holdout.columns),
+        holdout_labels=label_numbers(holdout, model, classes),
+    )
+
+
+def _parent_features(repository: SignedRepository, order: Order) -> FeatureSet:
+    """A version that continues another keeps its features: the inputs must mean the same."""
+    parent = load_bundle(repository, order.model, order.parent)
+    return codec.from_json(parent.files[bundle.FEATURES_FILE], FeatureSet, limit_bytes=64 << 20)
+
+
+def _classes(model: ModelSettings, rows: Snapshot) -> tuple[str | int | bool, ...]:
+    if model.task == "regression":
+        return ()
+    found = model.classes or tuple(sorted(set(rows.columns[model.label]), key=lambda v: (str(type(v)), v)))  # type: ignore[arg-type]
+    if model.task == "binary" and len(found) != 2:  # noqa: PLR2004 - two classes
+        raise DataError(f"the label has the values {list(found)[:10]!r}, two are needed", field=model.label)
+    return typing.cast("tuple[str | int | bool, ...]", tuple(found))
+
+
+def label_numbers(
+    rows: Snapshot, model: ModelSettings, classes: tuple[str | int | bool, ...]
+) -> npt.NDArray[typing.Any]:
+    """Class numbers, or values of a regression, shape (n,)."""
+    values = rows.columns[model.label]
+    if model.task == "regression":
+        return np.array(values, np.float64)
+    numbers = {label: i for i, label in enumerate(classes)}
+    try:
+        return np.array([numbers[typing.cast("str", value)] for value in values], np.int64)
+    except KeyError as err:
+        raise DataError(f"{err.args[0]!r} is not one of {list(classes)}", field=model.label) from err

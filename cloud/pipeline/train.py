@@ -1,0 +1,121 @@
+"""From data to a signed version: prepare, fit, export, precompute, judge, seal, publish. One story."""
+
+from __future__ import annotations
+
+import typing
+
+from cloud.analysis.gates import GateResult
+from cloud.config import Project
+from cloud.export import onnx_file
+from cloud.pipeline import describe, judge, learn
+from cloud.pipeline.order import Order, Trained
+from cloud.pipeline.prepare import Work, prepare
+from cloud.publish.repository import SignedRepository
+from cloud.publish.seal import publish_bundle, seal
+from cloud.store.store import Store
+from shared import bundle
+from shared.errors import CoveyError, GateError
+
+Say = typing.Callable[[str], None]
+
+
+def train(project: Project, store: Store, order: Order, say: Say = lambda _line: None) -> Trained:
+    """Train, gate and publish a version.
+
+    Parameters
+    ----------
+    say : callable
+        Told what is being done, a line at a time.
+
+    Raises
+    ------
+    GateError
+        A gate refused the model; the version number is used up and what was measured is kept.
+    CoveyError
+        Something else went wrong; so is that.
+    """
+    _, model = project.model(order.model)
+    if order.is_stateful:
+        store.registry.get(order.model, order.parent)
+    data = store.datasets.latest(order.data or model.data or order.model)
+    version = str(
+        store.registry.allocate(
+            order.model,
+            parent=order.parent,
+            why=order.why,
+            data_version=data["version"],
+            features=order.features or model.features,
+            stateful=order.is_stateful,
+        )
+    )
+    say(f"{order.model}@{version}: {'continues ' + order.parent if order.parent else 'from scratch'}, {order.why}")
+    try:
+        return _build(project, store, order, version, say)
+    except GateError:
+        raise
+    except BaseException as err:
+        said = str(err) if isinstance(err, CoveyError) else repr(err)
+        store.registry.finish(order.model, version, "failed", {"error": said})
+        raise
+
+
+def _build(project: Project, store: Store, order: Order, version: str, say: Say) -> Trained:
+    _, model = project.model(order.model)
+    repository = SignedRepository(project.repository, project.keys)
+    work = prepare(project, store, repository, order, model)
+    say(f"{len(work.train):,} rows to learn from, {len(work.holdout):,} later rows to judge by")
+    fitted = learn.fit_model(project, store, order, work, say)
+    properties = {"model": order.model, "version": version, "features": work.features.digest}
+    file = onnx_file.export(fitted, width=work.features.width, task=model.task, properties=properties)
+    exported = onnx_file.Exported(file, model.task)
+    table, source = learn.precompute_table(order.model, work, exported, bundle.digest_of(file), say)
+    measured = [judge.parity(work, fitted, exported), *judge.quality(store, repository, order, work, exported, table)]
+    for gate in measured:
+        say(f"gate {gate.name}: {'PASS' if gate.passed else 'FAIL'}, {gate.reason}")
+    report = judge.table_report(work, exported, table, source)
+    detail = describe.detail(project, store, order, work, measured, report)
+    _enforce(store, order, version, measured, detail, work)
+    sealed = seal(
+        describe.draft(model, order, version, work),
+        model=file,
+        features=work.features,
+        table=table,
+        golden=describe.golden(work, exported),
+        card=describe.card(order, version, detail),
+    )
+    publish_bundle(repository, sealed)
+    detail["bundle"] = {
+        "size_bytes": sealed.size_bytes,
+        "files": {name: len(data) for name, data in sealed.files.items()},
+    }
+    detail["estimator"] = store.blobs.put(describe.pickle(fitted))
+    with store.db.transaction():
+        store.registry.finish(
+            order.model, version, "ready", detail, manifest=sealed.sha256, features=work.features.digest
+        )
+        subject = f"{order.model}@{version}"
+        store.audit.add("model train", subject, actor=order.actor, reason=order.why, manifest=sealed.sha256)
+    say(f"{order.model}@{version} is signed, {sealed.size_bytes:,} bytes")
+    return Trained(order.model, version, measured, report, sealed, detail)
+
+
+def _enforce(
+    store: Store, order: Order, version: str, measured: list[GateResult], detail: dict[str, object], work: Work
+) -> None:
+    """Refuse a model that failed a gate, unless somebody says why not; that is kept."""
+    failed = [gate for gate in measured if not gate.passed]
+    if not failed:
+        return
+    subject = f"{order.model}@{version}"
+    if not order.override:
+        with store.db.transaction():
+            store.registry.finish(order.model, version, "refused", detail, features=work.features.digest)
+            store.audit.add("gate refused", subject, actor=order.actor, reason=failed[0].reason)
+        raise GateError(
+            "; ".join(f"{gate.name}: {gate.reason}" for gate in failed),
+            field=subject,
+            fix="Mend the model, or say why it shall go on: --override REASON",
+        )
+    detail["override"] = order.override
+    reasons = [gate.reason for gate in failed]
+    store.audit.add("gate overridden", subject, actor=order.actor, reason=order.override, failed=reasons)

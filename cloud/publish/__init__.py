@@ -1,0 +1,1 @@
+"""Publish: keys, the signed repository, bundles and channels."""

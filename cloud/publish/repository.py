@@ -1,0 +1,257 @@
+"""The TUF repository that devices read: static files, signed role by role (TUF specification 1.0.34, section 4).
+
+============  ==================  =================================================
+role          key                 says
+============  ==================  =================================================
+root          root, offline       which keys count
+targets       targets, offline    who may sign bundles, who may sign channels
+bundles       bundles             which bundles exist
+channels      online              which signed bundle runs where
+snapshot      online              which metadata belongs together
+timestamp     online              that all this is fresh
+============  ==================  =================================================
+
+Files are written in the order in which clients need them, the timestamp last: whatever crashes in between, a client
+sees the old state whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import pathlib
+import typing
+
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+from tuf.api.serialization.json import JSONSerializer
+
+from cloud.publish.keys import load_signer
+from cloud.store.blobs import write_file
+from shared.errors import ConflictError, NotFoundError
+
+S = typing.TypeVar("S", Root, Targets, Snapshot, Timestamp)
+_DAY = dt.timedelta(days=1)
+LIFETIME = {
+    "root": 365 * _DAY,
+    "targets": 365 * _DAY,
+    "bundles": 365 * _DAY,
+    "channels": 30 * _DAY,
+    "snapshot": 30 * _DAY,
+    "timestamp": 7 * _DAY,
+}
+SIGNED_BY = {
+    "root": "root",
+    "targets": "targets",
+    "bundles": "bundles",
+    "channels": "online",
+    "snapshot": "online",
+    "timestamp": "online",
+}
+_KEPT_VERSIONS = 20
+_PRETTY = JSONSerializer(compact=True)
+
+
+class SignedRepository:
+    """The repository of a project.
+
+    Parameters
+    ----------
+    folder, keys : Path
+        Where it is, and where the keys are.
+    lifetime : mapping, optional
+        Role to how long its metadata is good for; the usual ones by default.
+    """
+
+    def __init__(
+        self, folder: pathlib.Path, keys: pathlib.Path, lifetime: typing.Mapping[str, dt.timedelta] = LIFETIME
+    ) -> None:
+        self.folder, self._keys, self._lifetime = folder, keys, dict(LIFETIME) | dict(lifetime)
+        self._metadata = folder / "metadata"
+        self._targets = folder / "targets"
+        self._blobs = folder / "blobs"
+
+    # ---- reading
+
+    @property
+    def exists(self) -> bool:
+        """Whether the repository was made."""
+        return (self._metadata / "timestamp.json").exists()
+
+    def root_bytes(self) -> bytes:
+        """Return the first root metadata: what a device trusts when it joins."""
+        try:
+            return (self._metadata / "1.root.json").read_bytes()
+        except FileNotFoundError as err:
+            raise NotFoundError("this project has no repository yet", fix="Make it: covey init") from err
+
+    def blob_path(self, sha256: str) -> pathlib.Path:
+        """Where a bundle's file is served from."""
+        return self._blobs / sha256[:2] / sha256
+
+    def versions(self) -> dict[str, int]:
+        """Role to the version of its newest metadata."""
+        timestamp = self._load("timestamp", Timestamp)
+        snapshot = self._load("snapshot", Snapshot, timestamp.signed.snapshot_meta.version)
+        versions = {name.removesuffix(".json"): meta.version for name, meta in snapshot.signed.meta.items()}
+        return versions | {
+            "timestamp": timestamp.signed.version,
+            "snapshot": snapshot.signed.version,
+            "root": self._newest_root(),
+        }
+
+    def _newest_root(self) -> int:
+        return max(int(path.name.split(".")[0]) for path in self._metadata.glob("*.root.json"))
+
+    def _load(self, role: str, _kind: type[S], version: int | None = None) -> Metadata[S]:
+        name = f"{role}.json" if version is None else f"{version}.{role}.json"
+        return Metadata[S].from_bytes((self._metadata / name).read_bytes())
+
+    def target(self, role: str, path: str) -> bytes:
+        """Read a signed target."""
+        meta = self._load(role, Targets, self.versions()[role])
+        info = meta.signed.targets.get(path)
+        if info is None:
+            raise NotFoundError(f"nothing signed at {path}")
+        return self._target_path(path, info.hashes["sha256"]).read_bytes()
+
+    def _target_path(self, path: str, sha256: str) -> pathlib.Path:
+        folder, _, name = path.rpartition("/")
+        return self._targets / folder / f"{sha256}.{name}"
+
+    # ---- writing
+
+    @contextlib.contextmanager
+    def _locked(self) -> typing.Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder.parent / "repo.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def create(self) -> None:
+        """Make an empty repository.
+
+        Raises
+        ------
+        ConflictError
+            There is one.
+        """
+        with self._locked():
+            if self.exists:
+                raise ConflictError(f"{self.folder} is a repository already")
+            signers = {role: load_signer(self._keys, SIGNED_BY[role]) for role in SIGNED_BY}
+            root = Root(version=1, expires=self._expires("root"), consistent_snapshot=True)
+            for role in ("root", "targets", "snapshot", "timestamp"):
+                root.add_key(signers[role].public_key, role)
+            targets = Targets(version=1, expires=self._expires("targets"))
+            targets.delegations = Delegations(keys={}, roles={})
+            for role, pattern in (("bundles", "bundles/*/*/*.json"), ("channels", "channels/*.json")):
+                targets.delegations.roles = (targets.delegations.roles or {}) | {
+                    role: DelegatedRole(role, [], threshold=1, terminating=True, paths=[pattern])
+                }
+                targets.add_key(signers[role].public_key, role)
+            self._write("root", Metadata(root))
+            self._write("targets", Metadata(targets))
+            for role in ("bundles", "channels"):
+                self._write(role, Metadata(Targets(version=1, expires=self._expires(role))))
+            names = ("targets.json", "bundles.json", "channels.json")
+            self._write(
+                "snapshot", Metadata(Snapshot(1, None, self._expires("snapshot"), dict.fromkeys(names, MetaFile(1))))
+            )
+            self._write("timestamp", Metadata(Timestamp(1, None, self._expires("timestamp"), MetaFile(1))))
+
+    def add_blob(self, data: bytes, sha256: str) -> None:
+        """Put a bundle's file where devices fetch it."""
+        path = self.blob_path(sha256)
+        if not path.exists():
+            write_file(path, data)
+
+    def publish(self, role: typing.Literal["bundles", "channels"], files: typing.Mapping[str, bytes]) -> None:
+        """Sign targets: all of them, or, after a crash, none.
+
+        Parameters
+        ----------
+        files : mapping
+            Target path to content.
+        """
+        if not files:
+            return
+        with self._locked():
+            versions = self.versions()
+            meta = self._load(role, Targets, versions[role])
+            for path, data in files.items():
+                info = TargetFile.from_data(path, data, ["sha256"])
+                write_file(self._target_path(path, info.hashes["sha256"]), data)
+                meta.signed.targets[path] = info
+            self._bump(role, meta)
+            self._seal({role: meta.signed.version})
+            self._prune(role)
+
+    def refresh(self, now: dt.datetime | None = None) -> list[str]:
+        """Sign anew what the online key signs and what has lived half its time; return the roles."""
+        moment = now or dt.datetime.now(dt.UTC)
+        with self._locked():
+            versions = self.versions()
+            timestamp = self._load("timestamp", Timestamp)
+            snapshot = self._load("snapshot", Snapshot, versions["snapshot"])
+            channels = self._load("channels", Targets, versions["channels"])
+            stale_channels = self._is_old(channels.signed.expires, "channels", moment)
+            if stale_channels:
+                self._bump("channels", channels)
+            if stale_channels or self._is_old(snapshot.signed.expires, "snapshot", moment):
+                self._seal({"channels": channels.signed.version})
+                return ["channels", "snapshot", "timestamp"] if stale_channels else ["snapshot", "timestamp"]
+            if self._is_old(timestamp.signed.expires, "timestamp", moment):
+                self._bump("timestamp", timestamp)
+                return ["timestamp"]
+        return []
+
+    def _is_old(self, expires: dt.datetime, role: str, now: dt.datetime) -> bool:
+        return expires - now < self._lifetime[role] / 2
+
+    def _expires(self, role: str) -> dt.datetime:
+        return (dt.datetime.now(dt.UTC) + self._lifetime[role]).replace(microsecond=0)
+
+    def _bump(self, role: str, meta: Metadata[S]) -> None:
+        meta.signed.version += 1
+        meta.signed.expires = self._expires(role)
+        self._write(role, meta)
+
+    def _seal(self, changed: typing.Mapping[str, int]) -> None:
+        """Write a snapshot that names the changed roles, then the timestamp that names the snapshot."""
+        timestamp = self._load("timestamp", Timestamp)
+        snapshot = self._load("snapshot", Snapshot, timestamp.signed.snapshot_meta.version)
+        for role, version in changed.items():
+            snapshot.signed.meta[f"{role}.json"] = MetaFile(version)
+        self._bump("snapshot", snapshot)
+        timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
+        self._bump("timestamp", timestamp)
+        self._prune("snapshot")
+
+    def _write(self, role: str, meta: Metadata[S]) -> None:
+        meta.sign(load_signer(self._keys, SIGNED_BY[role]))
+        name = "timestamp.json" if role == "timestamp" else f"{meta.signed.version}.{role}.json"
+        write_file(self._metadata / name, meta.to_bytes(_PRETTY))
+
+    def _prune(self, role: str) -> None:
+        """Delete metadata that no client can be in the middle of reading any more, and channels it named."""
+        paths = sorted(self._metadata.glob(f"*.{role}.json"), key=lambda path: int(path.name.split(".")[0]))
+        for path in paths[:-_KEPT_VERSIONS]:
+            path.unlink(missing_ok=True)
+        if role != "channels":
+            return
+        kept = [Metadata[Targets].from_bytes(path.read_bytes()).signed.targets for path in paths[-_KEPT_VERSIONS:]]
+        named = {self._target_path(path, info.hashes["sha256"]) for targets in kept for path, info in targets.items()}
+        for file in (self._targets / "channels").iterdir():
+            if file not in named:
+                file.unlink(missing_ok=True)

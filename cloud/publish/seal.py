@@ -1,0 +1,120 @@
+"""Seal a bundle: put its files together, write the manifest that names them all, sign it."""
+
+from __future__ import annotations
+
+import typing
+
+import msgspec
+
+from cloud.publish.repository import SignedRepository
+from shared import bundle, codec
+from shared.bundle import File, Golden, Manifest
+from shared.errors import ConflictError, NotFoundError, TrustError
+from shared.features import FeatureSet
+from shared.precomputed import PrecomputedTable
+
+
+class SealedBundle(typing.NamedTuple):
+    """A manifest and the files it names."""
+
+    manifest: Manifest
+    data: bytes
+    files: dict[str, bytes]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the manifest."""
+        return bundle.digest_of(self.data)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files."""
+        return sum(map(len, self.files.values()))
+
+
+def seal(
+    draft: Manifest, *, model: bytes, features: FeatureSet, table: bytes | None, golden: Golden, card: dict[str, object]
+) -> SealedBundle:
+    """Put a bundle together.
+
+    Parameters
+    ----------
+    draft : Manifest
+        Everything but the files.
+    """
+    files = {
+        bundle.MODEL_FILE: model,
+        bundle.FEATURES_FILE: codec.to_json(features),
+        bundle.GOLDEN_FILE: codec.to_json(golden),
+        bundle.CARD_FILE: msgspec.json.encode(card, order="deterministic"),
+    }
+    if table is not None:
+        files[bundle.TABLE_FILE] = table
+    listed = tuple(
+        File(name=name, sha256=bundle.digest_of(data), length=len(data)) for name, data in sorted(files.items())
+    )
+    manifest = msgspec.structs.replace(draft, files=listed, features_sha256=features.digest)
+    data = manifest.to_bytes()
+    bundle.parse_manifest(data)
+    return SealedBundle(manifest, data, files)
+
+
+def publish_bundle(repository: SignedRepository, sealed: SealedBundle) -> None:
+    """Sign a bundle and put it where devices fetch it; a version that was signed never changes.
+
+    Raises
+    ------
+    ConflictError
+        Another bundle has this name already.
+    """
+    path = sealed.manifest.target_path
+    try:
+        if repository.target("bundles", path) != sealed.data:
+            raise ConflictError(f"{path} was signed before, with other content", fix="Train a new version.")
+    except NotFoundError:
+        for file in sealed.manifest.files:
+            repository.add_blob(sealed.files[file.name], file.sha256)
+        repository.publish("bundles", {path: sealed.data})
+
+
+def load_bundle(repository: SignedRepository, model: str, version: str, variant: str = "standard") -> SealedBundle:
+    """Read a signed bundle with all its files."""
+    data = repository.target("bundles", bundle.target_path(model, version, variant))
+    manifest = bundle.parse_manifest(data)
+    files = {}
+    for file in manifest.files:
+        try:
+            files[file.name] = repository.blob_path(file.sha256).read_bytes()
+        except FileNotFoundError as err:
+            raise NotFoundError(f"{file.name} of {model}@{version} is not there", fix="Restore it.") from err
+    return SealedBundle(manifest, data, files)
+
+
+def verify_bundle(sealed: SealedBundle) -> list[str]:
+    """Check every file against the manifest, and the parts against each other; return what was checked.
+
+    Raises
+    ------
+    TrustError, WireError
+        What does not fit.
+    """
+    checked = []
+    manifest = sealed.manifest
+    for file in manifest.files:
+        data = sealed.files[file.name]
+        if len(data) != file.length or bundle.digest_of(data) != file.sha256:
+            raise TrustError(f"{file.name} is not what was signed", field=f"{manifest.model}@{manifest.version}")
+        checked.append(f"{file.name}: {file.length:,} bytes, {file.sha256[:12]}")
+    features = codec.from_json(sealed.files[bundle.FEATURES_FILE], FeatureSet, limit_bytes=64 << 20)
+    if features.digest != manifest.features_sha256:
+        raise TrustError("the feature set is not the one of the manifest", field=bundle.FEATURES_FILE)
+    if bundle.TABLE_FILE in sealed.files:
+        table = PrecomputedTable(sealed.files[bundle.TABLE_FILE])
+        table.check()
+        model = manifest.file(bundle.MODEL_FILE)
+        if table.features_sha256 != features.digest or (model and table.model_sha256 != model.sha256):
+            raise TrustError("the table belongs to another model", field=bundle.TABLE_FILE)
+        checked.append(f"table: {table.n_keys:,} keys in order")
+    golden = codec.from_json(sealed.files[bundle.GOLDEN_FILE], Golden, limit_bytes=64 << 20)
+    checked.append(f"golden rows: {len(golden.rows)}")
+    return checked

@@ -1,0 +1,95 @@
+"""Read what devices have sent: sums by device and by day, for decisions, triggers and pages."""
+
+from __future__ import annotations
+
+import typing
+
+from cloud.store.database import Database, unpack_bins
+
+Row = dict[str, typing.Any]
+_COUNTS = (
+    "requests", "precomputed", "onnx", "fallback", "failed", "timed_out",
+    "outcomes", "metric_sum", "metric_sumsq", "excess_sum", "positives",
+)  # fmt: skip
+_TOTALS = ", ".join(f"sum({name}) as {name}" for name in _COUNTS)
+
+
+class Evidence:
+    """Sums and pairs of the fleet.
+
+    Parameters
+    ----------
+    db : Database
+        The project's database.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def pairs(self, model: str, epochs: typing.Collection[int], *, before_day: int) -> list[Row]:
+        """Pairs of (device, region, day) in some epochs, event days before `before_day`."""
+        marks = ", ".join("?" * len(epochs))
+        return self._db.rows(
+            "select p.device, d.region, p.day, sum(p.n) as n, sum(p.sum) as sum, sum(p.sumsq) as sumsq,"
+            " sum(p.pos) as pos, sum(p.neg) as neg from pairs p join devices d on d.device = p.device"
+            f" where p.model = ? and p.epoch in ({marks}) and p.day < ? group by p.device, p.day",
+            (model, *epochs, before_day),
+        )
+
+    def served(self, model: str, epochs: typing.Collection[int], *, before_day: int) -> list[Row]:
+        """What each arm answered: sums of (epoch, arm, device, region, day)."""
+        marks = ", ".join("?" * len(epochs))
+        return self._db.rows(
+            f"select s.epoch, s.arm, s.device, d.region, s.day, {_TOTALS} from sums s"
+            " join devices d on d.device = s.device"
+            f" where s.model = ? and s.epoch in ({marks}) and s.served = 1 and s.day < ?"
+            " group by s.epoch, s.arm, s.device, s.day",
+            (model, *epochs, before_day),
+        )
+
+    def by_day(self, model: str, *, from_day: int, before_day: int, version: str = "") -> list[Row]:
+        """What a model answered, by version and event day."""
+        return self._db.rows(
+            f"select version, day, {_TOTALS} from sums where model = ? and served = 1 and day >= ? and day < ?"
+            " and ? in ('', version) group by version, day order by day, version",
+            (model, from_day, before_day, version),
+        )
+
+    def totals(self) -> Row:
+        """All that was ever answered."""
+        row = self._db.row(f"select {_TOTALS} from sums where served = 1")
+        return {name: value or 0 for name, value in (row or {}).items()}
+
+    def bins(
+        self, model: str, version: str, *, epochs: typing.Collection[int] = (), what: str = "score_bins"
+    ) -> list[int]:
+        """Merged counts of a version: scores by outcome, or latencies; in some epochs or in all."""
+        if what not in ("score_bins", "latency_bins"):
+            raise ValueError(what)
+        where = f" and epoch in ({', '.join('?' * len(epochs))})" if epochs else ""
+        rows = self._db.rows(
+            f"select {what} as bins from sums where model = ? and version = ?{where}",
+            (model, version, *epochs),
+        )
+        merged: list[int] = []
+        for row in rows:
+            counts = unpack_bins(row["bins"])
+            merged = [a + b for a, b in zip(merged, counts, strict=True)] if merged else counts
+        return merged
+
+    def devices_that_answered(self, model: str, epochs: typing.Collection[int], arm: int) -> int:
+        """How many devices answered a request with an arm."""
+        if not epochs:
+            return 0
+        marks = ", ".join("?" * len(epochs))
+        row = self._db.row(
+            f"select count(distinct device) as n from sums where model = ? and epoch in ({marks})"
+            " and arm = ? and served = 1 and requests > failed",
+            (model, *epochs, arm),
+        )
+        return int(row["n"]) if row else 0
+
+    def revision(self) -> int:
+        """Grows with every batch that was taken in."""
+        row = self._db.row("select value from meta where key = 'revision'")
+        return int(row["value"]) if row else 0

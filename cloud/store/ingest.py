@@ -1,0 +1,94 @@
+"""Take a batch in, in one transaction, once: an inbox row gates sums, pairs, events and the device's report."""
+
+from __future__ import annotations
+
+import time
+
+from cloud.store.database import Database, pack_bins
+from shared import codec
+from shared.errors import ForbiddenError, NotFoundError
+from shared.telemetry import Batch, PairsRow, SumsRow
+
+_ADD = "{0} = {0} + excluded.{0}"
+_COUNTS = (
+    "requests", "precomputed", "onnx", "fallback", "failed", "timed_out", "outcomes",
+    "metric_sum", "metric_sumsq", "excess_sum", "positives",
+)  # fmt: skip
+_SUMS = (
+    f"insert into sums values (?, ?, ?, ?, ?, ?, ?, {', '.join('?' * len(_COUNTS))}, ?, ?)"
+    " on conflict (device, model, version, epoch, arm, served, day) do update set "
+    + ", ".join(_ADD.format(name) for name in _COUNTS)
+    + ", score_bins = add_bins(score_bins, excluded.score_bins)"
+    + ", latency_bins = add_bins(latency_bins, excluded.latency_bins)"
+)
+_PAIRS = (
+    "insert into pairs values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (model, epoch, device, day) do update set "
+    + ", ".join(_ADD.format(name) for name in ("n", "sum", "sumsq", "pos", "neg"))
+)
+
+
+def ingest(db: Database, batch: Batch, online_window_s: float) -> bool:
+    """Take a batch in; return false if it had come before.
+
+    Raises
+    ------
+    NotFoundError, ForbiddenError
+        The device is unknown, or was retired.
+    """
+    now = time.time()
+    with db.transaction() as connection:
+        device = db.row(
+            "select status, seen_s, online_since_s, report_key from devices where device = ?", (batch.device,)
+        )
+        if device is None:
+            raise NotFoundError(f"no device {batch.device!r}", field="device", fix="Join again.")
+        if device["status"] != "accepted":
+            raise ForbiddenError(f"{batch.device!r} was retired", field="device")
+        fresh = connection.execute(
+            "insert or ignore into inbox values (?, ?, ?, ?)", (batch.device, batch.spool, batch.sequence, now)
+        ).rowcount
+        since = device["online_since_s"] if now - device["seen_s"] <= online_window_s else now
+        connection.execute(
+            "update devices set seen_s = ?, online_since_s = ? where device = ?", (now, since, batch.device)
+        )
+        if not fresh:
+            return False
+        connection.execute("insert into meta values ('revision', 1) on conflict (key) do update set value = value + 1")
+        connection.executemany(_SUMS, [_sums(batch.device, row) for row in batch.sums])
+        connection.executemany(_PAIRS, [_pairs(batch.device, row) for row in batch.pairs])
+        connection.executemany(
+            "insert into device_events (device, at_s, kind, detail, received_s) values (?, ?, ?, ?, ?)",
+            [(batch.device, event.at_s, event.kind, event.detail, now) for event in batch.events],
+        )
+        # Batches may arrive out of order (a file carried by hand): only a newer one says what the device does now.
+        key = f"{batch.spool}/{batch.sequence:020d}"
+        if not device["report_key"].startswith(batch.spool) or device["report_key"] < key:
+            _report(db, batch, key)
+    return True
+
+
+def _report(db: Database, batch: Batch, key: str) -> None:
+    status = batch.status
+    db.connection.execute(
+        "update devices set generation = ?, generation_state = ?, watermark_s = ?, channel_sequence = ?, report = ?,"
+        " report_key = ? where device = ?",
+        (
+            status.generation,
+            status.state,
+            status.watermark_s,
+            status.channel_sequence,
+            codec.to_json(status).decode(),
+            key,
+            batch.device,
+        ),
+    )
+
+
+def _sums(device: str, row: SumsRow) -> tuple[object, ...]:
+    counts = tuple(getattr(row, name) for name in _COUNTS)
+    head = (device, row.model, row.version, row.epoch, row.arm, int(row.served), row.day)
+    return (*head, *counts, pack_bins(row.score_bins), pack_bins(row.latency_bins))
+
+
+def _pairs(device: str, row: PairsRow) -> tuple[object, ...]:
+    return (device, row.model, row.epoch, row.day, row.n, row.sum, row.sumsq, row.pos, row.neg)

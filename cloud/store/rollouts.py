@@ -1,0 +1,218 @@
+"""Rollouts, their stages, verdicts and orders, and the channels that were published."""
+
+from __future__ import annotations
+
+import json
+import time
+import typing
+
+from cloud.store.database import Database
+from shared.errors import ConflictError, NotFoundError
+
+Row = dict[str, typing.Any]
+ENDED = ("promoted", "rolled_back", "aborted", "undone")
+
+
+class StagePlan(typing.NamedTuple):
+    """A stage as the plan has it; region ``*`` is the whole fleet."""
+
+    kind: typing.Literal["install", "shadow", "canary"]
+    region: str
+
+
+class Rollouts:
+    """All rollouts.
+
+    Parameters
+    ----------
+    db : Database
+        The project's database.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def create(
+        self,
+        model: str,
+        from_version: str,
+        to_version: str,
+        *,
+        plan: typing.Mapping[str, object],
+        stages: typing.Sequence[StagePlan],
+        salt: str,
+        why: str,
+        event_day: int,
+    ) -> int:
+        """Start a rollout; one at a time for each model.
+
+        Raises
+        ------
+        ConflictError
+            Another one is running.
+        """
+        with self._db.transaction() as connection:
+            running = self.running(model)
+            if running:
+                raise ConflictError(
+                    f"rollout {running['id']} of {model} to {running['to_version']} is still running",
+                    fix=f"Wait, or end it: covey rollout abort {running['id']}",
+                )
+            cursor = connection.execute(
+                "insert into rollouts (model, from_version, to_version, state, paused, plan, salt, why, created_s,"
+                " created_day, ended_s, ended_day, outcome) values (?, ?, ?, 'running', 0, ?, ?, ?, ?, ?, 0, 0, '')",
+                (model, from_version, to_version, json.dumps(plan), salt, why, time.time(), event_day),
+            )
+            rollout = int(cursor.lastrowid or 0)
+            connection.executemany(
+                "insert into stages (rollout, position, kind, region, opened_s, opened_day, passed_s, passed_day,"
+                " verdict, why) values (?, ?, ?, ?, 0, 0, 0, 0, 'WAITING', '')",
+                [(rollout, i, stage.kind, stage.region) for i, stage in enumerate(stages)],
+            )
+        return rollout
+
+    def get(self, rollout: int) -> Row:
+        """Return a rollout.
+
+        Raises
+        ------
+        NotFoundError
+            No such rollout.
+        """
+        row = self._db.row("select * from rollouts where id = ?", (rollout,))
+        if row is None:
+            raise NotFoundError(f"no rollout {rollout}", fix="See: covey rollout list")
+        return row | {"plan": json.loads(row["plan"])}
+
+    def newest(self, model: str = "") -> Row:
+        """Return the newest rollout, of one model or of all."""
+        row = self._db.row("select id from rollouts where ? in ('', model) order by id desc limit 1", (model,))
+        if row is None:
+            raise NotFoundError("no rollout was ever started", fix="Start one: covey rollout start")
+        return self.get(row["id"])
+
+    def all(self, limit: int = 50) -> list[Row]:
+        """Newest first."""
+        return [
+            self.get(row["id"]) for row in self._db.rows("select id from rollouts order by id desc limit ?", (limit,))
+        ]
+
+    def running(self, model: str) -> Row | None:
+        """Return the rollout of a model that is running."""
+        row = self._db.row("select id from rollouts where model = ? and state = 'running'", (model,))
+        return self.get(row["id"]) if row else None
+
+    def all_running(self) -> list[Row]:
+        """All that are running, oldest first."""
+        return [
+            self.get(row["id"]) for row in self._db.rows("select id from rollouts where state = 'running' order by id")
+        ]
+
+    def end(self, rollout: int, state: str, *, event_day: int, outcome: str) -> None:
+        """End a rollout, in the transaction that is open."""
+        self._db.connection.execute(
+            "update rollouts set state = ?, ended_s = ?, ended_day = ?, outcome = ? where id = ?",
+            (state, time.time(), event_day, outcome, rollout),
+        )
+
+    def set_paused(self, rollout: int, *, paused: bool) -> None:
+        """Pause or resume."""
+        self._db.connection.execute("update rollouts set paused = ? where id = ?", (int(paused), rollout))
+
+    # ---- stages and verdicts
+
+    def stages(self, rollout: int) -> list[Row]:
+        """Stages in order."""
+        return self._db.rows("select * from stages where rollout = ? order by position", (rollout,))
+
+    def open_stage(self, stage: int, event_day: int) -> None:
+        """Open a stage."""
+        self._db.connection.execute(
+            "update stages set opened_s = ?, opened_day = ?, verdict = 'HOLD' where id = ?",
+            (time.time(), event_day, stage),
+        )
+
+    def judge(
+        self,
+        stage: Row,
+        word: str,
+        *,
+        event_day: int,
+        reasons: typing.Sequence[str],
+        inputs: typing.Mapping[str, object],
+    ) -> None:
+        """Keep a verdict with its inputs; a HOLD for the same reasons on the same day is kept once."""
+        why = "; ".join(reasons)
+        last = self._db.row(
+            "select id, word, event_day from verdicts where stage = ? order by id desc limit 1", (stage["id"],)
+        )
+        values = (time.time(), event_day, word, json.dumps(reasons), json.dumps(inputs))
+        with self._db.transaction() as connection:
+            if last and word == last["word"] == "HOLD" and last["event_day"] == event_day:
+                connection.execute(
+                    "update verdicts set at_s = ?, event_day = ?, word = ?, reasons = ?, inputs = ? where id = ?",
+                    (*values, last["id"]),
+                )
+            else:
+                connection.execute(
+                    "insert into verdicts (rollout, stage, at_s, event_day, word, reasons, inputs)"
+                    " values (?, ?, ?, ?, ?, ?, ?)",
+                    (stage["rollout"], stage["id"], *values),
+                )
+            connection.execute("update stages set verdict = ?, why = ? where id = ?", (word, why, stage["id"]))
+            if word == "PASS" and not stage["passed_s"]:
+                connection.execute(
+                    "update stages set passed_s = ?, passed_day = ? where id = ?", (time.time(), event_day, stage["id"])
+                )
+
+    def verdicts(self, rollout: int) -> list[Row]:
+        """Verdicts in order, with reasons and inputs as plain data."""
+        rows = self._db.rows("select * from verdicts where rollout = ? order by id", (rollout,))
+        return [row | {"reasons": json.loads(row["reasons"]), "inputs": json.loads(row["inputs"])} for row in rows]
+
+    # ---- orders
+
+    def order(self, rollout: int, action: str, *, actor: str, reason: str) -> int:
+        """Ask the controller for something; it acts at its next tick."""
+        self.get(rollout)
+        cursor = self._db.connection.execute(
+            "insert into orders (rollout, action, actor, reason, created_s, done_s, result)"
+            " values (?, ?, ?, ?, ?, 0, '')",
+            (rollout, action, actor, reason, time.time()),
+        )
+        return int(cursor.lastrowid or 0)
+
+    def open_orders(self) -> list[Row]:
+        """Orders that wait."""
+        return self._db.rows("select * from orders where done_s = 0 order by id")
+
+    def close_order(self, order: int, result: str) -> None:
+        """Note what came of an order."""
+        self._db.connection.execute(
+            "update orders set done_s = ?, result = ? where id = ?", (time.time(), result, order)
+        )
+
+    def get_order(self, order: int) -> Row:
+        """Return an order."""
+        row = self._db.row("select * from orders where id = ?", (order,))
+        if row is None:
+            raise NotFoundError(f"no order {order}")
+        return row
+
+    # ---- channels
+
+    def channel(self, region: str) -> Row | None:
+        """Return the channel that was published last."""
+        return self._db.row("select * from channels where region = ?", (region,))
+
+    def channels(self) -> list[Row]:
+        """All published channels."""
+        return self._db.rows("select * from channels order by region")
+
+    def set_channel(self, region: str, sequence: int, body: bytes) -> None:
+        """Keep what was published."""
+        self._db.connection.execute(
+            "insert into channels values (?, ?, ?, ?) on conflict (region) do update set sequence = excluded.sequence,"
+            " body = excluded.body, published_s = excluded.published_s",
+            (region, sequence, body, time.time()),
+        )

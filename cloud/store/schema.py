@@ -1,0 +1,104 @@
+"""The tables of a project, as ordered transactional migrations of sqlite-utils."""
+
+from __future__ import annotations
+
+import sqlite_utils
+from sqlite_utils.migrations import Migrations
+
+migrations = Migrations("covey")
+
+
+def _run(db: sqlite_utils.Database, script: str) -> None:
+    for statement in script.split(";\n"):
+        if statement.strip():
+            db.execute(statement)
+
+
+@migrations(name="0001-data-and-models")
+def _data_and_models(db: sqlite_utils.Database) -> None:
+    _run(
+        db,
+        """
+create table meta (key text primary key, value) without rowid;
+create table parts (sha256 text primary key, dataset text not null, position integer not null, rows integer not null,
+    bytes integer not null, from_s real not null, to_s real not null, added_s real not null, source text not null,
+    report text not null, unique (dataset, position));
+create table data_versions (version text primary key, dataset text not null, n_parts integer not null,
+    rows integer not null, created_s real not null);
+create table model_versions (model text not null, version text not null, kind text not null, parent text not null,
+    status text not null check (status in ('training', 'refused', 'failed', 'ready')), why text not null,
+    data_version text not null, features text not null, features_sha256 text not null, manifest_sha256 text not null,
+    detail text not null, created_s real not null, primary key (model, version));
+create table incumbents (model text not null, region text not null, version text not null, since_s real not null,
+    primary key (model, region)) without rowid;
+create table jobs (id integer primary key, model text not null, kind text not null, arguments text not null,
+    why text not null, state text not null check (state in ('queued', 'running', 'done', 'failed')),
+    pid integer not null, created_s real not null, ended_s real not null, result text not null);
+create table triggers_fired (id integer primary key, model text not null, name text not null, at_s real not null,
+    event_day integer not null, value real not null, detail text not null);
+create table audit (id integer primary key, at_s real not null, actor text not null, action text not null,
+    subject text not null, reason text not null, detail text not null);
+create trigger audit_is_append_only_update before update on audit begin select raise(abort, 'append-only'); end;
+create trigger audit_is_append_only_delete before delete on audit begin select raise(abort, 'append-only'); end
+""",
+    )
+
+
+@migrations(name="0002-fleet-and-evidence")
+def _fleet_and_evidence(db: sqlite_utils.Database) -> None:
+    _run(
+        db,
+        """
+create table join_tokens (id text primary key, secret_sha256 text not null, region text not null,
+    uses_left integer not null, expires_s real not null, created_s real not null) without rowid;
+create table devices (device text primary key, region text not null, public_key text not null,
+    status text not null check (status in ('accepted', 'retired')), joined_s real not null, seen_s real not null,
+    online_since_s real not null, generation text not null, generation_state text not null, watermark_s real not null,
+    channel_sequence integer not null, report text not null, report_key text not null) without rowid;
+create index devices_by_region on devices (region);
+create table inbox (device text not null, spool text not null, sequence integer not null, at_s real not null,
+    primary key (device, spool, sequence)) without rowid;
+create table sums (device text not null, model text not null, version text not null, epoch integer not null,
+    arm integer not null, served integer not null, day integer not null, requests integer not null,
+    precomputed integer not null, onnx integer not null, fallback integer not null, failed integer not null,
+    timed_out integer not null, outcomes integer not null, metric_sum integer not null, metric_sumsq integer not null,
+    excess_sum integer not null, positives integer not null, score_bins blob not null, latency_bins blob not null,
+    primary key (device, model, version, epoch, arm, served, day)) without rowid;
+create index sums_by_epoch on sums (model, epoch);
+create index sums_by_day on sums (model, day);
+create table pairs (device text not null, model text not null, epoch integer not null, day integer not null,
+    n integer not null, sum integer not null, sumsq integer not null, pos integer not null, neg integer not null,
+    primary key (model, epoch, device, day)) without rowid;
+create table device_events (id integer primary key, device text not null, at_s real not null, kind text not null,
+    detail text not null, received_s real not null);
+create index device_events_by_time on device_events (received_s)
+""",
+    )
+
+
+@migrations(name="0003-rollouts")
+def _rollouts(db: sqlite_utils.Database) -> None:
+    _run(
+        db,
+        """
+create table rollouts (id integer primary key, model text not null, from_version text not null,
+    to_version text not null, state text not null
+    check (state in ('running', 'promoted', 'rolled_back', 'aborted', 'undone')), paused integer not null,
+    plan text not null, salt text not null, why text not null, created_s real not null, created_day integer not null,
+    ended_s real not null, ended_day integer not null, outcome text not null);
+create unique index one_running_rollout on rollouts (model) where state = 'running';
+create table stages (id integer primary key autoincrement, rollout integer not null references rollouts (id),
+    position integer not null, kind text not null check (kind in ('install', 'shadow', 'canary')), region text not null,
+    opened_s real not null, opened_day integer not null, passed_s real not null, passed_day integer not null,
+    verdict text not null check (verdict in ('WAITING', 'HOLD', 'PASS', 'FAIL')), why text not null,
+    unique (rollout, position));
+create table verdicts (id integer primary key, rollout integer not null, stage integer not null, at_s real not null,
+    event_day integer not null, word text not null, reasons text not null, inputs text not null);
+create index verdicts_by_stage on verdicts (stage);
+create table orders (id integer primary key, rollout integer not null, action text not null
+    check (action in ('pause', 'resume', 'abort', 'undo')), actor text not null, reason text not null,
+    created_s real not null, done_s real not null, result text not null);
+create table channels (region text primary key, sequence integer not null, body blob not null,
+    published_s real not null) without rowid
+""",
+    )

@@ -1,0 +1,1 @@
+"""Training: build estimators, fit and fine-tune them, and gate the result."""

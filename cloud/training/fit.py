@@ -1,0 +1,106 @@
+"""Fit: stateless from scratch, or stateful with partial_fit on new rows and replayed old ones."""
+
+from __future__ import annotations
+
+import copy
+import typing
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
+
+from cloud.config import FinetuneSettings
+from cloud.training.estimator import Estimator, front, last_step, learns_on
+from shared.errors import ConfigError, DataError
+
+Floats = npt.NDArray[np.float32]
+Labels = npt.NDArray[typing.Any]
+
+
+class Rows(typing.NamedTuple):
+    """Encoded rows.
+
+    Parameters
+    ----------
+    inputs : array, shape (n, width), float32
+    labels : array, shape (n,)
+        Class numbers, or values of a regression.
+    """
+
+    inputs: Floats
+    labels: Labels
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.labels)
+
+    def take(self, index: npt.NDArray[np.int64]) -> Rows:
+        """Rows by number."""
+        return Rows(self.inputs[index], self.labels[index])
+
+
+def fit_stateless(estimator: Estimator, rows: Rows) -> Estimator:
+    """Fit from scratch.
+
+    Raises
+    ------
+    DataError
+        The rows can not be learned from.
+    """
+    with warnings.catch_warnings():
+        # A bounded number of iterations is a choice of the person who set it.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        try:
+            return estimator.fit(rows.inputs, rows.labels)
+        except ValueError as err:
+            raise DataError(f"the model can not be fitted: {err}", field="rows") from err
+
+
+def fit_stateful(
+    base: Estimator, new: Rows, old: Rows, settings: FinetuneSettings, *, seed: int, n_classes: int
+) -> Estimator:
+    """Continue a fitted model on new rows, with old ones replayed against forgetting.
+
+    Parameters
+    ----------
+    base : estimator
+        Left as it is; a copy learns on.
+    new, old : Rows
+        `old` is sampled: `replay_ratio` rows for each new one.
+    n_classes : int
+        0 for a regression.
+
+    Raises
+    ------
+    ConfigError
+        The estimator can not learn on.
+    """
+    if not learns_on(base):
+        name = type(last_step(base)).__name__
+        raise ConfigError(
+            f"{name} has no partial_fit and can not be fine-tuned",
+            field="estimator",
+            fix="Train from scratch, or choose an estimator with partial_fit, such as MLPClassifier or SGDClassifier.",
+        )
+    rng = np.random.default_rng(seed)
+    n_old = min(round(settings.replay_ratio * len(new)), len(old))
+    replayed = old.take(rng.choice(len(old), n_old, replace=False)) if n_old else old.take(np.empty(0, np.int64))
+    rows = Rows(np.concatenate([new.inputs, replayed.inputs]), np.concatenate([new.labels, replayed.labels]))
+    estimator = copy.deepcopy(base)
+    inputs = front(estimator, rows.inputs)
+    learner = last_step(estimator)
+    more = {"classes": np.arange(n_classes)} if n_classes and not hasattr(learner, "classes_") else {}
+    for _ in range(settings.epochs):
+        order = rng.permutation(len(rows))
+        for start in range(0, len(order), settings.batch_size):
+            batch = order[start : start + settings.batch_size]
+            learner.partial_fit(inputs[batch], rows.labels[batch], **more)
+    return estimator
+
+
+def answers(estimator: Estimator, inputs: Floats, task: str) -> npt.NDArray[np.float64]:
+    """What the trained model itself says, shape (n, n_outputs): probabilities, or one value."""
+    if task == "regression":
+        return np.asarray(estimator.predict(inputs), np.float64).reshape(len(inputs), -1)
+    return np.asarray(estimator.predict_proba(inputs), np.float64)

@@ -1,0 +1,107 @@
+"""``covey-edge``: the device's command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+import typing
+
+from edge_agent import commands
+from shared import __version__
+from shared.errors import CoveyError
+
+_USAGE_STATUS = 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="covey-edge", description="Answer predictions on this device, offline, and keep its models up to date."
+    )
+    parser.add_argument("--store", help="folder that holds everything the device keeps (or COVEY_STORE)")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and more logs")
+    parser.add_argument("--version", action="version", version=f"covey-edge {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_joining(verbs)
+    _add_running(verbs)
+    _add_looking(verbs)
+    return parser
+
+
+Verbs = typing.Any  # argparse does not name the type
+
+
+def _add_joining(verbs: Verbs) -> None:
+    join = verbs.add_parser("join", help="join a fleet and fetch the first models")
+    join.add_argument("url", metavar="URL", help="the cloud's address, such as http://cloud.example:8080")
+    join.add_argument("--token", required=True, help="join token, or @FILE to read it from a file")
+    join.add_argument("--name", help="name of this device (default: the host's name)")
+    join.add_argument("--no-sync", action="store_true", help="do not fetch anything yet")
+    join.set_defaults(do=commands.join)
+
+
+def _add_running(verbs: Verbs) -> None:
+    run = verbs.add_parser("run", help="answer predictions and keep in sync, until stopped")
+    run.add_argument("--host", help="address to answer on (default 127.0.0.1)")
+    run.add_argument("--port", type=int, help="port to answer on (default 8765; 0 picks a free one)")
+    run.add_argument("--no-sync", action="store_true", help="do not talk to the cloud")
+    run.set_defaults(do=commands.run)
+    sync = verbs.add_parser("sync", help="update and deliver now")
+    sync.add_argument("--retry", action="store_true", help="try versions again that failed here before")
+    sync.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    sync.add_argument("--json", action="store_true", help="print JSON")
+    sync.set_defaults(do=commands.sync)
+    rollback = verbs.add_parser("rollback", help="go back to the last good generation")
+    rollback.add_argument("--reason", default="asked for on the device", help="kept in the device's events")
+    rollback.add_argument("--json", action="store_true", help="print JSON")
+    rollback.set_defaults(do=commands.rollback)
+    test = verbs.add_parser("_self-test")
+    test.add_argument("folder")
+    test.add_argument("limit_bytes", type=int)
+    test.set_defaults(do=commands.self_test)
+
+
+def _add_looking(verbs: Verbs) -> None:
+    predict = verbs.add_parser("predict", help="answer one row, or a file of rows")
+    predict.add_argument("features", nargs="*", metavar="NAME=VALUE", help="the features of one row")
+    predict.add_argument("--file", help="rows as JSON lines; - reads standard input")
+    predict.add_argument("--model", help="which model, if there are several")
+    predict.add_argument("--json", action="store_true", help="print JSON")
+    predict.set_defaults(do=commands.predict)
+    for name, do, text in (
+        ("status", commands.status, "what runs, and how it is"),
+        ("versions", commands.versions, "generations and versions on this device"),
+        ("doctor", commands.doctor, "say what is wrong"),
+    ):
+        verb = verbs.add_parser(name, help=text)
+        verb.add_argument("--json", action="store_true", help="print JSON")
+        verb.set_defaults(do=do)
+    outbox = verbs.add_parser("outbox", help="what waits for the network")
+    outbox.add_argument(
+        "action", nargs="?", choices=["show", "flush"], default="show", help="show it, or deliver it now"
+    )
+    outbox.add_argument("--json", action="store_true", help="print JSON")
+    outbox.set_defaults(do=commands.outbox)
+
+
+def main(argv: typing.Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.do(arguments) or 0)
+    except CoveyError as err:
+        if arguments.debug:
+            traceback.print_exc()
+        sys.stderr.write(f"covey-edge: {err}\n")
+        return err.exit_status
+    except (BrokenPipeError, KeyboardInterrupt):
+        return 1
+    except OSError as err:
+        if arguments.debug:
+            traceback.print_exc()
+        sys.stderr.write(f"covey-edge: {err}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

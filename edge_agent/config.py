@@ -1,0 +1,125 @@
+"""Where a device keeps its things, who it is, and its settings: default < edge.toml < COVEY_* environment < flag."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import typing
+
+import msgspec
+
+from shared import codec, settings
+from shared.errors import NotFoundError
+
+DEFAULT_STORE = "~/.local/share/covey-edge"
+
+
+class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the device answers.
+
+    Parameters
+    ----------
+    max_body_bytes : int
+        Larger requests are refused.
+    """
+
+    host: str = "127.0.0.1"
+    port: typing.Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8765
+    max_body_bytes: typing.Annotated[int, msgspec.Meta(ge=1024)] = 4 << 20
+    max_connections: typing.Annotated[int, msgspec.Meta(ge=1)] = 1024
+    idle_timeout_s: typing.Annotated[float, msgspec.Meta(gt=0)] = 75.0
+
+
+class SpoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much may wait for the network.
+
+    Parameters
+    ----------
+    limit_bytes : int
+        Budget of everything that waits. Events and waiting scores make room first; sums are never dropped.
+    fold_interval_s : float
+        How often the journal is added up.
+    """
+
+    limit_bytes: typing.Annotated[int, msgspec.Meta(ge=65_536)] = 64 << 20
+    fold_interval_s: typing.Annotated[float, msgspec.Meta(gt=0)] = 1.0
+
+
+class SyncSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the device talks to the cloud."""
+
+    timeout_s: typing.Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    self_test_timeout_s: typing.Annotated[float, msgspec.Meta(gt=0)] = 120.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of a device."""
+
+    serve: ServeSettings = ServeSettings()
+    spool: SpoolSettings = SpoolSettings()
+    sync: SyncSettings = SyncSettings()
+
+
+class Identity(codec.Record, frozen=True, kw_only=True):
+    """Who this device is, written once when it joins."""
+
+    SCHEMA: typing.ClassVar[str] = "covey.identity/1"
+    device: str
+    region: str
+    cloud_url: str
+
+
+class Layout:
+    """Paths below a device's store.
+
+    Parameters
+    ----------
+    store : Path
+        The folder that holds everything the device keeps.
+    """
+
+    def __init__(self, store: pathlib.Path) -> None:
+        self.store = store
+        self.identity = store / "identity.json"
+        self.keys = store / "keys"
+        self.device_key = self.keys / "device.pem"
+        self.id_key = self.keys / "prediction-id.key"
+        self.root = store / "root.json"
+        self.tuf = store / "tuf"
+        self.blobs = store / "blobs"
+        self.generations = store / "generations"
+        self.current = store / "current"
+        self.state_db = store / "state.db"
+        self.spool_db = store / "spool.db"
+        self.journal = store / "journal"
+        self.control = store / "control.sock"
+        self.settings = store / "edge.toml"
+        self.sync_lock = store / "sync.lock"
+        self.serve_lock = store / "serve.lock"
+
+    def load_identity(self) -> Identity:
+        """Read who this device is.
+
+        Raises
+        ------
+        NotFoundError
+            The device has not joined a fleet.
+        """
+        try:
+            data = self.identity.read_bytes()
+        except FileNotFoundError as err:
+            raise NotFoundError(
+                f"{self.store} belongs to no fleet yet", fix="Join one: covey-edge join URL --token TOKEN"
+            ) from err
+        return codec.from_json(data, Identity)
+
+    def load_settings(self, environ: typing.Mapping[str, str]) -> Settings:
+        """Read the settings: defaults, then ``edge.toml``, then the environment."""
+        text = self.settings.read_text() if self.settings.exists() else ""
+        data = settings.overlay_environment(settings.parse_toml(text, str(self.settings)), environ)
+        return settings.convert(data, Settings, source=str(self.settings), text=text)
+
+
+def find_store(flag: str | None) -> pathlib.Path:
+    """Return the store's folder: flag, else ``COVEY_STORE``, else a folder in the home."""
+    return pathlib.Path(flag or os.environ.get("COVEY_STORE") or DEFAULT_STORE).expanduser().absolute()

@@ -1,0 +1,83 @@
+"""The device's private Unix socket: one JSON line asks, one JSON line answers."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+import socket
+import typing
+
+import msgspec
+
+from shared.errors import CoveyError, ModelError, UnreachableError
+
+Handler = typing.Callable[[dict[str, typing.Any]], typing.Awaitable[dict[str, object]]]
+_MAX_LINE_BYTES = 1 << 20
+_FOLDER_MODE, _SOCKET_MODE = 0o700, 0o600
+
+
+def ask(path: pathlib.Path, command: str, *, timeout_s: float = 30.0, **arguments: object) -> dict[str, typing.Any]:
+    """Ask the running server something.
+
+    Raises
+    ------
+    UnreachableError
+        No server is running here, or it does not answer in time.
+    ModelError
+        It could not do what it was asked; the message is its own.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout_s)
+            connection.connect(_short(path))
+            connection.sendall(msgspec.json.encode({"command": command} | arguments) + b"\n")
+            with connection.makefile("rb") as file:
+                line = file.readline(_MAX_LINE_BYTES)
+    except OSError as err:
+        raise UnreachableError(f"the agent does not answer: {err}", fix="Start it: covey-edge run") from err
+    try:
+        reply: dict[str, typing.Any] = msgspec.json.decode(line, type=dict)
+    except msgspec.DecodeError as err:
+        raise UnreachableError("the agent hung up", fix="See its log.") from err
+    if "error" in reply:
+        raise ModelError(str(reply["error"]))
+    return reply
+
+
+def _short(path: pathlib.Path) -> str:
+    """Return the path, relative if that is what fits into the 107 bytes a socket's address has."""
+    try:
+        relative = str(path.relative_to(pathlib.Path.cwd()))
+    except ValueError:
+        return str(path)
+    return min(str(path), relative, key=len)
+
+
+async def serve(path: pathlib.Path, handler: Handler) -> asyncio.AbstractServer:
+    """Listen; only this user may connect."""
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            line = await reader.readline()
+            reply = await _answer(handler, line)
+            writer.write(msgspec.json.encode(reply) + b"\n")
+            await writer.drain()
+        except (ConnectionError, ValueError):
+            return
+        finally:
+            writer.close()
+
+    path.unlink(missing_ok=True)
+    server = await asyncio.start_unix_server(one, _short(path), limit=_MAX_LINE_BYTES)
+    path.chmod(_SOCKET_MODE)
+    return server
+
+
+async def _answer(handler: Handler, line: bytes) -> dict[str, object]:
+    try:
+        request = msgspec.json.decode(line, type=dict[str, typing.Any])
+        return await handler(request)
+    except msgspec.DecodeError as err:
+        return {"error": f"not a command: {err}"}
+    except CoveyError as err:
+        return {"error": str(err)}

@@ -1,0 +1,58 @@
+"""The device's SQLite databases: every commit on disk, migrated forward only."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import sqlite3
+import typing
+
+from shared.errors import ConflictError
+
+_BUSY_S = 30.0
+
+
+def open_database(path: pathlib.Path, schema: str, user_version: int) -> sqlite3.Connection:
+    """Open one of the device's databases: WAL, every commit on disk, migrated forward only.
+
+    Raises
+    ------
+    ConflictError
+        A newer program wrote it.
+    """
+    db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    db.execute("pragma journal_mode = wal")
+    db.execute("pragma synchronous = full")
+    (seen,) = db.execute("pragma user_version").fetchone()
+    if seen > user_version:
+        db.close()
+        raise ConflictError(
+            f"{path.name} has version {seen}, this program knows {user_version}", fix="Update the agent."
+        )
+    if seen == 0:
+        with transaction(db):
+            if db.execute("pragma user_version").fetchone()[0] == 0:
+                for statement in schema.split(";"):
+                    db.execute(statement)
+                db.execute(f"pragma user_version = {user_version}")
+    return db
+
+
+@contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> typing.Iterator[None]:
+    """All or nothing, with the write lock from the start."""
+    db.execute("begin immediate")
+    try:
+        yield
+    except BaseException:
+        db.execute("rollback")
+        raise
+    db.execute("commit")
+
+
+def used_bytes(db: sqlite3.Connection) -> int:
+    """Bytes in use in a database, free pages not counted."""
+    (pages,) = db.execute("pragma page_count").fetchone()
+    (free,) = db.execute("pragma freelist_count").fetchone()
+    (size,) = db.execute("pragma page_size").fetchone()
+    return int((pages - free) * size)

@@ -1,0 +1,153 @@
+"""Files that are whole or absent: atomic writes, content-addressed blobs, the switch of a link, and locks."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pathlib
+import secrets
+import shutil
+import typing
+
+from shared.errors import ConflictError, TrustError
+
+_CHUNK_BYTES = 1 << 20
+
+
+def fsync_folder(folder: pathlib.Path) -> None:
+    """Make names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: pathlib.Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file so that a reader, or a restart, sees the old content or the new one and nothing between."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with open(handle, "wb") as file:  # noqa: PTH123 - it is an open descriptor
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def switch_link(link: pathlib.Path, target: str) -> None:
+    """Point a symbolic link at `target` in one step."""
+    temporary = link.with_name(f".{link.name}.{secrets.token_hex(6)}.tmp")
+    temporary.symlink_to(target)
+    try:
+        temporary.replace(link)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(link.parent)
+
+
+@contextlib.contextmanager
+def lock(path: pathlib.Path, *, wait: bool = False) -> typing.Iterator[None]:
+    """Hold an exclusive lock; it ends with the process, however that ends.
+
+    Raises
+    ------
+    ConflictError
+        Somebody else holds it, and `wait` is false.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as err:
+            raise ConflictError(f"{path} is locked by another process", fix="Wait for it to end.") from err
+        yield
+    finally:
+        os.close(handle)
+
+
+class BlobStore:
+    """Files named by their SHA-256.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if absent.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, sha256: str) -> pathlib.Path:
+        """Where a blob is or will be."""
+        return self.folder / sha256
+
+    def has(self, sha256: str, length: int) -> bool:
+        """Whether a blob is there with its full length; its content was checked when it was put there."""
+        try:
+            return self.path(sha256).stat().st_size == length
+        except FileNotFoundError:
+            return False
+
+    def put(self, chunks: typing.Iterable[bytes], sha256: str, length: int) -> None:
+        """Store a blob.
+
+        Raises
+        ------
+        TrustError
+            Length or hash differ from what was signed; nothing is kept then.
+        """
+        temporary = self.folder / f".{sha256}.{secrets.token_hex(6)}.tmp"
+        digest, size = hashlib.sha256(), 0
+        try:
+            with temporary.open("xb") as file:
+                for chunk in chunks:
+                    size += len(chunk)
+                    if size > length:
+                        raise TrustError(f"more than the signed {length:,} bytes", field=f"blob {sha256[:12]}")
+                    digest.update(chunk)
+                    file.write(chunk)
+                if size != length or digest.hexdigest() != sha256:
+                    raise TrustError(
+                        f"got {size:,} bytes with hash {digest.hexdigest()[:12]}, signed are {length:,} bytes",
+                        field=f"blob {sha256[:12]}",
+                    )
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path(sha256))
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_folder(self.folder)
+
+    def verify(self, sha256: str) -> bool:
+        """Read a blob again and compare its hash."""
+        digest = hashlib.sha256()
+        with self.path(sha256).open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest() == sha256
+
+    def keep_only(self, wanted: typing.Collection[str]) -> int:
+        """Delete all other blobs and left-over temporary files; return how many went."""
+        gone = 0
+        for path in list(self.folder.iterdir()):
+            if path.name not in wanted:
+                path.unlink(missing_ok=True)
+                gone += 1
+        return gone
+
+
+def remove_tree(folder: pathlib.Path) -> None:
+    """Delete a folder by moving it aside first, so that no half-deleted folder keeps its name."""
+    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    folder.rename(aside)
+    shutil.rmtree(aside)

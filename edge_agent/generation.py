@@ -1,0 +1,162 @@
+"""A generation: everything that runs together on the device, written as one folder and switched as one link."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import secrets
+import typing
+
+import msgspec
+
+from edge_agent.files import BlobStore, fsync_folder, remove_tree, switch_link, write_atomic
+from shared import codec
+from shared.bundle import Manifest, parse_manifest
+from shared.channel import Experiment, Guard
+from shared.errors import NotFoundError
+
+_FILE = "generation.json"
+MANIFEST = "manifest.json"
+
+
+class GenerationModel(msgspec.Struct, frozen=True, kw_only=True):
+    """The versions of one model that run, by version and by hash of their manifest."""
+
+    model: str
+    incumbent: str
+    incumbent_sha256: str
+    candidate: str = ""
+    candidate_sha256: str = ""
+    experiment: Experiment | None = None
+    guard: Guard = Guard()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Version to manifest hash."""
+        pairs = {self.incumbent: self.incumbent_sha256}
+        return pairs | ({self.candidate: self.candidate_sha256} if self.candidate else {})
+
+    @property
+    def epoch(self) -> int:
+        """Number of the experiment's stage; 0 without an experiment."""
+        return self.experiment.epoch if self.experiment else 0
+
+
+class Generation(codec.Record, frozen=True, kw_only=True):
+    """What runs together: models, arms, and how to behave."""
+
+    SCHEMA: typing.ClassVar[str] = "covey.generation/1"
+    region: str
+    models: tuple[GenerationModel, ...]
+    probation_s: float
+    replay: bool = False
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the generation; the name of its folder."""
+        return hashlib.sha256(codec.to_json(self)).hexdigest()
+
+
+class Generations:
+    """The generations on disk.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds one folder for each, named by digest.
+    current : Path
+        The link that says which one runs: the only authority.
+    blobs : BlobStore
+        Where the files are.
+    """
+
+    def __init__(self, folder: pathlib.Path, current: pathlib.Path, blobs: BlobStore) -> None:
+        self.folder, self.current, self.blobs = folder, current, blobs
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, generation: Generation, manifests: typing.Mapping[str, bytes]) -> str:
+        """Write a generation's folder of links to blobs that are all there; return its digest.
+
+        Parameters
+        ----------
+        manifests : mapping
+            Manifest hash to its bytes, for every version of the generation.
+        """
+        digest = generation.digest
+        if (self.folder / digest / _FILE).exists():
+            return digest
+        staging = self.folder / f".{digest}.{secrets.token_hex(4)}.tmp"
+        staging.mkdir()
+        for entry in generation.models:
+            for version, sha256 in entry.versions.items():
+                folder = staging / entry.model / version
+                folder.mkdir(parents=True)
+                write_atomic(folder / MANIFEST, manifests[sha256])
+                for file in parse_manifest(manifests[sha256]).files:
+                    os.link(self.blobs.path(file.sha256), folder / file.name)
+                fsync_folder(folder)
+            fsync_folder(staging / entry.model)
+        write_atomic(staging / _FILE, codec.to_json(generation))
+        staging.rename(self.folder / digest)
+        fsync_folder(self.folder)
+        return digest
+
+    def read(self, digest: str) -> Generation:
+        """Read a generation that is on disk."""
+        try:
+            return codec.from_json((self.folder / digest / _FILE).read_bytes(), Generation)
+        except FileNotFoundError as err:
+            raise NotFoundError(f"generation {digest[:12]} is not on this device") from err
+
+    def manifest_bytes(self, digest: str, model: str, version: str) -> bytes:
+        """Read the manifest of one version in a generation."""
+        return (self.folder / digest / model / version / MANIFEST).read_bytes()
+
+    def version_folder(self, digest: str, model: str, version: str) -> pathlib.Path:
+        """Folder with the files of one version."""
+        return self.folder / digest / model / version
+
+    def running(self) -> str:
+        """Digest of the generation that `current` points at; empty before the first."""
+        try:
+            return self.current.readlink().name
+        except FileNotFoundError:
+            return ""
+
+    def switch(self, digest: str) -> None:
+        """Make a generation the one that runs."""
+        switch_link(self.current, f"{self.folder.name}/{digest}")
+
+    def list(self) -> list[str]:
+        """Digests on disk, oldest first."""
+        folders = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
+        return [path.name for path in sorted(folders, key=lambda path: path.stat().st_mtime_ns)]
+
+    def find_manifest(self, model: str, version: str, sha256: str) -> bytes | None:
+        """Return a manifest that some generation on disk already has, by its hash."""
+        for digest in self.list():
+            path = self.version_folder(digest, model, version) / MANIFEST
+            if path.exists():
+                data = path.read_bytes()
+                if hashlib.sha256(data).hexdigest() == sha256:
+                    return data
+        return None
+
+    def manifests(self, digest: str) -> dict[tuple[str, str], Manifest]:
+        """Return (model, version) to manifest, for everything in a generation."""
+        return {
+            (entry.model, version): parse_manifest(self.manifest_bytes(digest, entry.model, version))
+            for entry in self.read(digest).models
+            for version in entry.versions
+        }
+
+    def collect_garbage(self, keep: typing.Collection[str]) -> None:
+        """Delete generations that are not to be kept and blobs that no generation uses."""
+        for path in list(self.folder.iterdir()):
+            if path.name not in keep:
+                remove_tree(path)
+        used = {
+            file.sha256 for digest in keep for manifest in self.manifests(digest).values() for file in manifest.files
+        }
+        self.blobs.keep_only(used)

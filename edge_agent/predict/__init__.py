@@ -1,0 +1,1 @@
+"""Answer predictions on the device: precomputed table, ONNX model, arms, HTTP."""

@@ -1,0 +1,163 @@
+"""One bundle, ready to answer: encoder, precomputed table, model, and the order in which they are asked."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import pathlib
+import threading
+import typing
+
+from edge_agent.predict.runtime import Runtime
+from shared import codec
+from shared.bundle import FEATURES_FILE, GOLDEN_FILE, MODEL_FILE, TABLE_FILE, Golden, Manifest
+from shared.errors import DataError, ModelError, TrustError
+from shared.features import Encoder, FeatureSet
+from shared.features.encoder import Codes
+from shared.precomputed import PrecomputedTable
+from shared.telemetry import SOURCES
+
+PRECOMPUTED, ONNX, _COARSE, DEFAULT = range(len(SOURCES))
+Answer = tuple[tuple[float, ...], int]
+
+
+class NotReadyError(ModelError):
+    """The model is still loading; the answer is not in the table."""
+
+    code = "loading"
+
+
+class LoadedBundle:
+    """A version that can answer.
+
+    Parameters
+    ----------
+    folder : Path
+        The version's folder in a generation.
+    manifest : Manifest
+        Already verified.
+
+    Raises
+    ------
+    WireError, TrustError
+        A file is not what the manifest says.
+    """
+
+    def __init__(self, folder: pathlib.Path, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.version = manifest.version
+        self.folder = folder
+        feature_set = codec.from_json((folder / FEATURES_FILE).read_bytes(), FeatureSet, limit_bytes=64 << 20)
+        if feature_set.digest != manifest.features_sha256:
+            raise TrustError(
+                "the feature set is not the one of the manifest", field=f"{manifest.model} {FEATURES_FILE}"
+            )
+        self.encoder = Encoder(feature_set)
+        self.table = self._open_table()
+        self._runtime: Runtime | None = None
+        self._error = ""
+        self.is_loaded = threading.Event()
+        self._ask = {
+            "precomputed_first": (self._from_table, self._from_model, self._from_default),
+            "model_first": (self._from_model, self._from_table, self._from_default),
+            "precomputed_only": (self._from_table, self._from_default),
+        }[manifest.answer_order]
+
+    def _open_table(self) -> PrecomputedTable | None:
+        if self.manifest.file(TABLE_FILE) is None:
+            return None
+        with (self.folder / TABLE_FILE).open("rb") as file:
+            table = PrecomputedTable(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        model = self.manifest.file(MODEL_FILE)
+        if table.features_sha256 != self.manifest.features_sha256 or table.n_outputs != self.manifest.n_outputs:
+            raise TrustError("the table belongs to other features", field=f"{self.manifest.model} {TABLE_FILE}")
+        if model and table.model_sha256 != model.sha256:
+            raise TrustError("the table belongs to another model", field=f"{self.manifest.model} {TABLE_FILE}")
+        return table
+
+    def load_model(self) -> None:
+        """Load the model; slow, so call it in a thread. A failure is kept and told by `answer`."""
+        try:
+            if self.manifest.file(MODEL_FILE) and self.manifest.answer_order != "precomputed_only":
+                self._runtime = Runtime((self.folder / MODEL_FILE).read_bytes(), self.manifest, self.encoder.width)
+        except (ModelError, OSError) as err:
+            self._error = str(err)
+        finally:
+            self.is_loaded.set()
+
+    @property
+    def error(self) -> str:
+        """Why the model could not load; empty if it did or is still loading."""
+        return self._error
+
+    def answer(self, row: typing.Mapping[str, object]) -> Answer:
+        """Answer a row of raw values: (outputs, source).
+
+        Raises
+        ------
+        DataError
+            The row is wrong.
+        NotReadyError
+            The model is still loading and the table does not know the row.
+        ModelError
+            Nothing could answer.
+        """
+        codes = self.encoder.encode(row)
+        failure: ModelError | None = None
+        for ask in self._ask:
+            try:
+                answer = ask(codes)
+            except NotReadyError:
+                raise
+            except ModelError as err:
+                failure = err
+                continue
+            if answer is not None:
+                return answer
+        where = f"{self.manifest.model}@{self.version}"
+        if failure is not None:
+            raise ModelError(failure.message, field=where) from failure
+        raise ModelError(
+            "no precomputed answer for this input, and no default", field=where, fix="Ship the model or set a default."
+        )
+
+    def _from_table(self, codes: Codes) -> Answer | None:
+        found = self.table.get(self.encoder.key(codes)) if self.table else None
+        return None if found is None else (found, PRECOMPUTED)
+
+    def _from_model(self, codes: Codes) -> Answer | None:
+        if self._runtime is None:
+            if not self.is_loaded.is_set() and self.manifest.answer_order == "precomputed_first":
+                raise NotReadyError("the model is still loading", fix="Try again in a second.")
+            raise ModelError(self._error or "the model is still loading")
+        return self._runtime.run(self.encoder.vector(codes)), ONNX
+
+    def _from_default(self, _codes: Codes) -> Answer | None:
+        return (self.manifest.default, DEFAULT) if self.manifest.default else None
+
+    def check_golden(self) -> int:
+        """Reproduce the signed golden outputs; return how many rows there were.
+
+        Raises
+        ------
+        ModelError
+            An output differs by more than the tolerance.
+        """
+        golden = codec.from_json((self.folder / GOLDEN_FILE).read_bytes(), Golden, limit_bytes=64 << 20)
+        for i, (row, expected) in enumerate(zip(golden.rows, golden.outputs, strict=True)):
+            codes = self.encoder.encode(row)
+            try:
+                got = self._golden_answer(codes)
+            except DataError as err:
+                raise ModelError(f"golden row {i + 1} is refused: {err}", field=self.version) from err
+            if got is None or any(
+                not math.isclose(a, b, abs_tol=golden.tolerance, rel_tol=0) for a, b in zip(got, expected, strict=True)
+            ):
+                raise ModelError(f"golden row {i + 1}: expected {expected}, got {got}", field=self.version)
+        return len(golden.rows)
+
+    def _golden_answer(self, codes: Codes) -> tuple[float, ...] | None:
+        if self.manifest.answer_order == "precomputed_only":
+            return self.table.get(self.encoder.key(codes)) if self.table else None
+        answer = self._from_model(codes)
+        return answer[0] if answer else None

@@ -1,0 +1,118 @@
+"""What the device's HTTP interface says: request and reply records, and errors as every client expects them."""
+
+from __future__ import annotations
+
+import typing
+
+import msgspec
+
+from edge_agent.predict.engine import Prediction
+from edge_agent.records import ARM_NAMES
+from shared import protocol
+from shared.errors import CoveyError, WireError
+from shared.telemetry import SOURCES
+
+Scalar = str | int | float | bool | None
+Time = str | float | int | None
+T = typing.TypeVar("T")
+JSON = "application/json"
+MAX_ROWS = 10_000
+
+
+class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """``POST /v1/predict``: one row in `features`, or many in `rows`."""
+
+    model: str | None = None
+    features: dict[str, Scalar] | None = None
+    rows: typing.Annotated[list[dict[str, Scalar]], msgspec.Meta(max_length=MAX_ROWS)] | None = None
+    unit: str | None = None
+    event_time: Time = None
+
+
+class OutcomeItem(msgspec.Struct, forbid_unknown_fields=True):
+    """The truth about one answer."""
+
+    prediction_id: str
+    label: Scalar
+
+
+class OutcomesRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """``POST /v1/outcomes``."""
+
+    outcomes: typing.Annotated[list[OutcomeItem], msgspec.Meta(max_length=MAX_ROWS)]
+
+
+class ClockRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """``POST /v1/clock``: during a replay, the event time up to which everything has happened."""
+
+    event_time: Time
+
+
+class Response(typing.NamedTuple):
+    """A reply, and what to do once it is on its way."""
+
+    status: int
+    body: bytes
+    after: tuple[Prediction, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def read(body: bytes, kind: type[T]) -> T:
+    """Read a request's JSON body.
+
+    Raises
+    ------
+    WireError
+        Names the field.
+    """
+    try:
+        return msgspec.json.decode(body or b"null", type=kind)
+    except msgspec.ValidationError as err:
+        message, _, path = str(err).partition(" - at `$")
+        raise WireError(message[:1].lower() + message[1:], field=path.rstrip("`").lstrip(".") or "body") from err
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as err:
+        raise WireError(f"not JSON: {err}", field="body") from err
+
+
+def ok(value: object, after: tuple[Prediction, ...] = ()) -> Response:
+    """Reply with JSON."""
+    return Response(200, msgspec.json.encode(value), after)
+
+
+def failed(err: CoveyError) -> Response:
+    """Reply with an error."""
+    status = 400 if err.http_status == 422 else err.http_status  # noqa: PLR2004 - the protocol knows 400 only
+    problem = protocol.problem(err.code, status, type(err).__doc__ or err.code, str(err), err.field)
+    headers = (("Retry-After", "1"),) if err.retry else ()
+    return Response(status, msgspec.json.encode(problem), headers=headers)
+
+
+def describe(prediction: Prediction) -> dict[str, object]:
+    """One answer of ``/v1/predict``."""
+    manifest = prediction.bundle.manifest
+    answer: dict[str, object] = {"model": manifest.model}
+    if manifest.task == "regression":
+        answer["value"] = prediction.outputs[0]
+    else:
+        answer["label"] = manifest.classes[label_index(prediction)]
+        answer["probabilities"] = prediction.outputs
+    answer["parameters"] = parameters(prediction)
+    return answer
+
+
+def label_index(prediction: Prediction) -> int:
+    """Index of the class that an answer stands for."""
+    outputs, manifest = prediction.outputs, prediction.bundle.manifest
+    if manifest.task == "binary":
+        return int(outputs[1] >= manifest.threshold)
+    return max(range(len(outputs)), key=outputs.__getitem__)
+
+
+def parameters(prediction: Prediction) -> dict[str, object]:
+    """Say who answered and how."""
+    return {
+        "arm": ARM_NAMES[prediction.arm],
+        "version": prediction.bundle.version,
+        "source": SOURCES[prediction.source],
+        "prediction_id": prediction.prediction_id,
+    }

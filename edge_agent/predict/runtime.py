@@ -1,0 +1,83 @@
+"""Run an ONNX model with ONNX Runtime, one row at a time, on one thread."""
+
+from __future__ import annotations
+
+import array
+import math
+import typing
+
+from shared.bundle import Manifest
+from shared.errors import ModelError
+
+
+class Runtime:
+    """A loaded model.
+
+    Parameters
+    ----------
+    model : bytes
+        The ONNX file's content; never a path, so that it can not pull in other files.
+    manifest : Manifest
+        Says how many outputs there must be.
+    width : int
+        Number of float32 inputs.
+
+    Raises
+    ------
+    ModelError
+        The model does not load or has other inputs or outputs than the manifest says.
+    """
+
+    def __init__(self, model: bytes, manifest: Manifest, width: int) -> None:
+        import numpy as np
+        import onnxruntime as ort
+
+        self._frombuffer, self._float32 = np.frombuffer, np.float32
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 4
+        try:
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as err:
+            raise ModelError(f"does not load: {err}", field=f"{manifest.model}@{manifest.version}") from err
+        self._n_outputs = manifest.n_outputs
+        self._input, self._output = self._names(manifest, width)
+        self._run = self._session.run
+        self._shape = (1, width)
+
+    def _names(self, manifest: Manifest, width: int) -> tuple[str, str]:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        where = f"{manifest.model}@{manifest.version}"
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or inputs[0].shape[-1] != width:
+            seen = [(one.name, one.type, one.shape) for one in inputs]
+            raise ModelError(f"needs one float tensor of width {width}, has {seen}", field=where)
+        wanted = outputs[0].name if manifest.task == "regression" else "probabilities"
+        if wanted not in [one.name for one in outputs]:
+            raise ModelError(f"has no output {wanted!r}", field=where)
+        return inputs[0].name, wanted
+
+    def run(self, vector: array.array[float]) -> tuple[float, ...]:
+        """Answer one row.
+
+        Parameters
+        ----------
+        vector : array of float32, length width
+
+        Raises
+        ------
+        ModelError
+            The model failed, or an output is not finite.
+        """
+        rows = self._frombuffer(vector, self._float32).reshape(self._shape)
+        try:
+            out = self._run([self._output], {self._input: rows})[0]
+        except Exception as err:
+            raise ModelError(f"failed: {err}", field="model") from err
+        outputs: tuple[float, ...] = tuple(out.ravel().tolist())
+        if len(outputs) != self._n_outputs or not all(map(math.isfinite, outputs)):
+            raise ModelError(f"gave {outputs!r:.80}", field="model")
+        return outputs
+
+
+RuntimeFactory = typing.Callable[[bytes, Manifest, int], Runtime]

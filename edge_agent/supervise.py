@@ -1,0 +1,140 @@
+"""Start the sync child, wake it when asked, hear what it did, and start it again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pathlib
+import sys
+import time
+import typing
+
+import msgspec
+
+from shared.errors import TimeoutExpiredError, UnreachableError
+
+log = logging.getLogger("covey.edge")
+_RESTART_S = 1.0
+_MAX_RESTART_S = 60.0
+_STOP_PATIENCE_S = 10.0
+_MAX_LINE_BYTES = 1 << 20
+_STAY_BELOW_S = 60.0
+
+
+class SyncChild:
+    """The sync child of one device.
+
+    The child reads a number from standard input for each pass that is asked for, and writes a JSON line for each
+    pass it has done. When polls are rarer than once a minute it ends after each pass and is started anew, so that
+    nothing of it stays in memory.
+
+    Parameters
+    ----------
+    store : Path
+        The device's store.
+    """
+
+    def __init__(self, store: pathlib.Path) -> None:
+        self._command = [sys.executable, "-m", "edge_agent.cli", "--store", str(store), "sync", "--child"]
+        self._process: asyncio.subprocess.Process | None = None
+        self._wanted = 0
+        self._done = asyncio.Condition()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self.last: dict[str, object] = {}
+
+    async def run(self) -> None:
+        """Keep a child running, or start one each interval."""
+        pause = _RESTART_S
+        while not self._stopping:
+            started = time.monotonic()
+            code = await self._one_child()
+            if self._stopping:
+                return
+            if code:
+                log.error("the sync child died", extra={"code": code, "again_in_s": pause})
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _MAX_RESTART_S)
+                continue
+            pause = _RESTART_S
+            interval = float(typing.cast("float", self.last.get("next_s", _RESTART_S)))
+            await self._sleep(max(interval - (time.monotonic() - started), 0.0))
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep until the next poll is due or somebody asks for one."""
+        self._wake.clear()
+        if int(typing.cast("int", self.last.get("done", 0))) < self._wanted:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _one_child(self) -> int:
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_MAX_LINE_BYTES,
+        )
+        process = self._process
+        await self._tell(self._wanted)
+        assert process.stdout is not None  # noqa: S101 - asked for a pipe
+        while line := await process.stdout.readline():
+            try:
+                self.last = msgspec.json.decode(line, type=dict[str, object])
+            except msgspec.DecodeError:
+                log.warning("the sync child said something odd", extra={"line": line[:200]})
+                continue
+            async with self._done:
+                self._done.notify_all()
+        code = await process.wait()
+        self._process = None
+        return code
+
+    async def _tell(self, number: int) -> None:
+        process = self._process
+        if process is None or process.stdin is None:
+            return
+        try:
+            process.stdin.write(b"%d\n" % number)
+            await process.stdin.drain()
+        except ConnectionError:
+            return
+
+    async def request(self, timeout_s: float) -> dict[str, object]:
+        """Ask for a pass that begins after this call; return what it did.
+
+        Raises
+        ------
+        TimeoutExpiredError, UnreachableError
+            No pass ended in time; or the agent is stopping.
+        """
+        if self._stopping:
+            raise UnreachableError("the agent is stopping")
+        self._wanted += 1
+        number = self._wanted
+        self._wake.set()
+        await self._tell(number)
+        try:
+            async with asyncio.timeout(timeout_s), self._done:
+                await self._done.wait_for(lambda: int(typing.cast("int", self.last.get("done", 0))) >= number)
+        except TimeoutError as err:
+            raise TimeoutExpiredError(f"no sync within {timeout_s:g} s", fix="See the agent's log.") from err
+        return self.last
+
+    async def stop(self) -> None:
+        """End the child."""
+        self._stopping = True
+        self._wake.set()
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        if process.stdin:
+            process.stdin.close()
+        try:
+            async with asyncio.timeout(_STOP_PATIENCE_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()

@@ -1,0 +1,242 @@
+"""The sync child: refresh, update, deliver, and say what was done; a crash or a hang of it delays no prediction."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import random
+import select
+import sys
+import time
+import typing
+
+import msgspec
+
+from edge_agent import control
+from edge_agent.config import Identity, Layout, Settings
+from edge_agent.files import BlobStore, lock
+from edge_agent.generation import Generations
+from edge_agent.link import Link, load_key
+from edge_agent.telemetry.forward import forward, parse_acknowledgement, status_digest
+from edge_agent.telemetry.outbox import Outbox
+from edge_agent.update.install import Installer
+from edge_agent.update.self_test import run_self_test
+from edge_agent.update.state import State
+from edge_agent.update.trust import Repository
+from shared import __version__, bundle, protocol
+from shared.channel import Channel, parse_channel
+from shared.errors import CoveyError, UnreachableError
+from shared.telemetry import Acknowledgement, DeviceStatus, ModelStatus
+
+_STAY_BELOW_S = 60.0
+_NICE = 10
+_ACTIVATE_TIMEOUT_S = 300.0
+_DEFAULT_POLL_S = 60.0
+_FLUSH_TIMEOUT_S = 30.0
+
+
+class Pass(msgspec.Struct, kw_only=True):
+    """What one pass did."""
+
+    ok: bool = True
+    done: int = 0
+    error: str = ""
+    code: str = ""
+    changed: bool = False
+    delivered: int = 0
+    channel_sequence: int = 0
+    generation: str = ""
+    next_s: float = _DEFAULT_POLL_S
+
+
+class ServerProxy:
+    """The serving process behind its private socket."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+
+    def active(self) -> str:
+        """Return the digest of what it serves."""
+        return str(control.ask(self._path, "active").get("active", ""))
+
+    def activate(self, digest: str) -> None:
+        """Make it serve a generation."""
+        control.ask(self._path, "activate", generation=digest, timeout_s=_ACTIVATE_TIMEOUT_S)
+
+    def flush(self) -> None:
+        """Make it add up everything it has written."""
+        control.ask(self._path, "flush", timeout_s=_FLUSH_TIMEOUT_S)
+
+
+class Sync:
+    """Everything a pass needs, kept between passes while the child stays.
+
+    Parameters
+    ----------
+    layout, identity, settings : Layout, Identity, Settings
+        Where, who and how.
+    """
+
+    def __init__(self, layout: Layout, identity: Identity, settings: Settings) -> None:
+        self._layout, self._identity = layout, identity
+        self.state = State(layout.state_db)
+        self.outbox = Outbox(layout.spool_db)
+        self._generations = Generations(layout.generations, layout.current, BlobStore(layout.blobs))
+        self._link = Link(
+            identity.cloud_url, identity.device, load_key(layout.device_key), timeout_s=settings.sync.timeout_s
+        )
+        self._server = ServerProxy(layout.control)
+        self._repository = Repository(
+            layout.tuf, layout.root.read_bytes(), self._link.url + protocol.REPOSITORY_PATH, self._link.stream
+        )
+
+        def self_test(folder: pathlib.Path, manifest: bundle.Manifest) -> None:
+            run_self_test(folder, manifest, timeout_s=settings.sync.self_test_timeout_s)
+
+        self._installer = Installer(
+            layout,
+            identity,
+            state=self.state,
+            repository=self._repository,
+            server=self._server,
+            stream=self._link.stream,
+            self_test=self_test,
+        )
+        self._told: bytes = b""
+        self._told_at = 0.0
+
+    def one_pass(self) -> Pass:
+        """Update, then deliver; a failure of the first does not stop the second unless there is no network."""
+        done = Pass()
+        with lock(self._layout.sync_lock, wait=True):
+            self._flush()
+            try:
+                outcome = self._installer.bring_up_to_date()
+                done.changed, done.generation = outcome.changed, outcome.generation
+                done.error = outcome.note
+            except CoveyError as err:
+                self._note(done, err)
+            try:
+                done.delivered = self._deliver()
+            except CoveyError as err:
+                self._note(done, err)
+        done.channel_sequence = self.state.floor("channel")
+        done.next_s = self._next_poll_s()
+        return done
+
+    def _note(self, done: Pass, err: CoveyError) -> None:
+        if done.ok and not isinstance(err, UnreachableError):
+            self._add_event(err)
+        done.ok, done.error, done.code = False, str(err), err.code
+
+    def _add_event(self, err: CoveyError) -> None:
+        """Keep a refusal once, however often it repeats."""
+        said = f"{err.code}: {err}"
+        if self.state.job()["outcome"] != said[:500]:
+            self.state.move("idle", outcome=said)
+            self.outbox.add_event("update-refused", said)
+
+    def _flush(self) -> None:
+        try:
+            self._server.flush()
+        except CoveyError:
+            return  # no server runs: what it had written before is added up when it starts
+
+    def _deliver(self) -> int:
+        channel = self._channel()
+        heartbeat_s = channel.heartbeat_s if channel else 0.0
+        status = self.status()
+        digest = status_digest(status)
+        hello = digest != self._told or time.monotonic() - self._told_at >= heartbeat_s
+        delivered = forward(
+            self.outbox, self._identity.device, self.status, self._send, now_s=time.time, say_hello=hello
+        )
+        if delivered:
+            self._told, self._told_at = digest, time.monotonic()
+        return delivered
+
+    def _send(self, body: bytes) -> Acknowledgement:
+        return parse_acknowledgement(self._link.deliver(body))
+
+    def _channel(self) -> Channel | None:
+        try:
+            return parse_channel((self._layout.tuf / "channel.json").read_bytes())
+        except (OSError, CoveyError):
+            return None
+
+    def _next_poll_s(self) -> float:
+        channel = self._channel()
+        if channel is None:
+            return 1.0 if not self._generations.running() else _DEFAULT_POLL_S
+        jitter = random.uniform(0, channel.poll_jitter_ratio)  # noqa: S311 - spreads polls, guards nothing
+        return channel.poll_interval_s * (1 + jitter)
+
+    def status(self) -> DeviceStatus:
+        """Return what the device is doing, as the serving process has it."""
+        try:
+            active = self._server.active()
+        except CoveyError:
+            active = ""
+        models = self._generations.read(active).models if active else ()
+        refused: dict[str, dict[str, str]] = {}
+        for (model, version, _), reason in self.state.refused().items():
+            refused.setdefault(model, {})[version] = reason[:200]
+        return DeviceStatus(
+            generation=active,
+            state=self.state.state_of(active) or "",
+            watermark_s=self.outbox.watermark_s,
+            channel_sequence=self.state.floor("channel"),
+            agent=__version__,
+            models=tuple(
+                ModelStatus(
+                    model=entry.model,
+                    incumbent=entry.incumbent,
+                    candidate=entry.candidate,
+                    epoch=entry.epoch,
+                    refused=refused.get(entry.model, {}),
+                )
+                for entry in models
+            ),
+            spool_bytes=self.outbox.size_bytes(),
+            stale_s=self._repository.stale_s(),
+        )
+
+
+def run_child(sync: Sync, *, read: int = 0, out: typing.BinaryIO | None = None) -> int:
+    """Make passes until standard input ends, or one if polls are rare; return the exit status."""
+    os.nice(_NICE)
+    write = out or sys.stdout.buffer
+    asked = _Asked(read)
+    if not asked.wait(0.0):
+        return 0
+    while True:
+        number = asked.number
+        done = sync.one_pass()
+        done.done = number
+        write.write(msgspec.json.encode(done) + b"\n")
+        write.flush()
+        if done.next_s >= _STAY_BELOW_S:
+            return 0
+        if not asked.wait(done.next_s):
+            return 0
+
+
+class _Asked:
+    """Numbers that arrive on a pipe: passes that somebody waits for."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        self._buffer = b""
+        self.number = 0
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a number or for the time to pass; false once the pipe has ended."""
+        ready, _, _ = select.select([self._handle], [], [], seconds)
+        while ready:
+            data = os.read(self._handle, 4096)
+            if not data:
+                return False
+            *lines, self._buffer = (self._buffer + data).split(b"\n")
+            self.number = max([self.number, *(int(line) for line in lines if line.isdigit())])
+            ready, _, _ = select.select([self._handle], [], [], 0)
+        return True

@@ -1,0 +1,1 @@
+"""Journal, sums and spool: what the device remembers of its answers until the cloud has it."""

@@ -1,0 +1,178 @@
+"""Add records up: journal records in, increments of sums and pairs out. Pure; the spool stores the result."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import typing
+
+from edge_agent.records import CANDIDATE, INCUMBENT, Answered, AnyRecord, Failed, OutcomeSeen, Spec
+from shared.clock import day_of
+from shared.metrics import expected_log_loss, get_metric
+from shared.summary import N_LATENCY_BINS, N_SCORE_BINS, latency_bin, quantise, score_bin
+from shared.telemetry import SOURCES
+
+SumsKey = tuple[str, str, int, int, bool, int]
+PairsKey = tuple[str, int, int]
+COUNTERS = ("requests", "precomputed", "onnx", "fallback", "failed", "timed_out")
+QUALITY = ("outcomes", "metric_sum", "metric_sumsq", "excess_sum", "positives")
+_N_SCORES = 2 * N_SCORE_BINS
+
+
+@dataclasses.dataclass
+class Sums:
+    """Increments of one row of sums."""
+
+    counts: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(COUNTERS + QUALITY, 0))
+    score_bins: list[int] = dataclasses.field(default_factory=lambda: [0] * _N_SCORES)
+    latency_bins: list[int] = dataclasses.field(default_factory=lambda: [0] * N_LATENCY_BINS)
+
+
+@dataclasses.dataclass
+class Pairs:
+    """Increments of one row of pairs."""
+
+    n: int = 0
+    sum: int = 0
+    sumsq: int = 0
+    pos: int = 0
+    neg: int = 0
+
+
+class Waiting(typing.NamedTuple):
+    """Outputs that wait for their outcome: of the arm that answered, and of the other one if it was scored."""
+
+    outputs: tuple[float, ...]
+    other_version: str
+    other_outputs: tuple[float, ...]
+
+
+class Memory(typing.Protocol):
+    """What folding looks up."""
+
+    def take_waiting(self, nonce: bytes) -> Waiting | None:
+        """Return and forget the outputs that wait under a nonce."""
+
+    def see_outcome(self, nonce: bytes, day: int) -> bool:
+        """Remember that an outcome came; false if it had come before."""
+
+    def spec(self, model: str, version: str) -> Spec | None:
+        """Return how a version's answers are judged."""
+
+
+@dataclasses.dataclass
+class Folded:
+    """What a stretch of the journal adds up to."""
+
+    sums: dict[SumsKey, Sums] = dataclasses.field(default_factory=lambda: collections.defaultdict(Sums))
+    pairs: dict[PairsKey, Pairs] = dataclasses.field(default_factory=lambda: collections.defaultdict(Pairs))
+    waiting: dict[bytes, tuple[int, Waiting]] = dataclasses.field(default_factory=dict)
+    n_duplicates: int = 0
+    n_late: int = 0
+    n_unknown: int = 0
+
+
+def fold(records: typing.Iterable[AnyRecord], memory: Memory, now_event_s: float) -> Folded:
+    """Add up records in the order of the journal.
+
+    An outcome whose label window has closed is counted as late and left out, so that a day that counts as mature
+    never changes any more.
+    """
+    out = Folded()
+    for record in records:
+        if isinstance(record, Answered):
+            _answered(out, record)
+        elif isinstance(record, Failed):
+            _failed(out, record)
+        else:
+            _outcome(out, record, memory, now_event_s)
+    return out
+
+
+def _answered(out: Folded, record: Answered) -> None:
+    day = day_of(record.event_s)
+    row = out.sums[record.model, record.version, record.epoch, record.arm, True, day]
+    row.counts["requests"] += 1
+    source = SOURCES[record.source]
+    row.counts[source if source in ("precomputed", "onnx") else "fallback"] += 1
+    row.counts["timed_out"] += record.slow
+    row.latency_bins[latency_bin(record.latency_us * 1e-6)] += 1
+    if record.other_version:
+        other = CANDIDATE if record.arm == INCUMBENT else INCUMBENT
+        out.sums[record.model, record.other_version, record.epoch, other, False, day].counts["requests"] += 1
+    if record.keep:
+        waits = Waiting(record.outputs, record.other_version, record.other_outputs)
+        out.waiting[record.nonce] = (record.event_s, waits)
+
+
+def _failed(out: Folded, record: Failed) -> None:
+    key = (record.model, record.version, record.epoch, record.arm, record.served, day_of(record.event_s))
+    out.sums[key].counts["requests"] += 1
+    out.sums[key].counts["failed"] += 1
+
+
+def _outcome(out: Folded, record: OutcomeSeen, memory: Memory, now_event_s: float) -> None:
+    spec = memory.spec(record.model, record.version)
+    if spec is None:
+        out.n_unknown += 1
+        return
+    if now_event_s > record.event_s + spec.label_window_s:
+        out.n_late += 1
+        return
+    if not memory.see_outcome(record.nonce, record.event_s):
+        out.n_duplicates += 1
+        return
+    held = out.waiting.pop(record.nonce, None)
+    waits = held[1] if held else memory.take_waiting(record.nonce)
+    if waits is None:
+        if spec.task == "multiclass":
+            out.n_unknown += 1
+            return
+        waits = Waiting(_outputs_of(record.score, spec.task), "", ())
+    value = _judge(out, record, spec, record.version, record.arm, waits.outputs, served=True)
+    other_spec = memory.spec(record.model, waits.other_version) if waits.other_version else None
+    if other_spec is None:
+        return
+    other_arm = CANDIDATE if record.arm == INCUMBENT else INCUMBENT
+    other = _judge(out, record, other_spec, waits.other_version, other_arm, waits.other_outputs, served=False)
+    candidate, incumbent = (value, other) if record.arm == CANDIDATE else (other, value)
+    _pair(out, record, spec, candidate, incumbent)
+
+
+def _outputs_of(score: float, task: str) -> tuple[float, ...]:
+    """Outputs again from the one number that the prediction id carries."""
+    return (score,) if task == "regression" else (1.0 - score, score)
+
+
+def _judge(
+    out: Folded, record: OutcomeSeen, spec: Spec, version: str, arm: int, outputs: tuple[float, ...], *, served: bool
+) -> float:
+    """Add one judged answer to its row; return its value in units of the metric's scale."""
+    value = get_metric(spec.metric, spec.task).score(outputs, record.label) / spec.metric_scale
+    row = out.sums[record.model, version, record.epoch, arm, served, day_of(record.event_s)]
+    row.counts["outcomes"] += 1
+    row.counts["metric_sum"] += quantise(value)
+    row.counts["metric_sumsq"] += quantise_square(value)
+    if spec.task != "regression":
+        loss = get_metric("log_loss", spec.task).score(outputs, record.label)
+        row.counts["excess_sum"] += quantise(loss - expected_log_loss(outputs))
+        row.counts["positives"] += int(record.label == 1)
+        if spec.task == "binary":
+            row.score_bins[score_bin(outputs[1], record.label)] += 1
+    return value
+
+
+def quantise_square(value: float) -> int:
+    """Fixed-point square of a value that `quantise` would clip."""
+    restored = quantise(value)
+    return (restored * restored) >> 20
+
+
+def _pair(out: Folded, record: OutcomeSeen, spec: Spec, candidate: float, incumbent: float) -> None:
+    gain = get_metric(spec.metric, spec.task).gain(candidate, incumbent)
+    row = out.pairs[record.model, record.epoch, day_of(record.event_s)]
+    row.n += 1
+    row.sum += quantise(gain)
+    row.sumsq += quantise_square(gain)
+    row.pos += gain > 0
+    row.neg += gain < 0

@@ -1,0 +1,63 @@
+"""Join a fleet: make a key, ask with a join token, and trust the root metadata whose hash the token carries."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import typing
+
+from edge_agent.config import Identity, Layout
+from edge_agent.files import write_atomic
+from shared import codec, protocol
+from shared.errors import ConflictError, TrustError
+
+_SECRET_MODE, _FOLDER_MODE = 0o600, 0o700
+
+
+class Keys(typing.Protocol):
+    """Makes and writes the device's key."""
+
+    def pem(self) -> bytes:
+        """Private half."""
+
+    def public_hex(self) -> str:
+        """Public half."""
+
+
+Exchange = typing.Callable[[str, codec.Record, type[protocol.JoinReply]], protocol.JoinReply]
+
+
+def join(
+    layout: Layout, url: str, device: str, token: protocol.JoinToken, *, keys: Keys, exchange: Exchange
+) -> Identity:
+    """Join; everything is written before the identity, so that half a join is no join.
+
+    Raises
+    ------
+    ConflictError
+        This store belongs to a fleet already.
+    TrustError
+        The cloud showed another root than the token promises.
+    """
+    if layout.identity.exists():
+        raise ConflictError(
+            f"{layout.store} already belongs to {layout.load_identity().cloud_url}", fix="Use another --store."
+        )
+    layout.keys.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
+    layout.store.chmod(_FOLDER_MODE)
+    request = protocol.JoinRequest(
+        token_id=token.token_id, secret=token.secret, device=device, public_key=keys.public_hex()
+    )
+    # The key is kept before the cloud hears of it: a join that is cut off can be repeated with the same key.
+    write_atomic(layout.device_key, keys.pem(), _SECRET_MODE)
+    reply = exchange(protocol.JOIN_PATH, request, protocol.JoinReply)
+    root = reply.root.encode()
+    if hashlib.sha256(root).hexdigest() != token.root_sha256:
+        raise TrustError(
+            "the cloud's root metadata is not the one the token promises", field="root", fix="Get a new token, safely."
+        )
+    write_atomic(layout.id_key, secrets.token_bytes(32), _SECRET_MODE)
+    write_atomic(layout.root, root)
+    identity = Identity(device=reply.device, region=reply.region, cloud_url=url)
+    write_atomic(layout.identity, codec.to_json(identity))
+    return identity

@@ -1,0 +1,248 @@
+"""Bring the device to what its channel says: check, download, verify, stage, self-test, activate. One story."""
+
+from __future__ import annotations
+
+import pathlib
+import typing
+
+from edge_agent.config import Identity, Layout
+from edge_agent.files import BlobStore
+from edge_agent.generation import Generation, Generations
+from edge_agent.update.desire import check_channel, desired_generation
+from edge_agent.update.state import State
+from edge_agent.update.trust import Repository, Stream
+from shared import bundle, channel
+from shared.channel import BundleRef, Channel
+from shared.errors import ConflictError, ModelError, TrustError, UnreachableError
+
+SelfTest = typing.Callable[[pathlib.Path, bundle.Manifest], None]
+_CHANNEL_FLOOR = "channel"
+
+
+class Server(typing.Protocol):
+    """The serving process, asked over its private socket; both raise UnreachableError if none runs."""
+
+    def active(self) -> str:
+        """Return the digest of what it serves."""
+
+    def activate(self, digest: str) -> None:
+        """Make it serve a generation; ModelError if it can not."""
+
+
+class Outcome(typing.NamedTuple):
+    """What an update did."""
+
+    channel: Channel
+    generation: str
+    changed: bool
+    note: str = ""
+
+
+class Installer:
+    """Updates one device.
+
+    Parameters
+    ----------
+    layout, identity : Layout, Identity
+        Where and who.
+    state, generations, repository, server : State, Generations, Repository, Server
+        What it works with.
+    stream : callable
+        Fetches a URL in pieces.
+    self_test : callable
+        Tries a bundle in a process of its own; raises ModelError.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        identity: Identity,
+        *,
+        state: State,
+        repository: Repository,
+        server: Server,
+        stream: Stream,
+        self_test: SelfTest,
+    ) -> None:
+        self._layout, self._identity = layout, identity
+        self._state, self._repository, self._server = state, repository, server
+        self._stream, self._self_test = stream, self_test
+        self._blobs = BlobStore(layout.blobs)
+        self._generations = Generations(layout.generations, layout.current, self._blobs)
+
+    def bring_up_to_date(self) -> Outcome:
+        """Run one update.
+
+        Raises
+        ------
+        UnreachableError, TrustError, WireError, ModelError
+            Nothing has changed then: what ran goes on running.
+        """
+        self._state.move("check")
+        self._repository.refresh()
+        says = self._read_channel()
+        note = ""
+        for _ in range(1 + len(says.models)):
+            manifests = self._read_manifests(says)
+            generation = desired_generation(says, self._identity.device, self._state.refused(), manifests.sha256)
+            self._refuse_known_bad(generation)
+            digest = generation.digest
+            if digest == self._generations.running():
+                changed = self._ensure_served(digest)
+                break
+            self._fetch(generation, manifests)
+            self._state.move("stage", digest)
+            self._generations.write(generation, manifests.by_sha256)
+            note = self._test(generation, digest, manifests)
+            if note:
+                continue
+            self._activate(digest)
+            changed = True
+            break
+        else:
+            raise ModelError(note, field="self-test")
+        self._state.raise_floor(_CHANNEL_FLOOR, says.sequence)
+        self._state.move("report" if changed else "idle", digest, note)
+        self._clean_up(digest)
+        return Outcome(says, digest, changed, note)
+
+    def _read_channel(self) -> Channel:
+        path = channel.target_path(self._identity.region)
+        says = channel.parse_channel(self._repository.target(path, cache=self._layout.tuf / "channel.json"))
+        check_channel(says, self._identity.region, self._state.floor(_CHANNEL_FLOOR))
+        return says
+
+    def _read_manifests(self, says: Channel) -> Manifests:
+        """Return the signed manifests of everything the channel names."""
+        found = Manifests()
+        for entry in says.models:
+            for ref in filter(None, (entry.incumbent, entry.candidate)):
+                path = bundle.target_path(entry.model, ref.version, ref.variant)
+                cache = self._layout.tuf / "manifests" / f"{entry.model}@{ref.version}@{ref.variant}.json"
+                data = self._repository.target(path, cache=cache)
+                manifest = bundle.parse_manifest(data)
+                if (manifest.model, manifest.version, manifest.variant) != (entry.model, ref.version, ref.variant):
+                    raise TrustError(f"the manifest is of {manifest.model}@{manifest.version}", field=path)
+                found.add(ref, manifest, data)
+        return found
+
+    def _refuse_known_bad(self, generation: Generation) -> None:
+        """Stay with what runs if the incumbent itself has failed here."""
+        refused = self._state.refused()
+        for entry in generation.models:
+            reason = refused.get((entry.model, entry.incumbent, entry.incumbent_sha256))
+            if reason:
+                raise ModelError(
+                    f"failed here before: {reason}",
+                    field=f"{entry.model}@{entry.incumbent}",
+                    fix="Publish another version, or: covey-edge sync --retry",
+                )
+
+    def _fetch(self, generation: Generation, manifests: Manifests) -> None:
+        """Download what is missing; each file is kept only if its length and hash are the signed ones."""
+        self._state.move("download", generation.digest)
+        for entry in generation.models:
+            for sha256 in entry.versions.values():
+                for file in manifests.manifest(sha256).files:
+                    if not self._blobs.has(file.sha256, file.length):
+                        url = self._repository.blob_url(file.sha256)
+                        self._blobs.put(self._stream(url), file.sha256, file.length)
+
+    def _test(self, generation: Generation, digest: str, manifests: Manifests) -> str:
+        """Self-test what is new here: a candidate that fails is refused, its reason returned; an incumbent raises."""
+        self._state.move("self_test", digest)
+        for entry in generation.models:
+            for version, sha256 in entry.versions.items():
+                if self._state.has_passed(sha256):
+                    continue
+                folder = self._generations.version_folder(digest, entry.model, version)
+                try:
+                    self._self_test(folder, manifests.manifest(sha256))
+                except ModelError as err:
+                    self._state.refuse(entry.model, version, sha256, str(err))
+                    self._state.mark(digest, "bad", str(err))
+                    if version == entry.candidate:
+                        return str(err)
+                    raise
+                self._state.passed_self_test(sha256)
+        return ""
+
+    def _activate(self, digest: str) -> None:
+        """Switch, then tell the server; if it can not serve the generation, switch back."""
+        before = self._generations.running()
+        if self._state.state_of(digest) == "bad":
+            raise ConflictError(f"generation {digest[:12]} was rolled back here before", fix="covey-edge sync --retry")
+        self._state.add_trial(digest)
+        self._state.move("activate", digest)
+        self._generations.switch(digest)
+        try:
+            self._server.activate(digest)
+        except UnreachableError:
+            self._state.move("activate", digest, "no server runs; it will serve this when it starts")
+        except ModelError as err:
+            self._state.move("roll_back", digest, str(err))
+            self._state.mark(digest, "bad", str(err))
+            self._refuse_new(digest, before, str(err))
+            if before:
+                self._generations.switch(before)
+            raise
+
+    def _refuse_new(self, digest: str, before: str, reason: str) -> None:
+        """Refuse the versions that a bad generation had and the one before it had not."""
+        earlier = {
+            (entry.model, version): sha256
+            for entry in (self._generations.read(before).models if before else ())
+            for version, sha256 in entry.versions.items()
+        }
+        for entry in self._generations.read(digest).models:
+            for version, sha256 in entry.versions.items():
+                if earlier.get((entry.model, version)) != sha256:
+                    self._state.refuse(entry.model, version, sha256, reason)
+
+    def _ensure_served(self, digest: str) -> bool:
+        """Activate again if a crash came between the switch and the server's hearing of it."""
+        try:
+            if self._server.active() == digest:
+                return False
+            self._server.activate(digest)
+        except UnreachableError:
+            return False
+        return True
+
+    def _clean_up(self, digest: str) -> None:
+        """Keep what runs, what ran before, and the last good generation with other versions (N-1)."""
+        on_disk = set(self._generations.list())
+        versions = _versions(self._generations.read(digest))
+        good = [other for other in self._state.good() if other in on_disk and other != digest]
+        other_versions = [other for other in good if _versions(self._generations.read(other)) != versions]
+        keep = {digest, self._generations.running(), *good[:1], *other_versions[:1]} & on_disk
+        self._generations.collect_garbage(keep)
+        self._state.forget(keep)
+
+
+class Manifests:
+    """Signed manifests, by reference and by hash."""
+
+    def __init__(self) -> None:
+        self.by_sha256: dict[str, bytes] = {}
+        self._parsed: dict[str, bundle.Manifest] = {}
+        self._hashes: dict[tuple[str, BundleRef], str] = {}
+
+    def add(self, ref: BundleRef, manifest: bundle.Manifest, data: bytes) -> None:
+        """Take a manifest in."""
+        sha256 = bundle.digest_of(data)
+        self.by_sha256[sha256] = data
+        self._parsed[sha256] = manifest
+        self._hashes[manifest.model, ref] = sha256
+
+    def sha256(self, model: str, ref: BundleRef) -> str:
+        """Hash of the manifest of a version."""
+        return self._hashes[model, ref]
+
+    def manifest(self, sha256: str) -> bundle.Manifest:
+        """Look a manifest up by hash."""
+        return self._parsed[sha256]
+
+
+def _versions(generation: Generation) -> list[tuple[str, str]]:
+    return [(entry.model, entry.incumbent) for entry in generation.models]

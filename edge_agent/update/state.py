@@ -1,0 +1,156 @@
+"""What the device must remember about its generations, across any restart."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+import typing
+
+from edge_agent.database import open_database, transaction
+
+USER_VERSION = 1
+BOOTS = 3
+_SCHEMA = """
+create table generations (digest text primary key, state text not null check (state in ('trial', 'good', 'bad')),
+    boots_left int not null, since_s real not null, note text not null) without rowid;
+create table refused (model text, version text, manifest text, reason text not null, at_s real not null,
+    primary key (model, version, manifest)) without rowid;
+create table tested (manifest text primary key, at_s real not null) without rowid;
+create table floors (name text primary key, value) without rowid;
+create table job (id int primary key check (id = 1), position text not null, outcome text not null,
+    generation text not null, since_s real not null);
+insert into job values (1, 'idle', '', '', 0)
+"""
+
+GenerationState = typing.Literal["trial", "good", "bad"]
+Position = typing.Literal[
+    "idle",
+    "check",
+    "download",
+    "verify",
+    "stage",
+    "self_test",
+    "activate",
+    "probation",
+    "commit",
+    "roll_back",
+    "report",
+]
+
+
+class State:
+    """The device's ``state.db``.
+
+    Parameters
+    ----------
+    path : Path
+        Server and sync child each open it.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._db = open_database(path, _SCHEMA, USER_VERSION)
+
+    # ---- generations
+
+    def state_of(self, digest: str) -> GenerationState | None:
+        """State of a generation."""
+        row = self._db.execute("select state from generations where digest = ?", (digest,)).fetchone()
+        return row[0] if row else None
+
+    def add_trial(self, digest: str) -> None:
+        """Remember a generation that is about to run for the first time; a good one stays good."""
+        self._db.execute(
+            "insert into generations values (?, 'trial', ?, ?, '') on conflict (digest) do update set"
+            " since_s = excluded.since_s",
+            (digest, BOOTS, time.time()),
+        )
+
+    def mark(self, digest: str, state: GenerationState, note: str = "") -> None:
+        """Set a generation's state."""
+        self._db.execute(
+            "insert into generations values (?, ?, 0, ?, ?) on conflict (digest) do update set"
+            " state = excluded.state, since_s = excluded.since_s, note = excluded.note",
+            (digest, state, time.time(), note[:500]),
+        )
+
+    def boot(self, digest: str) -> int:
+        """Count a start of a trial generation; return how many are left, or -1 if it is not on trial."""
+        row = self._db.execute(
+            "update generations set boots_left = boots_left - 1 where digest = ? and state = 'trial'"
+            " returning boots_left",
+            (digest,),
+        ).fetchone()
+        return max(int(row[0]), 0) if row else -1
+
+    def generations(self) -> list[dict[str, object]]:
+        """All generations, newest first."""
+        rows = self._db.execute("select digest, state, since_s, note from generations order by since_s desc")
+        return [dict(zip(("digest", "state", "since_s", "note"), row, strict=True)) for row in rows]
+
+    def good(self) -> list[str]:
+        """Digests of good generations, newest first."""
+        rows = self._db.execute("select digest from generations where state = 'good' order by since_s desc")
+        return [digest for (digest,) in rows]
+
+    def forget(self, keep: typing.Collection[str]) -> None:
+        """Forget generations that are no longer on disk."""
+        for row in self.generations():
+            if row["digest"] not in keep and row["state"] != "bad":
+                self._db.execute("delete from generations where digest = ?", (row["digest"],))
+
+    # ---- versions that failed here, and versions that passed their self-test
+
+    def refuse(self, model: str, version: str, manifest: str, reason: str) -> None:
+        """Remember that a version does not work on this device."""
+        self._db.execute(
+            "insert or replace into refused values (?, ?, ?, ?, ?)",
+            (model, version, manifest, reason[:500], time.time()),
+        )
+
+    def refused(self) -> dict[tuple[str, str, str], str]:
+        """(model, version, manifest hash) to reason."""
+        rows = self._db.execute("select model, version, manifest, reason from refused")
+        return {(model, version, manifest): reason for model, version, manifest, reason in rows}
+
+    def forget_refusals(self) -> None:
+        """Let everything that failed here be tried again."""
+        with transaction(self._db):
+            self._db.execute("delete from refused")
+            self._db.execute("delete from generations where state = 'bad'")
+
+    def passed_self_test(self, manifest: str) -> None:
+        """Remember a manifest whose bundle passed its self-test here."""
+        self._db.execute("insert or replace into tested values (?, ?)", (manifest, time.time()))
+
+    def has_passed(self, manifest: str) -> bool:
+        """Whether a bundle has passed its self-test here."""
+        return self._db.execute("select 1 from tested where manifest = ?", (manifest,)).fetchone() is not None
+
+    # ---- floors and job
+
+    def floor(self, name: str) -> int:
+        """Return a number that must never fall, 0 at first."""
+        row = self._db.execute("select value from floors where name = ?", (name,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def raise_floor(self, name: str, value: int) -> None:
+        """Raise such a number."""
+        with transaction(self._db):
+            if value > self.floor(name):
+                self._db.execute("insert or replace into floors values (?, ?)", (name, value))
+
+    def move(self, position: Position, generation: str = "", outcome: str = "") -> None:
+        """Store where the update is, before acting on it."""
+        self._db.execute(
+            "update job set position = ?, generation = ?, outcome = ?, since_s = ?",
+            (position, generation, outcome[:500], time.time()),
+        )
+
+    def job(self) -> dict[str, object]:
+        """Where the update is."""
+        row = self._db.execute("select position, outcome, generation, since_s from job").fetchone()
+        return dict(zip(("position", "outcome", "generation", "since_s"), row, strict=True))
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()

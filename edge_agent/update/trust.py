@@ -1,0 +1,146 @@
+"""What the device trusts: a TUF repository, read with python-tuf over the device's own line.
+
+Follows the client workflow of the TUF specification 1.0.34, section 5; python-tuf decides, this module fetches,
+keeps and names errors.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import pathlib
+import time
+import typing
+
+from tuf.api import exceptions
+from tuf.ngclient.config import UpdaterConfig
+from tuf.ngclient.fetcher import FetcherInterface
+from tuf.ngclient.updater import Updater
+
+from shared.errors import NotFoundError, TrustError, UnreachableError
+
+Stream = typing.Callable[[str], typing.Iterator[bytes]]
+_CONFIG = UpdaterConfig(
+    max_root_rotations=256,
+    timestamp_max_length=16 << 10,
+    snapshot_max_length=2 << 20,
+    targets_max_length=5 << 20,
+    prefix_targets_with_hash=True,
+)
+
+
+class _Fetcher(FetcherInterface):
+    """Fetches over the device's line."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def _fetch(self, url: str) -> typing.Iterator[bytes]:
+        try:
+            yield from self._stream(url)
+        except NotFoundError as err:
+            raise exceptions.DownloadHTTPError(str(err), 404) from err
+        except UnreachableError as err:
+            raise exceptions.DownloadError(str(err)) from err
+
+
+class Repository:
+    """The signed repository as this device sees it.
+
+    Parameters
+    ----------
+    folder : Path
+        Where trusted metadata is kept.
+    root : bytes
+        The first root metadata, trusted since the device joined.
+    url : str
+        Where the repository is served.
+    stream : callable
+        Fetches a URL in pieces.
+    """
+
+    def __init__(self, folder: pathlib.Path, root: bytes, url: str, stream: Stream) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._root, self._url, self._stream = folder, root, url.rstrip("/") + "/", stream
+        self._updater: Updater | None = None
+
+    def refresh(self) -> None:
+        """Bring trusted metadata up to date.
+
+        Raises
+        ------
+        UnreachableError
+            No network; what was trusted before still is.
+        TrustError
+            The repository shows something that is unsigned, expired, or older than what was seen before.
+        """
+        self._updater = None
+        with _named():
+            updater = Updater(
+                str(self._folder),
+                self._url + "metadata/",
+                target_base_url=self._url + "targets/",
+                fetcher=_Fetcher(self._stream),
+                config=_CONFIG,
+                bootstrap=self._root,
+            )
+            updater.refresh()
+        self._updater = updater
+
+    def target(self, path: str, *, cache: pathlib.Path) -> bytes:
+        """Return a signed target; a cached copy is used if its hash is the signed one.
+
+        Parameters
+        ----------
+        cache : Path
+            Where the target is kept.
+
+        Raises
+        ------
+        NotFoundError
+            No role signs such a target.
+        """
+        if self._updater is None:
+            raise TrustError("the repository was not refreshed", field=path)
+        with _named():
+            info = self._updater.get_targetinfo(path)
+            if info is None:
+                raise NotFoundError("nobody signs this", field=path)
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            found = self._updater.find_cached_target(info, str(cache))
+            if found is None:
+                self._updater.download_target(info, str(cache))
+        return cache.read_bytes()
+
+    def blob_url(self, sha256: str) -> str:
+        """Where a blob is served."""
+        return f"{self._url}blobs/{sha256[:2]}/{sha256}"
+
+    def stale_s(self) -> float:
+        """How long the newest trusted timestamp has been expired; 0 while it is fresh."""
+        try:
+            signed = json.loads((self._folder / "timestamp.json").read_bytes())["signed"]
+            expires = dt.datetime.fromisoformat(signed["expires"]).timestamp()
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0
+        return max(0.0, time.time() - expires)
+
+
+class _named:  # noqa: N801 - reads as a verb where it is used
+    """Turn python-tuf's exceptions into ours."""
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, _kind: object, err: BaseException | None, _trace: object) -> None:
+        """Name the error by whose fault it is."""
+        if isinstance(err, exceptions.DownloadLengthMismatchError):
+            raise TrustError(f"more data than signed: {err}", field="metadata") from err
+        if isinstance(err, exceptions.DownloadError):
+            raise UnreachableError(f"the repository can not be reached: {err}") from err
+        if isinstance(err, exceptions.ExpiredMetadataError):
+            raise TrustError(f"expired: {err}", field="metadata", fix="The cloud must sign anew.") from err
+        if isinstance(err, exceptions.BadVersionNumberError):
+            raise TrustError(f"older than what was seen before: {err}", field="metadata") from err
+        if isinstance(err, exceptions.RepositoryError):
+            raise TrustError(f"not to be trusted: {err}", field="metadata") from err

@@ -1,0 +1,152 @@
+"""The bundle manifest: every file of one model version with its hash, and what a device needs to know to use it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import typing
+
+import msgspec
+
+from shared import codec
+from shared.errors import UsageError, WireError
+from shared.metrics import Task, get_metric
+from shared.versions import check_name, parse_version
+
+Sha256 = typing.Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Positive = typing.Annotated[float, msgspec.Meta(gt=0)]
+AnswerOrder = typing.Literal["precomputed_first", "model_first", "precomputed_only"]
+MODEL_FILE = "model.onnx"
+FEATURES_FILE = "features.json"
+TABLE_FILE = "precomputed.bin"
+GOLDEN_FILE = "golden.json"
+CARD_FILE = "card.json"
+REQUIRED = (FEATURES_FILE, GOLDEN_FILE, CARD_FILE)
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_FILE_BYTES = 4 << 30
+_FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of the bundle, stored under ``blobs/<sha256>``."""
+
+    name: str
+    sha256: Sha256
+    length: typing.Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_BYTES)]
+
+
+class Budgets(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model may cost on a device; the self-test and the serving process enforce it."""
+
+    memory_bytes: typing.Annotated[int, msgspec.Meta(gt=0)] = 1 << 30
+    load_s: Positive = 60.0
+    predict_s: Positive = 1.0
+
+
+class Lineage(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the version comes from."""
+
+    kind: typing.Literal["stateless", "stateful"]
+    parent: str = ""
+    data_version: str = ""
+
+
+class Golden(codec.Record, frozen=True, kw_only=True):
+    """Raw rows and the outputs that a sound device must reproduce from them."""
+
+    SCHEMA: typing.ClassVar[str] = "covey.golden/1"
+    rows: tuple[dict[str, str | float | bool | None], ...]
+    outputs: tuple[tuple[float, ...], ...]
+    tolerance: Positive = 1e-5
+
+
+class Manifest(codec.Record, frozen=True, kw_only=True):
+    """What a bundle is.
+
+    Parameters
+    ----------
+    task, metric : str
+        What it answers and how answers are judged; `metric_scale` divides values before they are summed.
+    classes : tuple
+        Labels in the order of the outputs; empty for a regression.
+    threshold : float
+        For two classes: label 1 from this probability on.
+    answer_order, default
+        Which answer comes first, and what is answered when nothing else can be.
+    """
+
+    SCHEMA: typing.ClassVar[str] = "covey.bundle/1"
+    model: str
+    version: str
+    variant: str = "standard"
+    task: Task
+    metric: str
+    metric_scale: Positive = 1.0
+    classes: tuple[str | int | bool, ...] = ()
+    threshold: float = 0.5
+    n_outputs: typing.Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    features_sha256: Sha256
+    files: tuple[File, ...]
+    answer_order: AnswerOrder = "precomputed_first"
+    default: tuple[float, ...] = ()
+    label_window_s: typing.Annotated[float, msgspec.Meta(ge=0)] = 86_400.0
+    budgets: Budgets = Budgets()
+    lineage: Lineage
+    created_at: str = ""
+
+    def file(self, name: str) -> File | None:
+        """Look a file up by name."""
+        return next((file for file in self.files if file.name == name), None)
+
+    @property
+    def target_path(self) -> str:
+        """Path of the manifest among the signed targets."""
+        return target_path(self.model, self.version, self.variant)
+
+    def to_bytes(self) -> bytes:
+        """Write the manifest."""
+        return codec.to_json(self)
+
+
+def target_path(model: str, version: str, variant: str = "standard") -> str:
+    """Path of a manifest among the signed targets."""
+    return f"bundles/{model}/{version}/{variant}.json"
+
+
+def digest_of(data: bytes) -> str:
+    """SHA-256, hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Read a manifest and check everything about it that needs no file.
+
+    Raises
+    ------
+    WireError
+        The message names the field.
+    """
+    manifest = codec.from_json(data, Manifest, limit_bytes=MAX_MANIFEST_BYTES)
+    try:
+        check_name(manifest.model, "model")
+        check_name(manifest.variant, "variant")
+        parse_version(manifest.version)
+        get_metric(manifest.metric, manifest.task)
+    except UsageError as err:
+        raise WireError(err.message, field=f"manifest {err.field}", fix=err.fix) from err
+    names = [file.name for file in manifest.files]
+    for i, name in enumerate(names):
+        if not _FILE_NAME.fullmatch(name) or name in names[:i]:
+            raise WireError(f"{name[:80]!r} is twice there or no file name", field=f"manifest files[{i}].name")
+    lacking = [name for name in REQUIRED if name not in names]
+    if lacking:
+        raise WireError(f"{lacking[0]} is missing", field="manifest files")
+    if MODEL_FILE not in names and not (TABLE_FILE in names and manifest.answer_order == "precomputed_only"):
+        raise WireError(f"{MODEL_FILE} is missing", field="manifest files")
+    if manifest.task == "binary" and (len(manifest.classes), manifest.n_outputs) != (2, 2):
+        raise WireError("two classes need two outputs", field="manifest classes")
+    if manifest.task == "multiclass" and len(manifest.classes) != manifest.n_outputs:
+        raise WireError(f"{len(manifest.classes)} classes, {manifest.n_outputs} outputs", field="manifest classes")
+    if manifest.default and len(manifest.default) != manifest.n_outputs:
+        raise WireError(f"{len(manifest.default)} numbers, not {manifest.n_outputs}", field="manifest default")
+    return manifest

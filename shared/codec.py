@@ -1,0 +1,128 @@
+"""Bytes on the wire: msgpack and JSON records that begin with ``covey.<name>/<major>``, and zstd with a cap."""
+
+from __future__ import annotations
+
+import sys
+import typing
+
+import msgspec
+
+from shared.errors import WireError, WireVersionError
+
+T = typing.TypeVar("T", bound="Record")
+_MAX_FRAME_HEADROOM_BYTES = 1 << 16
+_ZSTD_LEVEL = 6
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every record on the wire: unknown fields are ignored, unknown majors are refused."""
+
+    SCHEMA: typing.ClassVar[str] = ""
+    schema: str = ""
+
+    def __post_init__(self) -> None:
+        if self.schema:
+            check_schema(self.schema, self.SCHEMA)
+        else:
+            msgspec.structs.force_setattr(self, "schema", self.SCHEMA)
+
+
+def check_schema(seen: str, expected: str) -> None:
+    """Raise WireVersionError unless `seen` names the same record and the same major version as `expected`."""
+    if seen == expected:
+        return
+    name, _, major = expected.partition("/")
+    seen_name, _, seen_major = seen.partition("/")
+    if seen_name != name:
+        raise WireError(f"expected a record {name!r}, got {seen[:60]!r}", field="schema")
+    raise WireVersionError(
+        f"this program reads {name} major {major}, got {seen_major[:20]!r}",
+        field="schema",
+        fix="Update the older side.",
+    )
+
+
+def to_json(record: object) -> bytes:
+    """Deterministic JSON: keys in the order of their definition, dictionaries sorted, one line."""
+    return msgspec.json.encode(record, order="deterministic")
+
+
+def to_msgpack(record: object) -> bytes:
+    """Deterministic msgpack."""
+    return msgspec.msgpack.encode(record, order="deterministic")
+
+
+def from_json(data: bytes | str, kind: type[T], *, limit_bytes: int = 1 << 20) -> T:
+    """Read one record from JSON.
+
+    Raises
+    ------
+    WireError
+        Too large, not JSON, or not this record; the message names the field.
+    """
+    return _read(msgspec.json.decode, data, kind, limit_bytes)
+
+
+def from_msgpack(data: bytes, kind: type[T], *, limit_bytes: int = 1 << 24) -> T:
+    """Read one record from msgpack; raises as `from_json` does."""
+    return _read(msgspec.msgpack.decode, data, kind, limit_bytes)
+
+
+def _read(decode: typing.Callable[..., typing.Any], data: bytes | str, kind: type[T], limit_bytes: int) -> T:
+    if len(data) > limit_bytes:
+        raise WireError(f"{len(data):,} bytes, at most {limit_bytes:,} are read", field=kind.SCHEMA)
+    try:
+        record: T = decode(data, type=kind)
+    except msgspec.ValidationError as err:
+        raise _named(err, kind.SCHEMA) from err
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as err:
+        raise WireError(f"can not be read: {err}", field=kind.SCHEMA or kind.__name__) from err
+    if kind.SCHEMA and not record.schema:
+        raise WireError("the field is missing", field="schema")
+    return record
+
+
+def _named(err: msgspec.ValidationError, schema: str) -> WireError:
+    """Move msgspec's ``- at `$.a[0].b``` into the field of our error."""
+    cause = err.__cause__
+    if isinstance(cause, WireError):
+        return cause
+    message, _, path = str(err).partition(" - at `$")
+    return WireError(message[:1].lower() + message[1:], field=f"{schema} {path.rstrip('`').lstrip('.')}".strip())
+
+
+def compress(data: bytes) -> bytes:
+    """Compress with zstd."""
+    return bytes(_zstd().compress(data, level=_ZSTD_LEVEL))
+
+
+def decompress(data: bytes, *, limit_bytes: int) -> bytes:
+    """Decompress one zstd frame that must be whole and at most `limit_bytes` long.
+
+    Raises
+    ------
+    WireError
+        Not zstd, truncated, trailing bytes, or longer than the limit. Memory stays bounded by the limit.
+    """
+    zstd = _zstd()
+    decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 27})
+    try:
+        out = decompressor.decompress(data, max_length=limit_bytes + 1)
+    except zstd.ZstdError as err:
+        raise WireError(f"not a zstd frame: {err}", field="body") from err
+    if len(out) > limit_bytes:
+        raise WireError(f"decompresses to more than {limit_bytes:,} bytes", field="body")
+    if not decompressor.eof:
+        raise WireError("the zstd frame is truncated", field="body", fix="Send it again.")
+    if decompressor.unused_data:
+        raise WireError("bytes follow the zstd frame", field="body")
+    return bytes(out)
+
+
+def _zstd() -> typing.Any:  # noqa: ANN401 - one of two modules with the same interface
+    """Import zstd only when there is something to (de)compress: it costs a device two megabytes."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd

@@ -1,0 +1,97 @@
+"""Encode one row: raw values to codes, codes to the key of the precomputed table and to the model's input."""
+
+from __future__ import annotations
+
+import array
+import difflib
+import hashlib
+import struct
+import typing
+
+from shared.errors import DataError
+from shared.features.coding import make_coder
+from shared.features.definition import FeatureSet, Numeric
+
+KEY_BYTES = 16
+Codes = tuple[float, ...]
+
+
+def check_columns(row: typing.Mapping[str, object], known: frozenset[str]) -> None:
+    """Refuse a row with a column that nobody reads, since it is most likely a misspelt one.
+
+    Raises
+    ------
+    DataError
+        The field is the unknown column; the fix names the nearest known one.
+    """
+    if row.keys() <= known:
+        return
+    column = min(set(row) - known)
+    near = difflib.get_close_matches(column, sorted(known), n=1)
+    fix = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(known)[:12])}."
+    raise DataError("no feature reads this", field=column[:60], fix=fix)
+
+
+class Encoder:
+    """The compiled form of a frozen feature set.
+
+    Parameters
+    ----------
+    feature_set : FeatureSet
+        Must know its categories.
+    """
+
+    def __init__(self, feature_set: FeatureSet) -> None:
+        if not feature_set.is_frozen:
+            raise ValueError("the feature set has categories still to be learned")
+        self.feature_set = feature_set
+        self.width = feature_set.width
+        self._coders = [(f.column, make_coder(f)) for f in feature_set.feature]
+        self.columns = frozenset(feature_set.columns) | frozenset(feature_set.keep)
+        numeric = [isinstance(f, Numeric) for f in feature_set.feature]
+        self._pack = struct.Struct("<" + "".join("f" if number else "H" for number in numeric)).pack
+        self._whole = not any(numeric)
+        self._numeric = numeric
+        # The key belongs to one encoding: the same codes under another feature set give another key.
+        self._hash = hashlib.blake2b(digest_size=KEY_BYTES, key=bytes.fromhex(feature_set.digest)[:32])
+        self._slots = self._layout()
+
+    def _layout(self) -> list[tuple[int, bool]]:
+        """Return (first input, is one-hot) for each feature."""
+        slots, at = [], 0
+        for feature in self.feature_set.feature:
+            slots.append((at, feature.is_onehot))
+            at += feature.width
+        return slots
+
+    def encode(self, row: typing.Mapping[str, object]) -> Codes:
+        """Code a row of raw values; an absent column counts as missing, columns that no feature reads are passed over.
+
+        Raises
+        ------
+        DataError
+            A value is wrong; the field is the column's name.
+        """
+        get = row.get
+        return tuple([code(get(column)) for column, code in self._coders])
+
+    def key(self, codes: Codes) -> bytes:
+        """Return the 128-bit key of a coded row."""
+        if self._whole:
+            packed = self._pack(*codes)
+        else:
+            pairs = zip(codes, self._numeric, strict=True)
+            packed = self._pack(*[code if number else int(code) for code, number in pairs])
+        state = self._hash.copy()
+        state.update(packed)
+        return state.digest()
+
+    def vector(self, codes: Codes) -> array.array[float]:
+        """Return the model's input, `width` float32 numbers."""
+        out = array.array("f", bytes(4 * self.width))
+        for code, (at, onehot) in zip(codes, self._slots, strict=True):
+            if onehot:
+                out[at + int(code)] = 1.0
+            else:
+                out[at] = code
+        return out

@@ -1,0 +1,154 @@
+"""Turn TOML text and environment variables into checked settings; every error names file, line, key and the fix."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+import typing
+
+import msgspec
+
+from shared.errors import ConfigError, UsageError
+
+T = typing.TypeVar("T")
+_PATH_STEP = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+|\.\.\.)\]")
+_HEADER = re.compile(r"^\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}\s*(#.*)?$")
+
+
+def parse_toml(text: str, source: str) -> dict[str, typing.Any]:
+    """Read TOML.
+
+    Raises
+    ------
+    ConfigError
+        The text is not TOML; the message has the line.
+    """
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as err:
+        raise ConfigError(f"not valid TOML: {err}", field=source, fix="Mend the line that is named.") from err
+
+
+def overlay_environment(
+    settings: dict[str, typing.Any], environ: typing.Mapping[str, str], prefix: str = "COVEY_"
+) -> dict[str, typing.Any]:
+    """Lay ``COVEY_SERVE__PORT=8080`` over ``[serve] port``; two underscores go one table down.
+
+    Only variables with two underscores count, so that ``COVEY_PROJECT`` and its like stay free for the command line.
+    A value is read as TOML where it is TOML and as plain text otherwise.
+    """
+    merged = {key: dict(value) if isinstance(value, dict) else value for key, value in settings.items()}
+    for name in sorted(environ):
+        path = name.removeprefix(prefix).lower().split("__")
+        if not name.startswith(prefix) or len(path) < 2:  # noqa: PLR2004 - a table and a key
+            continue
+        table = merged
+        for step in path[:-1]:
+            below = table.get(step)
+            table[step] = dict(below) if isinstance(below, dict) else {}
+            table = table[step]
+        table[path[-1]] = _toml_value(environ[name])
+    return merged
+
+
+def _toml_value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def convert(
+    data: object,
+    kind: type[T],
+    *,
+    source: str,
+    text: str = "",
+    error: type[UsageError] = ConfigError,
+) -> T:
+    """Check plain data against a msgspec type.
+
+    Parameters
+    ----------
+    data : object
+        What `parse_toml` returned, or a part of it.
+    kind : type
+        A msgspec Struct with ``forbid_unknown_fields``.
+    source, text : str
+        The file's name and its text, for the message.
+    error : type
+        The class to raise.
+
+    Raises
+    ------
+    UsageError
+        Of class `error`: an unknown key (with the nearest known one), a missing key or a wrong type.
+    """
+    try:
+        return msgspec.convert(data, kind, strict=True)
+    except msgspec.ValidationError as err:
+        message, _, path = str(err).partition(" - at `$")
+        field = path.rstrip("`").lstrip(".")
+        message, fix, key = _explain(message, kind, data)
+        where = ".".join(part for part in (field, key) if part)
+        line = locate(text, where or field)
+        at = f"{source} line {line}" if line else source
+        raise error(message, field=f"{at}: {where}" if where else at, fix=fix) from err
+
+
+def _explain(message: str, kind: type, data: object) -> tuple[str, str, str]:
+    """Return (message, fix, key) for a sentence of msgspec's."""
+    unknown = re.search(r"unknown field `([^`]*)`", message)
+    if unknown:
+        known = sorted(_known_keys(kind))
+        near = difflib.get_close_matches(unknown[1], known, n=1)
+        fix = f"Did you mean {near[0]!r}?" if near else "Take it out."
+        return f"unknown key {unknown[1]!r}", fix, unknown[1]
+    missing = re.search(r"missing required field `([^`]*)`", message)
+    if missing:
+        return f"the key {missing[1]!r} is missing", "Add it.", missing[1]
+    del data
+    return message[:1].lower() + message[1:], "Change the value.", ""
+
+
+def _known_keys(kind: object, seen: frozenset[object] = frozenset()) -> set[str]:
+    """All keys of a struct and of the structs below it: good enough to suggest the nearest."""
+    if kind in seen:
+        return set()
+    seen |= {kind}
+    keys: set[str] = set()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        for field in msgspec.structs.fields(kind):
+            keys.add(field.encode_name)
+            keys |= _known_keys(field.type, seen)
+    for argument in typing.get_args(kind):
+        keys |= _known_keys(argument, seen)
+    return keys
+
+
+def locate(text: str, path: str) -> int:
+    r"""Line (from 1) on which a dotted path such as ``feature[2].cuts`` is set, or of the nearest table; 0 if unknown.
+
+    >>> locate("a = 1\n[[feature]]\nname = 1\n[[feature]]\ncuts = 2\n", "feature[1].cuts")
+    5
+    """
+    steps = [(name, index) for name, index in _PATH_STEP.findall("." + path)]
+    names = [name for name, _ in steps if name]
+    index = next((int(i) for _, i in steps if i.isdigit()), None)
+    best, table = 0, ""
+    count: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        header = _HEADER.match(line)
+        if header:
+            table = header[1].replace('"', "").replace(" ", "")
+            count[table] = count.get(table, -1) + 1
+            if table == ".".join(names[: len(table.split("."))]) and (index is None or count[table] == index):
+                best = number
+            continue
+        key = line.split("=", 1)[0].strip().strip('"')
+        full = f"{table}.{key}" if table else key
+        here = index is None or table not in count or count[table] == index
+        if "=" in line and here and full == ".".join(names[: len(full.split("."))]):
+            return number
+    return best

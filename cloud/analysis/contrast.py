@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from cloud.analysis.ratio import Spread, clustered_spread, effective_clusters, binomial_variance
+from cloud.analysis.ratio import Spread, clustered_spread, effective_clusters, independent_variance
 from cloud.analysis.records import Arm, Cross, CrossDays, Days, Metric, Stratum
 
 _FEW_CLUSTERS = 20.0
@@ -14,7 +14,7 @@ class Contrast(typing.NamedTuple):
     """Candidate minus control, oriented so that higher is better.
 
     ``variance`` holds if both arms are equal, ``variance_worse`` if the candidate is worse by the margin; both with
-    ``df`` degrees of freedom. ``weight`` is the stratum's share of the information.
+    ``df`` degrees of freedom. ``weight`` says how much information there is.
     """
 
     x: float
@@ -29,7 +29,12 @@ def has_data(stratum: Stratum) -> bool:
     return stratum.control.n >= 1.0 and stratum.candidate.n >= 1.0
 
 
-def stratum_contrast(stratum: Stratum, metric: Metric, margin: float, excess: float) -> Contrast | None:
+def bad_outcomes(arm: Arm, metric: Metric) -> float:
+    """Count the failures of one arm of a bernoulli metric."""
+    return max(0.0, arm.n - arm.sum) if metric.direction == "higher" else arm.sum
+
+
+def stratum_contrast(stratum: Stratum, metric: Metric, margin: float, excess: float = 0.0) -> Contrast | None:
     """Compare the arms of one stratum.
 
     Parameters
@@ -46,61 +51,75 @@ def stratum_contrast(stratum: Stratum, metric: Metric, margin: float, excess: fl
     Returns
     -------
     Contrast or None
-        None when there is one device, so that nothing is known about how devices differ.
+        None when each arm has one device at most, so that nothing is known about how devices differ.
+
+    Notes
+    -----
+    The design effect, the clustered variance over that of independent outcomes, multiplies a variance which is taken
+    a third of the way from the means under test to the means seen. There the squared score is twice the logarithm of
+    the likelihood ratio up to third order, so that a lucky or unlucky start counts for what it is worth.
+
+    Examples
+    --------
+    >>> arm = Arm(100.0, 90.0, 90.0, 100.0, 100.0, 90.0, 90.0)
+    >>> stratum_contrast(Stratum(arm, arm), Metric("bernoulli", "higher"), 0.02).x
+    0.0
     """
     control, candidate = stratum.control, stratum.candidate
-    spread = _difference(control, candidate, stratum.cross)
+    spread = _clustered(stratum)
     if spread is None:
         return None
-    variance, df = spread
-    if control.days is not None and candidate.days is not None:
-        cross_days = None if stratum.cross is None else stratum.cross.days
-        by_day = _difference(_by_day(control, control.days), _by_day(candidate, candidate.days), cross_days)
-        if by_day is not None and by_day.variance > variance:
-            variance, df = by_day
     n0, n1 = control.n, candidate.n
     weight = n0 * n1 / (n0 + n1)
-    sign = 1.0 if metric.direction == "higher" else -1.0
-    if metric.kind == "continuous":
-        unseen = margin / min(n0, n1)
-        variance = max(variance, unseen * unseen)
-        q0 = max(0.0, control.sumsq / n0 - (control.sum / n0) ** 2)
-        q1 = max(0.0, candidate.sumsq / n1 - (candidate.sum / n1) ** 2)
-        rep = q0 / n0 + q1 / n1
-        if rep > 0:
-            if q0 > 0 and q1 > 0 and not __import__("os").environ.get("AR"):
-                lg = n0 / (n0 + n1)
-                pooled = q0**lg * q1 ** (1 - lg)
-                variance *= pooled ** (2 / 3) * (q0 ** (1 / 3) / n0 + q1 ** (1 / 3) / n1) / rep
-            else:
-                pooled = (n0 * q0 + n1 * q1) / (n0 + n1)
-                variance *= ((2 * pooled + q0) / n0 + (2 * pooled + q1) / n1) / 3 / rep
-        return Contrast(sign * (candidate.sum / n1 - control.sum / n0), variance, variance, df, weight)
-    bad0 = control.sum if sign < 0.0 else n0 - control.sum
-    bad1 = excess + (candidate.sum if sign < 0.0 else n1 - candidate.sum)
-    reported = binomial_variance(n0, bad0) + binomial_variance(n1, bad1 - excess)
-    design = max(1.0, variance / reported) if reported > 0.0 else 1.0
-    n1 += excess
-    equal, worse = _null_variances(n0, bad0, n1, bad1, margin)
-    return Contrast(bad0 / n0 - bad1 / n1, design * equal, design * worse, df, weight)
+    if metric.kind == "bernoulli":
+        bad0, bad1 = bad_outcomes(control, metric), bad_outcomes(candidate, metric)
+        reported = independent_variance(n0, bad0, bad0) + independent_variance(n1, bad1, bad1)
+        design = max(1.0, spread.variance / reported) if reported > 0.0 else 1.0
+        n1, bad1 = n1 + excess, bad1 + excess
+        equal, worse = _rate_variances(n0, bad0, n1, bad1, margin)
+        return Contrast(bad0 / n0 - bad1 / n1, design * equal, design * worse, spread.df, weight)
+    x = candidate.sum / n1 - control.sum / n0
+    unseen = margin / min(n0, n1)  # one more outcome may be a margin away, even if all were alike so far
+    variance = max(unseen * unseen, spread.variance * _mean_variance_ratio(control, candidate))
+    return Contrast(x if metric.direction == "higher" else -x, variance, variance, spread.df, weight)
 
 
-def _null_variances(n0: float, bad0: float, n1: float, bad1: float, margin: float) -> tuple[float, float]:
-    """Binomial variances of a difference of rates, if the arms are equal and if the candidate is worse by the margin.
-
-    Taken a third of the way from the rate under test to the rate seen, the squared score is twice the logarithm of
-    the likelihood ratio up to third order, so that a lucky or unlucky start counts for what it is worth.
-    """
+def _rate_variances(n0: float, bad0: float, n1: float, bad1: float, margin: float) -> tuple[float, float]:
+    """Variances of a difference of rates, if the arms are equal and if the candidate is worse by the margin."""
+    # Two failures and two successes more, after Agresti and Coull (1998): no rate is ever certain.
     rate0, rate1 = (bad0 + 2.0) / (n0 + 4.0), (bad1 + 2.0) / (n1 + 4.0)
     pooled = (bad0 + bad1 + 2.0) / (n0 + n1 + 4.0)
-    equal = _mixed(pooled, rate0) / n0 + _mixed(pooled, rate1) / n1
-    worse = rate0 * (1.0 - rate0) / n0 + _mixed(min(1.0, rate0 + margin), rate1) / n1
+    equal = _towards(pooled, rate0) / n0 + _towards(pooled, rate1) / n1
+    worse = rate0 * (1.0 - rate0) / n0 + _towards(min(1.0, rate0 + margin), rate1) / n1
     return equal, worse
 
 
-def _mixed(tested: float, seen: float) -> float:
+def _towards(tested: float, seen: float) -> float:
     rate = (2.0 * tested + seen) / 3.0
     return rate * (1.0 - rate)
+
+
+def _mean_variance_ratio(control: Arm, candidate: Arm) -> float:
+    """Variance of a difference of means a third of the way from equal arms to those seen, over the one seen."""
+    n0, n1 = control.n, candidate.n
+    seen0 = independent_variance(n0, control.sum, control.sumsq)
+    seen1 = independent_variance(n1, candidate.sum, candidate.sumsq)
+    if seen0 + seen1 <= 0.0:
+        return 1.0
+    pooled = (seen0 * n0 * n0 + seen1 * n1 * n1) / (n0 + n1)
+    return ((2.0 * pooled / n0 + seen0) + (2.0 * pooled / n1 + seen1)) / (3.0 * (seen0 + seen1))
+
+
+def _clustered(stratum: Stratum) -> Spread | None:
+    """Variance of the difference with devices as clusters, or with days where that is larger."""
+    control, candidate, cross = stratum.control, stratum.candidate, stratum.cross
+    spread = _difference(control, candidate, cross)
+    if control.days is None or candidate.days is None:
+        return spread
+    by_day = _difference(_by_day(control, control.days), _by_day(candidate, candidate.days), cross and cross.days)
+    if spread is None or by_day is None or by_day.variance <= spread.variance:
+        return spread
+    return by_day
 
 
 def _by_day(arm: Arm, days: Days) -> Arm:
@@ -111,33 +130,25 @@ def _difference(control: Arm, candidate: Arm, cross: Cross | CrossDays | None) -
     """Cluster-robust variance of a difference of means, None if neither arm has two clusters."""
     v0, df0 = clustered_spread(control.n, control.sum, control.g, control.g_nn, control.g_ns, control.g_ss)
     v1, df1 = clustered_spread(candidate.n, candidate.sum, candidate.g, candidate.g_nn, candidate.g_ns, candidate.g_ss)
+    if cross is not None and cross.g >= 1.0:
+        if min(df0, df1) <= 0.0:
+            return None
+        return Spread(max(0.0, v0 + v1 - 2.0 * _covariance(control, candidate, cross)), min(df0, df1))
     if max(df0, df1) <= 0.0:
         return None
-    shared = 0.0 if cross is None or cross.g < 1.0 else _covariance(control, candidate, cross)
-    if cross is not None and cross.g >= 1.0:
-        df = min(df0, df1)
-        if df <= 0.0:
-            return None
-        return Spread(max(0.0, v0 + v1 - 2.0 * shared), df)
-    v0, v1, df0, df1 = _borrow(v0, v1, df0, df1)
+    if df1 < _FEW_CLUSTERS - 1.0 and df1 <= df0:
+        v1, df1 = _borrow(v1, df1, v0, df0)
+    elif df0 < _FEW_CLUSTERS - 1.0 and df0 < df1:
+        v0, df0 = _borrow(v0, df0, v1, df1)
     total = v0 + v1
     if total <= 0.0:
         return Spread(0.0, min(df0, df1))
-    share0, share1 = v0 / total, v1 / total
-    return Spread(total, 1.0 / (share0 * share0 / df0 + share1 * share1 / df1))
+    return Spread(total, 1.0 / ((v0 / total) ** 2 / df0 + (v1 / total) ** 2 / df1))
 
 
-def _borrow(v0: float, v1: float, df0: float, df1: float) -> tuple[float, float, float, float]:
-    """Let an arm with few clusters have at least the other arm's variance per cluster."""
-    if df1 < _FEW_CLUSTERS - 1.0 and df1 <= df0:
-        other = v0 * (df0 + 1.0) / (df1 + 1.0)
-        if df1 <= 0.0 or other > v1:
-            v1, df1 = max(v1, other), max(df1, 1.0)
-    elif df0 < _FEW_CLUSTERS - 1.0 and df0 < df1:
-        other = v1 * (df1 + 1.0) / (df0 + 1.0)
-        if df0 <= 0.0 or other > v0:
-            v0, df0 = max(v0, other), max(df0, 1.0)
-    return v0, v1, df0, df1
+def _borrow(variance: float, df: float, other: float, other_df: float) -> tuple[float, float]:
+    """Let an arm with few clusters vary between clusters at least as much as the other arm does."""
+    return max(variance, other * (other_df + 1.0) / (df + 1.0)), max(df, 1.0)
 
 
 def _covariance(control: Arm, candidate: Arm, cross: Cross | CrossDays) -> float:
@@ -148,18 +159,50 @@ def _covariance(control: Arm, candidate: Arm, cross: Cross | CrossDays) -> float
         effective_clusters(control.n, control.g, control.g_nn),
         effective_clusters(candidate.n, candidate.g, candidate.g_nn),
     )
-    if clusters <= 1.0:
-        return 0.0
     return product / (control.n * candidate.n) * clusters / (clusters - 1.0)
 
 
-def combine(parts: list[Contrast]) -> Contrast | None:
+def design_effect(stratum: Stratum) -> float:
+    """How many outcomes count as one because outcomes of a device resemble each other.
+
+    Parameters
+    ----------
+    stratum : Stratum
+        Both arms have data.
+
+    Returns
+    -------
+    float
+        At least 1. Of the difference where devices hold both arms, otherwise of the worse arm.
+
+    Examples
+    --------
+    >>> alike = Arm(100.0, 50.0, 50.0, 10.0, 1000.0, 500.0, 500.0)  # of ten devices, five always fail
+    >>> round(design_effect(Stratum(alike, alike)), 2)
+    11.11
+    """
+    control, candidate = stratum.control, stratum.candidate
+    seen = [independent_variance(arm.n, arm.sum, arm.sumsq) for arm in (control, candidate)]
+    if stratum.cross is not None and stratum.cross.g >= 1.0:
+        spread = _clustered(stratum)
+        return max(1.0, spread.variance / sum(seen)) if spread is not None and sum(seen) > 0.0 else 1.0
+    effects = [1.0]
+    for arm, independent in zip((control, candidate), seen, strict=True):
+        clusters = [(arm.g, arm.g_nn, arm.g_ns, arm.g_ss)]
+        if arm.days is not None:
+            clusters.append((arm.days.g, arm.days.nn, arm.days.ns, arm.days.ss))
+        if independent > 0.0:
+            effects += [clustered_spread(arm.n, arm.sum, *sums).variance / independent for sums in clusters]
+    return max(effects)
+
+
+def combine(parts: typing.Sequence[Contrast]) -> Contrast | None:
     """Weigh strata together.
 
     Parameters
     ----------
-    parts : list of Contrast
-        One for each stratum.
+    parts : sequence of Contrast
+        One for each stratum, in any order.
 
     Returns
     -------
@@ -173,12 +216,12 @@ def combine(parts: list[Contrast]) -> Contrast | None:
     """
     if len(parts) <= 1:
         return parts[0] if parts else None
-    parts = sorted(parts)
+    parts = sorted(parts)  # so that the order of strata can not change the last digit
     weight = sum(part.weight for part in parts)
     shares = [part.weight / weight for part in parts]
     x = sum(share * part.x for share, part in zip(shares, parts, strict=True))
-    mine = [share * share * part.variance for share, part in zip(shares, parts, strict=True)]
+    terms = [share * share * part.variance for share, part in zip(shares, parts, strict=True)]
     worse = sum(share * share * part.variance_worse for share, part in zip(shares, parts, strict=True))
-    variance = sum(mine)
-    inverse_df = sum((v / variance) ** 2 / part.df for v, part in zip(mine, parts, strict=True))
+    variance = sum(terms)
+    inverse_df = sum((term / variance) ** 2 / part.df for term, part in zip(terms, parts, strict=True))
     return Contrast(x, variance, worse, 1.0 / inverse_df, weight)

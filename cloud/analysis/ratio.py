@@ -82,32 +82,23 @@ def clustered_spread(n: float, total: float, g: float, nn: float, ns: float, ss:
     return Spread(residual / (n * n) * clusters / (clusters - 1.0), clusters - 1.0)
 
 
-def binomial_variance(n, e):
-    r = e / n
-    return r * (1 - r) / n
-
-
-def smoothed_variance(n: float, events: float) -> float:
-    """Binomial variance of a rate, with two successes and two failures added.
+def independent_variance(n: float, total: float, sumsq: float) -> float:
+    """Variance of ``total / n`` if all outcomes were independent.
 
     Parameters
     ----------
-    n, events : float
-        Outcomes and how many of them were events; ``n > 0``.
+    n, total, sumsq : float
+        Outcomes, their sum and their sum of squares; ``n > 0``.
 
     Returns
     -------
     float
-        Above 0 even when every outcome was the same.
-
-    Notes
-    -----
-    A. Agresti and B. A. Coull, American Statistician 52 (1998).
+        At least 0.
 
     Examples
     --------
-    >>> smoothed_variance(96.0, 0.0) == 0.02 * 0.98 / 96.0
+    >>> independent_variance(100.0, 90.0, 90.0) == 0.9 * (1.0 - 0.9) / 100.0
     True
     """
-    rate = (events + 2.0) / (n + 4.0)
-    return rate * (1.0 - rate) / n
+    mean = total / n
+    return max(0.0, sumsq / n - mean * mean) / n

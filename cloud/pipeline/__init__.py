@@ -1,6 +1,7 @@
 """From data to a signed version."""
 
+from cloud.pipeline.bundling import build_bundle
 from cloud.pipeline.order import Order, Trained
 from cloud.pipeline.train import train
 
-__all__ = ["Order", "Trained", "train"]
+__all__ = ["Order", "Trained", "build_bundle", "train"]

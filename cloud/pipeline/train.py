@@ -7,11 +7,10 @@ import typing
 from cloud.analysis.gates import GateResult
 from cloud.config import Project
 from cloud.export import onnx_file
-from cloud.pipeline import describe, judge, learn
+from cloud.pipeline import bundling, describe, judge, learn
 from cloud.pipeline.order import Order, Trained
 from cloud.pipeline.prepare import Work, prepare
 from cloud.publish.repository import SignedRepository
-from cloud.publish.seal import publish_bundle, seal
 from cloud.store.store import Store
 from shared import bundle
 from shared.errors import CoveyError, GateError
@@ -75,27 +74,22 @@ def _build(project: Project, store: Store, order: Order, version: str, say: Say)
     report = judge.table_report(work, exported, table, source)
     detail = describe.detail(project, store, order, work, measured, report)
     _enforce(store, order, version, measured, detail, work)
-    sealed = seal(
-        describe.draft(model, order, version, work),
+    pieces = bundling.Pieces(
+        draft=describe.draft(model, order, version, work),
         model=file,
         features=work.features,
         table=table,
         golden=describe.golden(work, exported),
         card=describe.card(order, version, detail),
     )
-    publish_bundle(repository, sealed)
-    detail["bundle"] = {
-        "size_bytes": sealed.size_bytes,
-        "files": {name: len(data) for name, data in sealed.files.items()},
-    }
+    detail["pieces"] = bundling.keep_pieces(store, pieces)
     detail["estimator"] = store.blobs.put(describe.pickle(fitted))
+    subject = f"{order.model}@{version}"
     with store.db.transaction():
-        store.registry.finish(
-            order.model, version, "ready", detail, manifest=sealed.sha256, features=work.features.digest
-        )
-        subject = f"{order.model}@{version}"
-        store.audit.add("model train", subject, actor=order.actor, reason=order.why, manifest=sealed.sha256)
-    say(f"{order.model}@{version} is signed, {sealed.size_bytes:,} bytes")
+        store.registry.finish(order.model, version, "ready", detail, features=work.features.digest)
+        store.audit.add("model train", subject, actor=order.actor, reason=order.why)
+    sealed = bundling.build_bundle(project, store, order.model, version, actor=order.actor)
+    say(f"{subject} is signed, {sealed.size_bytes:,} bytes")
     return Trained(order.model, version, measured, report, sealed, detail)
 
 

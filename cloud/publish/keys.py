@@ -46,6 +46,6 @@ def load_signer(folder: pathlib.Path, role: str) -> CryptoSigner:
     if mode & 0o077 and os.name == "posix":
         raise ConfigError("the key can be read by others", field=str(path), fix=f"chmod 600 {path}")
     try:
-        return CryptoSigner(load_pem_private_key(data, None))  # type: ignore[arg-type]  # checked by CryptoSigner
+        return CryptoSigner(load_pem_private_key(data, None))
     except (ValueError, TypeError) as err:
         raise ConfigError(f"not a signing key: {err}", field=str(path), fix="Restore it from a backup.") from err

@@ -32,31 +32,23 @@ class SealedBundle(typing.NamedTuple):
         return sum(map(len, self.files.values()))
 
 
-def seal(
-    draft: Manifest, *, model: bytes, features: FeatureSet, table: bytes | None, golden: Golden, card: dict[str, object]
-) -> SealedBundle:
-    """Put a bundle together.
+def seal(draft: Manifest, files: typing.Mapping[str, bytes]) -> SealedBundle:
+    """Write the manifest that names all files.
 
     Parameters
     ----------
     draft : Manifest
         Everything but the files.
+    files : mapping
+        File name to content.
     """
-    files = {
-        bundle.MODEL_FILE: model,
-        bundle.FEATURES_FILE: codec.to_json(features),
-        bundle.GOLDEN_FILE: codec.to_json(golden),
-        bundle.CARD_FILE: msgspec.json.encode(card, order="deterministic"),
-    }
-    if table is not None:
-        files[bundle.TABLE_FILE] = table
     listed = tuple(
         File(name=name, sha256=bundle.digest_of(data), length=len(data)) for name, data in sorted(files.items())
     )
-    manifest = msgspec.structs.replace(draft, files=listed, features_sha256=features.digest)
+    manifest = msgspec.structs.replace(draft, files=listed)
     data = manifest.to_bytes()
     bundle.parse_manifest(data)
-    return SealedBundle(manifest, data, files)
+    return SealedBundle(manifest, data, dict(files))
 
 
 def publish_bundle(repository: SignedRepository, sealed: SealedBundle) -> None:

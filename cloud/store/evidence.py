@@ -27,12 +27,12 @@ class Evidence:
         self._db = db
 
     def pairs(self, model: str, epochs: typing.Collection[int], *, before_day: int) -> list[Row]:
-        """Pairs of (device, region, day) in some epochs, event days before `before_day`."""
+        """Pairs of (epoch, device, day) in some epochs, event days before `before_day`."""
         marks = ", ".join("?" * len(epochs))
         return self._db.rows(
-            "select p.device, d.region, p.day, sum(p.n) as n, sum(p.sum) as sum, sum(p.sumsq) as sumsq,"
-            " sum(p.pos) as pos, sum(p.neg) as neg from pairs p join devices d on d.device = p.device"
-            f" where p.model = ? and p.epoch in ({marks}) and p.day < ? group by p.device, p.day",
+            "select p.epoch, p.device, d.region, p.day, p.n, p.sum, p.sumsq, p.pos, p.neg"
+            " from pairs p join devices d on d.device = p.device"
+            f" where p.model = ? and p.epoch in ({marks}) and p.day < ?",
             (model, *epochs, before_day),
         )
 
@@ -45,6 +45,16 @@ class Evidence:
             f" where s.model = ? and s.epoch in ({marks}) and s.served = 1 and s.day < ?"
             " group by s.epoch, s.arm, s.device, s.day",
             (model, *epochs, before_day),
+        )
+
+    def faults(self, model: str, epochs: typing.Collection[int]) -> list[Row]:
+        """What each arm was asked, served or only scored, and failed at: sums of (epoch, arm, device, region, day)."""
+        marks = ", ".join("?" * len(epochs))
+        return self._db.rows(
+            "select s.epoch, s.arm, s.device, d.region, s.day, sum(s.requests) as requests, sum(s.failed) as failed,"
+            " sum(s.timed_out) as timed_out from sums s join devices d on d.device = s.device"
+            f" where s.model = ? and s.epoch in ({marks}) group by s.epoch, s.arm, s.device, s.day",
+            (model, *epochs),
         )
 
     def by_day(self, model: str, *, from_day: int, before_day: int, version: str = "") -> list[Row]:

@@ -65,7 +65,7 @@ class Fleet:
                 raise AuthError("the join token is used up or expired", fix="Get a new one: covey device token")
             connection.execute("update join_tokens set uses_left = uses_left - 1 where id = ?", (token_id,))
             connection.execute(
-                "insert into devices values (?, ?, ?, 'accepted', ?, 0, 0, '', '', 0, 0, '{}', '')",
+                "insert into devices values (?, ?, ?, 'accepted', ?, 0, 0, '', '', 0, 0, 0, '{}', '')",
                 (device, token["region"], public_key, time.time()),
             )
             return self.get(device)

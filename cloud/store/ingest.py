@@ -70,15 +70,17 @@ def ingest(db: Database, batch: Batch, online_window_s: float) -> bool:
 def _report(db: Database, batch: Batch, key: str) -> None:
     status = batch.status
     db.connection.execute(
-        "update devices set generation = ?, generation_state = ?, watermark_s = ?, channel_sequence = ?, report = ?,"
-        " report_key = ? where device = ?",
+        "update devices set generation = ?, generation_state = ?, channel_sequence = ?, report = ?, report_key = ?,"
+        " moved_s = iif(watermark_s = ?, moved_s, ?), watermark_s = ? where device = ?",
         (
             status.generation,
             status.state,
-            status.watermark_s,
             status.channel_sequence,
             codec.to_json(status).decode(),
             key,
+            status.watermark_s,
+            time.time(),
+            status.watermark_s,
             batch.device,
         ),
     )

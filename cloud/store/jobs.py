@@ -8,6 +8,7 @@ import time
 import typing
 
 from cloud.store.database import Database
+from shared.errors import NotFoundError
 
 Row = dict[str, typing.Any]
 
@@ -33,9 +34,19 @@ class Jobs:
         )
         return int(cursor.lastrowid or 0)
 
-    def begin(self, job: int, pid: int) -> None:
-        """Note the process that does a job."""
-        self._db.connection.execute("update jobs set state = 'running', pid = ? where id = ?", (pid, job))
+    def begin(self, job: int, pid: int) -> bool:
+        """Take a queued job for a process; false if another one has it already."""
+        cursor = self._db.connection.execute(
+            "update jobs set state = 'running', pid = ? where id = ? and state = 'queued'", (pid, job)
+        )
+        return cursor.rowcount == 1
+
+    def get(self, job: int) -> Row:
+        """Return a job."""
+        row = self._db.row("select * from jobs where id = ?", (job,))
+        if row is None:
+            raise NotFoundError(f"no job {job}")
+        return row | {"arguments": json.loads(row["arguments"])}
 
     def end(self, job: int, *, ok: bool, result: str) -> None:
         """Note how a job ended."""

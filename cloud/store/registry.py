@@ -49,20 +49,19 @@ class Registry:
         return version
 
     def finish(
-        self,
-        model: str,
-        version: str,
-        status: Status,
-        detail: typing.Mapping[str, object],
-        *,
-        manifest: str = "",
-        features: str = "",
+        self, model: str, version: str, status: Status, detail: typing.Mapping[str, object], *, features: str = ""
     ) -> None:
         """Set how training ended."""
         self._db.connection.execute(
-            "update model_versions set status = ?, detail = ?, manifest_sha256 = ?, features_sha256 = ?"
-            " where model = ? and version = ?",
-            (status, json.dumps(detail, default=str), manifest, features, model, version),
+            "update model_versions set status = ?, detail = ?, features_sha256 = ? where model = ? and version = ?",
+            (status, json.dumps(detail, default=str), features, model, version),
+        )
+
+    def set_manifest(self, model: str, version: str, manifest_sha256: str) -> None:
+        """Note the signed manifest of a version."""
+        self._db.connection.execute(
+            "update model_versions set manifest_sha256 = ? where model = ? and version = ?",
+            (manifest_sha256, model, version),
         )
 
     def get(self, model: str, version: str) -> Row:
@@ -103,6 +102,10 @@ class Registry:
             " version = excluded.version, since_s = excluded.since_s",
             (model, region, version, time.time()),
         )
+
+    def unset_incumbent(self, model: str, region: str) -> None:
+        """Let nothing of a model run in a region; part of the transaction that is open."""
+        self._db.connection.execute("delete from incumbents where model = ? and region = ?", (model, region))
 
     def resolve(self, model: str, name: str) -> Row:
         """Look up ``v1.1``, ``@incumbent``, ``@candidate`` or ``@latest``."""

@@ -52,9 +52,10 @@ def _fleet_and_evidence(db: sqlite_utils.Database) -> None:
 create table join_tokens (id text primary key, secret_sha256 text not null, region text not null,
     uses_left integer not null, expires_s real not null, created_s real not null) without rowid;
 create table devices (device text primary key, region text not null, public_key text not null,
-    status text not null check (status in ('accepted', 'retired')), joined_s real not null, seen_s real not null,
-    online_since_s real not null, generation text not null, generation_state text not null, watermark_s real not null,
-    channel_sequence integer not null, report text not null, report_key text not null) without rowid;
+    status text not null check (status in ('accepted', 'retired')), joined_s real not null,
+    seen_s real not null, online_since_s real not null, generation text not null, generation_state text not null,
+    watermark_s real not null, moved_s real not null, channel_sequence integer not null, report text not null,
+    report_key text not null) without rowid;
 create index devices_by_region on devices (region);
 create table inbox (device text not null, spool text not null, sequence integer not null, at_s real not null,
     primary key (device, spool, sequence)) without rowid;

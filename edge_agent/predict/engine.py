@@ -64,6 +64,7 @@ class Prediction(typing.NamedTuple):
     nonce: bytes
     event_s: int
     latency_s: float
+    fell_back: bool
 
     @property
     def bundle(self) -> LoadedBundle:
@@ -152,13 +153,14 @@ class Engine:
         self._nonce = (self._nonce + 1) % _NONCE_MODULUS
         nonce = self._nonce.to_bytes(experiment.NONCE_BYTES, "little")
         arm = experiment.pick_arm(active.salt, unit or nonce.hex(), active.share_bp) if active.share_bp else INCUMBENT
+        asked = arm
         arm, (outputs, source) = self._answer(active, arm, row, int(event_s))
         version = active.bundle(arm).version
         prediction_id = experiment.PredictionId(
             active.tag, parse_version(version), arm, source, active.epoch, int(event_s), main_score(outputs), nonce
         ).seal(self._id_key)
         latency_s = time.perf_counter() - start
-        return Prediction(active, row, arm, outputs, source, prediction_id, nonce, int(event_s), latency_s)
+        return Prediction(active, row, arm, outputs, source, prediction_id, nonce, int(event_s), latency_s, arm != asked)
 
     def _answer(
         self, active: ActiveModel, arm: int, row: Row, event_s: int
@@ -184,7 +186,7 @@ class Engine:
         active, arm = prediction.active, prediction.arm
         other: LoadedBundle | None = None
         other_outputs: tuple[float, ...] = ()
-        if active.scores_other:
+        if active.scores_other and not prediction.fell_back:
             other_arm = INCUMBENT if arm == CANDIDATE else CANDIDATE
             other = active.bundle(other_arm)
             try:

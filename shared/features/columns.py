@@ -96,6 +96,6 @@ def row_keys(encoder: Encoder, codes: npt.NDArray[np.float64]) -> list[bytes]:
         raw = row.tobytes()
         key = memo.get(raw)
         if key is None:
-            memo[raw] = key = encoder.key(tuple(row.tolist()))
+            memo[raw] = key = encoder.key(encoder.codes_of(row.tolist()))
         keys.append(key)
     return keys

@@ -50,7 +50,6 @@ class Encoder:
         self.columns = frozenset(feature_set.columns) | frozenset(feature_set.keep)
         numeric = [isinstance(f, Numeric) for f in feature_set.feature]
         self._pack = struct.Struct("<" + "".join("f" if number else "H" for number in numeric)).pack
-        self._whole = not any(numeric)
         self._numeric = numeric
         # The key belongs to one encoding: the same codes under another feature set give another key.
         self._hash = hashlib.blake2b(digest_size=KEY_BYTES, key=bytes.fromhex(feature_set.digest)[:32])
@@ -77,14 +76,13 @@ class Encoder:
 
     def key(self, codes: Codes) -> bytes:
         """Return the 128-bit key of a coded row."""
-        if self._whole:
-            packed = self._pack(*codes)
-        else:
-            pairs = zip(codes, self._numeric, strict=True)
-            packed = self._pack(*[code if number else int(code) for code, number in pairs])
         state = self._hash.copy()
-        state.update(packed)
+        state.update(self._pack(*codes))
         return state.digest()
+
+    def codes_of(self, row: typing.Iterable[float]) -> Codes:
+        """Return codes that went through a matrix of floats: what is not a number is a whole number again."""
+        return tuple([code if number else int(code) for code, number in zip(row, self._numeric, strict=True)])
 
     def vector(self, codes: Codes) -> array.array[float]:
         """Return the model's input, `width` float32 numbers."""

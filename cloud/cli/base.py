@@ -1,0 +1,109 @@
+"""What all commands share: the project, printing, and errors that help."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import math
+import pathlib
+import sys
+import typing
+
+import click
+
+from cloud.config import Project, find_project, load_project
+from cloud.store.store import Store
+from shared.errors import UsageError
+
+P = typing.ParamSpec("P")
+R = typing.TypeVar("R")
+Row = dict[str, typing.Any]
+
+
+class Group(click.Group):
+    """A group of commands that knows what was meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command, or name the nearest one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as err:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            said = err.message.split(" (", 1)[0].rstrip(".")
+            raise click.UsageError(f"{said}. Did you mean {near[0]!r}?" if near else said, ctx) from err
+
+
+class Here:
+    """The project of this command; opened when it is first needed.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where to look; the nearest project upwards from the working folder by default.
+    """
+
+    def __init__(self, folder: pathlib.Path | None) -> None:
+        self._folder = folder
+
+    @functools.cached_property
+    def project(self) -> Project:
+        """The project."""
+        return load_project((self._folder or find_project(pathlib.Path.cwd())).resolve())
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """Its store."""
+        return Store(self.project)
+
+
+pass_here = click.make_pass_decorator(Here)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+model_option = click.option("--model", metavar="NAME", help="Which model, if there are several.")
+reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; kept in the audit log.")
+
+
+def show(value: object, lines: typing.Iterable[str], *, as_json: bool) -> None:
+    """Print JSON, or lines for people."""
+    if as_json:
+        click.echo(json.dumps(clean(value), default=str, ensure_ascii=False))
+    else:
+        for line in lines:
+            click.echo(line)
+
+
+def clean(value: object) -> object:
+    """JSON has no infinity and no not-a-number: they become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    return value
+
+
+def say(line: str) -> None:
+    """Tell a person on a terminal how it goes; programs that read the output are left alone."""
+    if sys.stderr.isatty():
+        click.echo(line, err=True)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something that can not be taken back; without a terminal, refuse and name the flag."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} Nobody is there to ask", field="--yes", fix="Say it with --yes.")
+    click.confirm(question, abort=True)
+
+
+def table(rows: typing.Sequence[Row], columns: typing.Mapping[str, str]) -> list[str]:
+    """Lay rows out in columns: key of the row to title."""
+    cells = [[str(title) for title in columns.values()]]
+    cells += [["" if row.get(key) is None else str(row[key]) for key in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]

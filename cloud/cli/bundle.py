@@ -1,0 +1,84 @@
+"""``covey bundle``: look at what was signed, and check it."""
+
+from __future__ import annotations
+
+import pathlib
+
+import click
+import msgspec
+
+from cloud.cli.base import Group, Here, json_option, model_option, pass_here, show
+from cloud.pipeline import build_bundle
+from cloud.publish.repository import SignedRepository
+from cloud.publish.seal import SealedBundle, load_bundle, verify_bundle
+from cloud.store.audit import this_user
+from cloud.store.blobs import write_file
+
+
+@click.group(cls=Group)
+def bundle() -> None:
+    """Look at what was signed, and check it."""
+
+
+def _load(here: Here, model: str | None, version: str) -> SealedBundle:
+    name, _ = here.project.model(model)
+    row = here.store.registry.resolve(name, version)
+    return load_bundle(SignedRepository(here.project.repository, here.project.keys), name, row["version"])
+
+
+@bundle.command("build")
+@click.argument("version", default="@latest")
+@click.option("--out", type=click.Path(file_okay=False, path_type=pathlib.Path), help="Also write the files here.")
+@model_option
+@json_option
+@pass_here
+def build(here: Here, version: str, out: pathlib.Path | None, model: str | None, as_json: bool) -> None:
+    """Put a trained VERSION together as a signed bundle; the same version gives the same bundle."""
+    name, _ = here.project.model(model)
+    row = here.store.registry.resolve(name, version)
+    sealed = build_bundle(here.project, here.store, name, row["version"], actor=this_user())
+    if out is not None:
+        for file, data in sealed.files.items():
+            write_file(out / file, data)
+        write_file(out / "manifest.json", sealed.data)
+    said = f"{name}@{row['version']}: {sealed.size_bytes:,} bytes, manifest {sealed.sha256[:12]}"
+    show({"model": name, "version": row["version"], "manifest_sha256": sealed.sha256}, [said], as_json=as_json)
+
+
+@bundle.command("show")
+@click.argument("version", default="@latest")
+@model_option
+@json_option
+@pass_here
+def show_(here: Here, version: str, model: str | None, as_json: bool) -> None:
+    """Show the manifest of a VERSION and what its precomputed answers are worth."""
+    sealed = _load(here, model, version)
+    manifest = sealed.manifest
+    report = here.store.registry.get(manifest.model, manifest.version)["detail"].get("precomputed")
+    lines = [f"{manifest.model}@{manifest.version} ({manifest.variant}): {manifest.task}, {manifest.metric}"]
+    lines += [f"  {file.name:16} {file.length:>10,} bytes  {file.sha256[:12]}" for file in manifest.files]
+    if report:
+        lines.append(f"  {report['n_keys']:,} precomputed answers ({report['source']})")
+        lines.append(
+            f"    cover {report['coverage']:.1%} of later rows; {report['agreement']:.1%} agree with the ONNX model"
+        )
+        if report["source"] != "model":
+            low, high = report["teacher_gain_low"], report["teacher_gain_high"]
+            lines.append(
+                f"    teacher's gain {report['teacher_gain']:+.4f} {manifest.metric} ({low:+.4f} .. {high:+.4f})"
+            )
+    show(msgspec.to_builtins(manifest) | {"precomputed": report}, lines, as_json=as_json)
+
+
+@bundle.command("verify")
+@click.argument("version", default="@latest")
+@model_option
+@json_option
+@pass_here
+def verify(here: Here, version: str, model: str | None, as_json: bool) -> None:
+    """Check every file of a VERSION against what was signed."""
+    sealed = _load(here, model, version)
+    checked = verify_bundle(sealed)
+    manifest = sealed.manifest
+    lines = [f"{manifest.model}@{manifest.version} is whole", *(f"  {line}" for line in checked)]
+    show({"ok": True, "model": manifest.model, "version": manifest.version, "checked": checked}, lines, as_json=as_json)

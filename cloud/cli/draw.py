@@ -1,0 +1,27 @@
+"""Draw a rollout for a terminal."""
+
+from __future__ import annotations
+
+import typing
+
+Row = typing.Mapping[str, typing.Any]
+_MARKS = {"PASS": "v", "HOLD": ">", "FAIL": "x", "WAITING": "."}
+
+
+def rollout_lines(view: Row) -> list[str]:
+    """Return the lines of ``covey rollout show``."""
+    state = "paused" if view["paused"] and view["state"] == "running" else view["state"].replace("_", " ")
+    lines = [f"{view['model']}  {view['from'] or 'none'} -> {view['to']}   {state}   (rollout {view['id']})"]
+    lines.append(f"  because {view['why']}")
+    width = max((len(stage["name"]) for stage in view["stages"]), default=0)
+    for stage in view["stages"]:
+        devices = stage["devices"]
+        share = f"{devices['verified']}/{devices['online']}" if devices else ""
+        gain = f"{stage['gain']:+.4f}" if stage["gain"] is not None else ""
+        pairs = f"{stage['pairs']:,.0f} pairs" if stage["pairs"] else ""
+        mark = _MARKS[stage["verdict"]]
+        head = f"  {mark} {stage['name']:{width}}  {share:>9}  {pairs:>13}  {gain:>8}"
+        lines.append(f"{head}  {stage['verdict']:7} {stage['why']}".rstrip())
+    if view["outcome"]:
+        lines.append(f"  {state}: {view['outcome']}")
+    return lines

@@ -1,0 +1,111 @@
+"""Examine a project: each finding says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import pathlib
+import sqlite3
+import time
+import typing
+
+import shared
+from cloud.cli.base import Here
+from cloud.publish.keys import ROLES, load_signer
+from cloud.publish.repository import SignedRepository
+from cloud.publish.seal import load_bundle, verify_bundle
+from cloud.training import estimator
+from shared.errors import CoveyError
+
+
+class Finding(typing.NamedTuple):
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class WrongError(CoveyError):
+    """Something is wrong."""
+
+
+def examine(here: Here) -> list[Finding]:
+    """Look at everything; never raises."""
+    looks: list[tuple[str, typing.Callable[[], str]]] = [
+        ("package", _package),
+        ("covey.toml", lambda: f"{len(here.project.settings.models)} models"),
+    ]
+    findings = [_look(name, look) for name, look in looks]
+    if not findings[-1].ok:
+        return findings
+    looks = [
+        ("features", lambda: _features(here)),
+        ("estimators", lambda: _estimators(here)),
+        ("keys", lambda: _keys(here)),
+        ("database", lambda: _database(here)),
+        ("repository", lambda: _repository(here)),
+        ("bundles", lambda: _bundles(here)),
+        ("worker", lambda: _worker(here)),
+    ]
+    return findings + [_look(name, look) for name, look in looks]
+
+
+def _look(name: str, look: typing.Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, ok=True, detail=look())
+    except (CoveyError, OSError, sqlite3.DatabaseError) as err:
+        return Finding(name, ok=False, detail=str(err))
+
+
+def _package() -> str:
+    """Other projects publish packages called `shared` and `cloud` too; make sure these are ours."""
+    home = pathlib.Path(__file__).resolve().parents[2]
+    found = pathlib.Path(shared.__file__).resolve()
+    if found.parents[1] != home:
+        raise WrongError(f"the package 'shared' comes from {found}", fix="Install Covey in an environment of its own.")
+    return f"covey {shared.__version__}"
+
+
+def _features(here: Here) -> str:
+    names = [here.project.feature_set(model.features).name for model in here.project.settings.models.values()]
+    return ", ".join(names) or "none"
+
+
+def _estimators(here: Here) -> str:
+    built = [type(estimator.build(model, name)).__name__ for name, model in here.project.settings.models.items()]
+    return ", ".join(built) or "none"
+
+
+def _keys(here: Here) -> str:
+    for role in ROLES:
+        load_signer(here.project.keys, role)
+    return "private, one for each role"
+
+
+def _database(here: Here) -> str:
+    said = here.store.db.rows("pragma quick_check")
+    if said != [{"quick_check": "ok"}]:
+        raise WrongError(f"damaged: {said[:3]}", fix="Restore it from a backup.")
+    return f"{here.project.database.stat().st_size >> 10:,} KiB"
+
+
+def _repository(here: Here) -> str:
+    versions = SignedRepository(here.project.repository, here.project.keys).versions()
+    return ", ".join(f"{role} {version}" for role, version in sorted(versions.items()))
+
+
+def _bundles(here: Here) -> str:
+    repository = SignedRepository(here.project.repository, here.project.keys)
+    ready = [row for row in here.store.registry.all() if row["status"] == "ready"]
+    for row in ready:
+        verify_bundle(load_bundle(repository, row["model"], row["version"]))
+    return f"{len(ready)} signed bundles are whole"
+
+
+def _worker(here: Here) -> str:
+    ticked = float(here.store.get_meta("ticked_s"))
+    if not ticked:
+        return "has not run yet; start it with covey serve"
+    ago = time.time() - ticked
+    if ago > max(60.0, 10 * here.project.settings.serve.tick_interval_s):
+        raise WrongError(f"the last tick was {ago:,.0f} s ago", fix="Start it: covey serve")
+    return f"ticked {ago:.0f} s ago"

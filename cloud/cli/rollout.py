@@ -1,0 +1,190 @@
+"""``covey rollout``: start, watch and steer."""
+
+from __future__ import annotations
+
+import sys
+import time
+import typing
+
+import click
+
+from cloud.cli.base import (
+    Group,
+    Here,
+    dry_run_option,
+    json_option,
+    model_option,
+    pass_here,
+    reason_option,
+    show,
+    table,
+)
+from cloud.cli.draw import rollout_lines
+from cloud.rollout import overview, plan
+from cloud.store.audit import this_user
+from cloud.store.rollouts import ENDED
+from shared.clock import day_of
+from shared.errors import ConflictError, TimeoutExpiredError, UsageError
+
+_BAD_STATUS = 3
+_WAIT_S = 0.5
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+@click.group(cls=Group)
+def rollout() -> None:
+    """Start, watch and steer rollouts."""
+
+
+@rollout.command("start")
+@click.argument("version", default="@latest")
+@model_option
+@reason_option
+@dry_run_option
+@json_option
+@pass_here
+def start(here: Here, version: str, model: str | None, reason: str, dry_run: bool, as_json: bool) -> None:
+    """Roll a VERSION out: shadow on the whole fleet, then region by region."""
+    name, _ = here.project.model(model)
+    row = here.store.registry.resolve(name, version)
+    settings, order = here.project.settings.rollout, here.project.settings.regions.order
+    if dry_run:
+        first = not here.store.registry.incumbents(name)
+        stages = [f"{s.kind} {s.region}" for s in plan.stages_of(order, is_first=first, settings=settings)]
+        show(
+            {"version": row["version"], "stages": stages},
+            [f"would roll {name}@{row['version']} out:", *stages],
+            as_json=as_json,
+        )
+        return
+    number = plan.start(
+        here.store,
+        settings,
+        order,
+        model=name,
+        version=row["version"],
+        why=reason or "asked for",
+        actor=this_user(),
+        event_day=day_of(float(here.store.get_meta("event_s"))),
+    )
+    lines = [f"rollout {number}: {name}@{row['version']}. Watch it: covey rollout show {number} -w"]
+    if time.time() - float(here.store.get_meta("ticked_s")) > 10 * here.project.settings.serve.tick_interval_s:
+        lines.append("No worker is at work; it begins when one is: covey serve")
+    show({"rollout": number, "model": name, "version": row["version"]}, lines, as_json=as_json)
+
+
+@rollout.command("list")
+@json_option
+@pass_here
+def list_(here: Here, as_json: bool) -> None:
+    """List rollouts, newest first."""
+    rows = [overview.brief(here.store, row) for row in here.store.rollouts.all()]
+    columns = {
+        "id": "id",
+        "model": "model",
+        "from": "from",
+        "to": "to",
+        "state": "state",
+        "stage": "stage",
+        "outcome": "outcome",
+    }
+    show(rows, table(rows, columns) if rows else ["no rollout yet: covey rollout start"], as_json=as_json)
+
+
+@rollout.command("show")
+@click.argument("number", type=int, required=False)
+@click.option("-w", "--watch", is_flag=True, help="Go on until it ends.")
+@json_option
+@pass_here
+def show_(here: Here, number: int | None, watch: bool, as_json: bool) -> None:
+    """Show a rollout (the newest by default): stages, verdicts, and why."""
+    chosen = number or int(here.store.rollouts.newest()["id"])
+    while True:
+        view = overview.rollout(here.project, here.store, chosen)
+        lines = rollout_lines(view)
+        if watch and sys.stdout.isatty() and not as_json:
+            click.clear()
+        show(view, lines, as_json=as_json)
+        if not watch or view["state"] in ENDED:
+            return
+        time.sleep(_WAIT_S)
+
+
+@rollout.command("status")
+@click.argument("number", type=int, required=False)
+@click.option("--timeout", "timeout", default="0s", metavar="TIME", help="Wait so long for its end: 30s, 10m, 2h.")
+@json_option
+@pass_here
+def status(here: Here, number: int | None, timeout: str, as_json: bool) -> int:
+    """Say in one line how a rollout is; exit 0 promoted, 3 rolled back, 124 still running."""
+    chosen = number or int(here.store.rollouts.newest()["id"])
+    deadline = time.monotonic() + _seconds(timeout)
+    while True:
+        row = here.store.rollouts.get(chosen)
+        if row["state"] in ENDED:
+            break
+        if time.monotonic() >= deadline:
+            raise TimeoutExpiredError(f"rollout {chosen} is still running", fix=f"See: covey rollout show {chosen}")
+        time.sleep(_WAIT_S)
+    said = f"{row['state'].replace('_', ' ')}: {row['outcome']}"
+    show(overview.brief(here.store, row), [said], as_json=as_json)
+    return 0 if row["state"] == "promoted" else _BAD_STATUS
+
+
+def _seconds(text: str) -> float:
+    number, unit = text[:-1], text[-1:]
+    try:
+        seconds = float(number) * _UNITS[unit]
+    except (ValueError, KeyError) as err:
+        raise UsageError(f"{text[:40]!r} is not a time", field="--timeout", fix="Write 30s, 10m, 2h or 1d.") from err
+    if not 0 <= seconds < 1e9:  # noqa: PLR2004 - thirty years
+        raise UsageError(f"{text[:40]!r} is not a time to wait", field="--timeout", fix="Write 30s, 10m, 2h or 1d.")
+    return seconds
+
+
+def _order_command(action: str, text: str) -> click.Command:
+    @click.argument("number", type=int, required=False)
+    @click.option(
+        "--wait", "wait_s", type=float, default=10.0, show_default=True, help="Seconds to wait for the worker."
+    )
+    @reason_option
+    @dry_run_option
+    @json_option
+    @pass_here
+    def command(here: Here, number: int | None, wait_s: float, reason: str, dry_run: bool, as_json: bool) -> None:
+        chosen = number or int(here.store.rollouts.newest()["id"])
+        row = here.store.rollouts.get(chosen)
+        if dry_run:
+            show(
+                {"rollout": chosen, "action": action},
+                [f"would {action} rollout {chosen} ({row['state']})"],
+                as_json=as_json,
+            )
+            return
+        order = here.store.rollouts.order(chosen, action, actor=this_user(), reason=reason)
+        result = _wait(here, order, wait_s)
+        if result.startswith("not done"):
+            raise ConflictError(f"rollout {chosen}: {action}: {result}", fix=f"See: covey rollout show {chosen}")
+        said = f"rollout {chosen}: {action}: {result or 'asked for; the worker will see to it'}"
+        show({"rollout": chosen, "action": action, "result": result}, [said], as_json=as_json)
+
+    command.__doc__ = text
+    return click.command(action)(command)
+
+
+def _wait(here: Here, order: int, wait_s: float) -> str:
+    deadline = time.monotonic() + wait_s
+    while True:
+        row: dict[str, typing.Any] = here.store.rollouts.get_order(order)
+        if row["done_s"] or time.monotonic() >= deadline:
+            return str(row["result"])
+        time.sleep(0.1)
+
+
+for _action, _text in (
+    ("pause", "Open no further stage; a bad verdict still rolls back."),
+    ("resume", "Go on after a pause."),
+    ("abort", "End a running rollout; every device goes back to the incumbent."),
+    ("undo", "Go back to the version before, everywhere, with one order; nothing is downloaded."),
+):
+    rollout.add_command(_order_command(_action, _text))

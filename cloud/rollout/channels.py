@@ -1,0 +1,93 @@
+"""Write each region's channel from what the database says should run there; publish what has changed."""
+
+from __future__ import annotations
+
+import typing
+
+import msgspec
+
+from cloud.config import DeviceSettings, Project
+from cloud.store.store import Store
+from shared.channel import BundleRef, Channel, Experiment, ModelChannel, parse_channel
+from shared.experiment import BASIS_POINTS
+
+Publish = typing.Callable[[typing.Mapping[str, bytes]], None]
+Row = typing.Mapping[str, typing.Any]
+
+
+def trial_in(rollout: Row, stages: typing.Sequence[Row], region: str) -> Row | None:
+    """Return the stage that a region is in: its own canary once that has opened, the shadow until then."""
+    opened = [stage for stage in stages if stage["opened_s"] and stage["kind"] != "install"]
+    del rollout
+    return next((stage for stage in reversed(opened) if stage["region"] in (region, "*")), None)
+
+
+def model_channel(
+    incumbent: str, rollout: Row | None, stages: typing.Sequence[Row], model: str, region: str
+) -> ModelChannel:
+    """Return what runs of one model in a region."""
+    stage = trial_in(rollout, stages, region) if rollout else None
+    if rollout is None or stage is None:
+        return ModelChannel(model=model, incumbent=BundleRef(version=incumbent))
+    canary = rollout["plan"]["canary"]
+    is_canary = stage["kind"] == "canary"
+    trial = Experiment(
+        mode=stage["kind"],
+        epoch=stage["id"],
+        salt=rollout["salt"],
+        request_share_bp=round(canary["request_share"] * BASIS_POINTS) if is_canary else 0,
+        device_share_bp=device_share_bp(rollout, stage),
+        keep_pairs=canary["keep_pairs"],
+    )
+    return ModelChannel(
+        model=model,
+        incumbent=BundleRef(version=incumbent),
+        candidate=BundleRef(version=rollout["to_version"]),
+        experiment=trial,
+    )
+
+
+def device_share_bp(rollout: Row, stage: Row) -> int:
+    """Share of a region's devices that take part in a stage."""
+    if stage["kind"] != "canary":
+        return BASIS_POINTS
+    share: float = rollout["plan"]["canary"]["device_share"]
+    return round(share * BASIS_POINTS)
+
+
+def desired(store: Store, settings: DeviceSettings, region: str, sequence: int) -> Channel:
+    """Return the channel that a region should have."""
+    models = []
+    for row in store.db.rows("select model, version from incumbents where region = ? order by model", (region,)):
+        rollout = store.rollouts.running(row["model"])
+        stages = store.rollouts.stages(rollout["id"]) if rollout else []
+        models.append(model_channel(row["version"], rollout, stages, row["model"], region))
+    return Channel(
+        region=region,
+        sequence=sequence,
+        models=tuple(models),
+        poll_interval_s=settings.poll_interval_s,
+        poll_jitter_ratio=settings.poll_jitter_ratio,
+        heartbeat_s=settings.heartbeat_s,
+        probation_s=settings.probation_s,
+        replay=settings.replay,
+    )
+
+
+def publish_changes(project: Project, store: Store, publish: Publish) -> list[str]:
+    """Publish the channels that differ from what was published; return their regions.
+
+    The row comes after the file: after a crash between the two the same channel is published again, under the same
+    number.
+    """
+    changed: dict[str, tuple[Channel, bytes]] = {}
+    for region in project.settings.regions.order:
+        before = store.rollouts.channel(region)
+        sequence = before["sequence"] if before else 0
+        now = desired(store, project.settings.devices, region, sequence + 1)
+        if before is None or msgspec.structs.replace(now, sequence=sequence) != parse_channel(before["body"]):
+            changed[region] = (now, now.to_bytes())
+    publish({now.target_path: body for now, body in changed.values()})
+    for region, (now, body) in changed.items():
+        store.rollouts.set_channel(region, now.sequence, body)
+    return list(changed)

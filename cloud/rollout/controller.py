@@ -1,0 +1,287 @@
+"""The controller: one tick reads the evidence, decides, records, and publishes. One story, read top to bottom."""
+
+from __future__ import annotations
+
+import time
+import typing
+
+import msgspec
+
+from cloud.config import Project, RolloutSettings
+from cloud.rollout.channels import Publish, device_share_bp, publish_changes
+from cloud.rollout.devices import Counts, Wanted, count, fleet_event_s
+from cloud.rollout.verdict import Evidence, Verdict, judge
+from cloud.store.store import Store
+from shared.clock import DAY_S, day_of
+from shared.metrics import get_metric
+
+Row = dict[str, typing.Any]
+_STUCK_WINDOWS = 6
+_ACTOR = "controller"
+
+
+class Tick(typing.NamedTuple):
+    """What one tick did.
+
+    Parameters
+    ----------
+    event_s : float
+        The fleet's event time.
+    published : list of str
+        Regions whose channel changed.
+    happened : list of str
+        Sentences for the log.
+    """
+
+    event_s: float
+    published: list[str]
+    happened: list[str]
+
+
+def tick(project: Project, store: Store, publish: Publish, *, now_s: float | None = None) -> Tick:
+    """Look once at everything, and act.
+
+    Each step is one transaction, and says in the database what it did: a controller that dies in between goes on
+    where it was.
+    """
+    now = time.time() if now_s is None else now_s
+    revision = store.evidence.revision()
+    event_s = _event_time(project, store, now)
+    happened = _obey(project, store, day_of(event_s))
+    for rollout in store.rollouts.all_running():
+        happened += _advance(project, store, rollout, event_s, now)
+    published = publish_changes(project, store, publish)
+    store.set_meta("tick_revision", revision)
+    store.set_meta("ticked_s", now)
+    return Tick(event_s, published, happened)
+
+
+def _event_time(project: Project, store: Store, now_s: float) -> float:
+    """Move the fleet's event time on; it never goes back."""
+    window = project.settings.serve.online_window_s
+    seen = fleet_event_s(store.fleet.all(), now_s=now_s, online_window_s=window, stuck_s=_STUCK_WINDOWS * window)
+    event_s = max(seen, float(store.get_meta("event_s")))
+    store.set_meta("event_s", event_s)
+    return event_s
+
+
+# ---- orders of people
+
+
+def _obey(project: Project, store: Store, event_day: int) -> list[str]:
+    """Do what people asked for."""
+    happened = []
+    for order in store.rollouts.open_orders():
+        rollout = store.rollouts.get(order["rollout"])
+        with store.db.transaction():
+            result = _carry_out(project, store, rollout, order, event_day)
+            store.rollouts.close_order(order["id"], result)
+            store.audit.add(
+                f"rollout {order['action']}",
+                f"rollout {rollout['id']}",
+                actor=order["actor"],
+                reason=order["reason"],
+                result=result,
+            )
+        happened.append(f"rollout {rollout['id']}: {order['action']}: {result}")
+    return happened
+
+
+def _carry_out(project: Project, store: Store, rollout: Row, order: Row, event_day: int) -> str:
+    running = rollout["state"] == "running"
+    action = order["action"]
+    if action in ("pause", "resume"):
+        if not running:
+            return f"not done: it is {rollout['state']}"
+        store.rollouts.set_paused(rollout["id"], paused=action == "pause")
+        return "done"
+    if action == "abort" or (action == "undo" and running):
+        if not running:
+            return f"not done: it is {rollout['state']}"
+        store.rollouts.end(rollout["id"], "aborted", event_day=event_day, outcome=order["reason"] or "aborted")
+        _restore(project, store, rollout)
+        return "done"
+    return _undo(project, store, rollout, order, event_day)
+
+
+def _undo(project: Project, store: Store, rollout: Row, order: Row, event_day: int) -> str:
+    """Go back to the version before: one channel for each region, nothing to download."""
+    if rollout["state"] != "promoted":
+        return f"not done: it is {rollout['state']}"
+    if not rollout["from_version"]:
+        return "not done: there was no version before"
+    if store.rollouts.running(rollout["model"]):
+        return "not done: another rollout of the model is running"
+    window = rollout["plan"]["undo_window_days"]
+    if event_day - rollout["ended_day"] > window:
+        return f"not done: the undo window of {window} days has passed"
+    if set(store.registry.incumbents(rollout["model"]).values()) != {rollout["to_version"]}:
+        return "not done: a later version is the incumbent"
+    store.rollouts.end(rollout["id"], "undone", event_day=event_day, outcome=order["reason"] or "undone")
+    _restore(project, store, rollout)
+    return "done"
+
+
+def _restore(project: Project, store: Store, rollout: Row) -> None:
+    """Make the version before a rollout the incumbent everywhere."""
+    for region in project.settings.regions.order:
+        if rollout["from_version"]:
+            store.registry.set_incumbent(rollout["model"], region, rollout["from_version"])
+        else:
+            store.registry.unset_incumbent(rollout["model"], region)
+
+
+# ---- stages
+
+
+def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s: float) -> list[str]:
+    """Judge the stages that are open; fail, open the next, or promote."""
+    plan = msgspec.convert(rollout["plan"], RolloutSettings)
+    stages = store.rollouts.stages(rollout["id"])
+    event_day = day_of(event_s)
+    happened: list[str] = []
+    verdict: Verdict | None = None
+    for stage in [stage for stage in stages if stage["opened_s"]]:
+        verdict = _judge(project, store, rollout, plan, stage, stages, event_s, now_s)
+        if verdict.word == "FAIL":
+            return [*happened, _fail(project, store, rollout, stage, verdict, event_day)]
+        # A stage that has passed stays passed: late joiners and lost devices do not close it again.
+        if not stage["passed_s"]:
+            store.rollouts.judge(
+                stage, verdict.word, event_day=event_day, reasons=verdict.reasons, inputs=verdict.inputs
+            )
+            if verdict.word == "PASS":
+                happened.append(f"rollout {rollout['id']}: {_name(stage)} passed: {'; '.join(verdict.reasons)}")
+    if rollout["paused"]:
+        return happened
+    stages = store.rollouts.stages(rollout["id"])
+    waiting = [stage for stage in stages if not stage["opened_s"]]
+    if all(stage["passed_s"] for stage in stages if stage["opened_s"]) and waiting:
+        happened.append(_open(store, rollout, waiting[0], event_day))
+    elif not waiting and all(stage["passed_s"] for stage in stages):
+        happened += _promote(project, store, rollout, plan, verdict, event_day)
+    if event_day - rollout["created_day"] > plan.max_days and store.rollouts.get(rollout["id"])["state"] == "running":
+        happened.append(_give_up(project, store, rollout, plan, event_day))
+    return happened
+
+
+def _judge(
+    project: Project,
+    store: Store,
+    rollout: Row,
+    plan: RolloutSettings,
+    stage: Row,
+    stages: typing.Sequence[Row],
+    event_s: float,
+    now_s: float,
+) -> Verdict:
+    _, model = project.model(rollout["model"])
+    trial = stage["kind"] != "install"
+    metric = get_metric(model.metric_name, model.task)
+    mature_day = day_of(event_s - model.label_window_days * DAY_S)
+    evidence = _evidence(store, rollout, stage, stages, mature_day) if trial else Evidence([], [], [], [], [])
+    return judge(
+        stage["kind"],
+        _count(project, store, rollout, plan, stage, stages, now_s),
+        evidence,
+        plan,
+        metric=metric,
+        margin=model.margin / model.metric_scale,
+        n_regions=len(project.settings.regions.order),
+    )
+
+
+def _count(
+    project: Project,
+    store: Store,
+    rollout: Row,
+    plan: RolloutSettings,
+    stage: Row,
+    stages: typing.Sequence[Row],
+    now_s: float,
+) -> Counts:
+    """Count the devices of a stage; regions whose canary is open have left the shadow."""
+    moved_on = {other["region"] for other in stages if other["kind"] == "canary" and other["opened_s"]}
+    devices = store.fleet.all("" if stage["region"] == "*" else stage["region"])
+    if stage["kind"] == "shadow":
+        devices = [device for device in devices if device["region"] not in moved_on]
+    wanted = Wanted(
+        model=rollout["model"],
+        version=rollout["to_version"],
+        epoch=0 if stage["kind"] == "install" else stage["id"],
+        salt=rollout["salt"],
+        device_share_bp=device_share_bp(rollout, stage),
+        opened_s=stage["opened_s"],
+    )
+    return count(
+        devices,
+        wanted,
+        now_s=now_s,
+        online_window_s=project.settings.serve.online_window_s,
+        install_timeout_s=plan.install_timeout_s,
+    )
+
+
+def _evidence(store: Store, rollout: Row, stage: Row, stages: typing.Sequence[Row], mature_day: int) -> Evidence:
+    epochs = [other["id"] for other in stages if other["opened_s"]]
+    model = rollout["model"]
+    pairs = store.evidence.pairs(model, epochs, before_day=mature_day)
+    served = store.evidence.served(model, epochs, before_day=mature_day)
+    here = stage["id"]
+    return Evidence(
+        pairs=pairs,
+        stage_pairs=[row for row in pairs if row["epoch"] == here],
+        served=served,
+        stage_served=[row for row in served if row["epoch"] == here],
+        faults=store.evidence.faults(model, epochs),
+    )
+
+
+def _open(store: Store, rollout: Row, stage: Row, event_day: int) -> str:
+    with store.db.transaction():
+        store.rollouts.open_stage(stage["id"], event_day)
+        if stage["kind"] == "install":
+            store.registry.set_incumbent(rollout["model"], stage["region"], rollout["to_version"])
+        store.audit.add("stage opened", f"rollout {rollout['id']}", actor=_ACTOR, stage=_name(stage))
+    return f"rollout {rollout['id']}: {_name(stage)} opened"
+
+
+def _fail(project: Project, store: Store, rollout: Row, stage: Row, verdict: Verdict, event_day: int) -> str:
+    """Roll every exposed device back: the channels name the incumbent alone from now on."""
+    why = "; ".join(verdict.reasons)
+    with store.db.transaction():
+        store.rollouts.judge(stage, "FAIL", event_day=event_day, reasons=verdict.reasons, inputs=verdict.inputs)
+        store.rollouts.end(rollout["id"], "rolled_back", event_day=event_day, outcome=f"{_name(stage)}: {why}")
+        _restore(project, store, rollout)
+        store.audit.add("rolled back", f"{rollout['model']}@{rollout['to_version']}", actor=_ACTOR, reason=why)
+    return f"rollout {rollout['id']}: rolled back in {_name(stage)}: {why}"
+
+
+def _promote(
+    project: Project, store: Store, rollout: Row, plan: RolloutSettings, verdict: Verdict | None, event_day: int
+) -> list[str]:
+    """Make the candidate the incumbent, once, for the whole fleet, when the evidence says so."""
+    del plan
+    first = not rollout["from_version"]
+    if verdict is None or not (first or verdict.promote):
+        return []
+    with store.db.transaction():
+        for region in project.settings.regions.order:
+            store.registry.set_incumbent(rollout["model"], region, rollout["to_version"])
+        said = "installed in every region" if first else "; ".join(verdict.inputs["decision"]["reasons"])
+        store.rollouts.end(rollout["id"], "promoted", event_day=event_day, outcome=said)
+        store.audit.add("promoted", f"{rollout['model']}@{rollout['to_version']}", actor=_ACTOR, reason=said)
+    return [f"rollout {rollout['id']}: {rollout['to_version']} promoted: {said}"]
+
+
+def _give_up(project: Project, store: Store, rollout: Row, plan: RolloutSettings, event_day: int) -> str:
+    why = f"no verdict after {plan.max_days} days"
+    with store.db.transaction():
+        store.rollouts.end(rollout["id"], "aborted", event_day=event_day, outcome=why)
+        _restore(project, store, rollout)
+        store.audit.add("rollout given up", f"rollout {rollout['id']}", actor=_ACTOR, reason=why)
+    return f"rollout {rollout['id']}: aborted: {why}"
+
+
+def _name(stage: Row) -> str:
+    return stage["kind"] if stage["region"] == "*" else f"{stage['kind']} {stage['region']}"

@@ -1,0 +1,133 @@
+"""What devices say about a stage: verified, failed, timed out, waiting. Pure."""
+
+from __future__ import annotations
+
+import typing
+
+import msgspec
+
+from shared.experiment import in_stage
+from shared.telemetry import DeviceStatus, ModelStatus
+
+Row = typing.Mapping[str, typing.Any]
+
+
+class Wanted(typing.NamedTuple):
+    """What a stage wants its devices to run.
+
+    Parameters
+    ----------
+    model, version : str
+        The new version.
+    epoch : int
+        The stage; 0 when the version is to be the incumbent.
+    salt, device_share_bp : str, int
+        Which devices take part.
+    opened_s : float
+        When the stage opened (wall time).
+    """
+
+    model: str
+    version: str
+    epoch: int
+    salt: str
+    device_share_bp: int
+    opened_s: float
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """Devices of a stage.
+
+    Parameters
+    ----------
+    total, online : int
+        In the stage; of these, heard from lately.
+    verified : int
+        Online, and run the version: right digest, golden inputs reproduced, probation over.
+    failed, timed_out : int
+        Tried and could not; or were online long enough and have not.
+    """
+
+    total: int = 0
+    online: int = 0
+    verified: int = 0
+    failed: int = 0
+    timed_out: int = 0
+
+    @property
+    def executed(self) -> int:
+        """Devices that tried: verified, failed and timed out. Errors are a share of these, never of all."""
+        return self.verified + self.failed + self.timed_out
+
+    @property
+    def verified_ratio(self) -> float:
+        """Share of the online devices that are verified."""
+        return self.verified / self.online if self.online else 0.0
+
+    @property
+    def error_ratio(self) -> float:
+        """Share of the devices that tried and did not succeed."""
+        return (self.failed + self.timed_out) / self.executed if self.executed else 0.0
+
+
+def takes_part(device: Row, wanted: Wanted) -> bool:
+    """Whether a device belongs to a stage."""
+    return in_stage(wanted.salt, device["device"], wanted.device_share_bp)
+
+
+def count(
+    devices: typing.Iterable[Row], wanted: Wanted, *, now_s: float, online_window_s: float, install_timeout_s: float
+) -> Counts:
+    """Count the devices of a stage.
+
+    A device that failed counts whether or not it is online now; one that is offline and has said nothing does not
+    count at all, so it can not hold anything up.
+    """
+    total = online = verified = failed = timed_out = 0
+    for device in devices:
+        if not takes_part(device, wanted):
+            continue
+        total += 1
+        status = status_of(device)
+        runs = model_status(status, wanted.model)
+        is_online = now_s - device["seen_s"] <= online_window_s
+        online += is_online
+        if runs is not None and wanted.version in runs.refused:
+            failed += 1
+        elif is_online and is_verified(status, wanted):
+            verified += 1
+        elif is_online and now_s - max(wanted.opened_s, device["online_since_s"]) > install_timeout_s:
+            timed_out += 1
+    return Counts(total=total, online=online, verified=verified, failed=failed, timed_out=timed_out)
+
+
+def status_of(device: Row) -> DeviceStatus:
+    """Return a device's last report."""
+    return msgspec.convert(device["report"], DeviceStatus)
+
+
+def model_status(status: DeviceStatus, model: str) -> ModelStatus | None:
+    """What a device says of one model."""
+    return next((entry for entry in status.models if entry.model == model), None)
+
+
+def is_verified(status: DeviceStatus, wanted: Wanted) -> bool:
+    """Whether a device runs what the stage wants, and probation is over."""
+    runs = model_status(status, wanted.model)
+    if runs is None or status.state != "good":
+        return False
+    if wanted.epoch:
+        return runs.candidate == wanted.version and runs.epoch == wanted.epoch
+    return runs.incumbent == wanted.version
+
+
+def fleet_event_s(devices: typing.Sequence[Row], *, now_s: float, online_window_s: float, stuck_s: float) -> float:
+    """Latest event time that all online devices have passed; 0 while nobody is online.
+
+    A device whose clock has not moved for `stuck_s` while others are ahead of it is left out: it must not hold
+    the fleet's clock back for ever.
+    """
+    online = [d for d in devices if now_s - d["seen_s"] <= online_window_s and d["watermark_s"] > 0]
+    newest = max((d["watermark_s"] for d in online), default=0.0)
+    moving = [d for d in online if d["watermark_s"] >= newest or now_s - d["moved_s"] <= stuck_s]
+    return min((d["watermark_s"] for d in moving), default=0.0)

@@ -1,0 +1,175 @@
+"""What people are shown: the fleet and a rollout as plain data, for pages, commands and JSON alike."""
+
+from __future__ import annotations
+
+import collections
+import time
+import typing
+
+from cloud.config import Project
+from cloud.rollout.devices import status_of
+from cloud.store.store import Store
+from shared.clock import format_day, format_time
+from shared.summary import latency_quantile
+
+Row = dict[str, typing.Any]
+_EVENTS = 20
+
+
+def fleet(project: Project, store: Store, *, now_s: float | None = None) -> Row:
+    """Return the fleet: regions, versions, totals, running rollouts, newest events, and how the worker is."""
+    now = time.time() if now_s is None else now_s
+    devices = [_device(row, project, now) for row in store.fleet.all()]
+    event_s = float(store.get_meta("event_s"))
+    return {
+        "project": project.settings.project.name,
+        "event_time": format_time(event_s) if event_s else "",
+        "event_s": event_s,
+        "devices": {"total": len(devices), "online": sum(device["online"] for device in devices)},
+        "regions": [_region(name, devices) for name in project.settings.regions.order],
+        "models": {name: _model(store, name) for name in project.settings.models},
+        "totals": store.evidence.totals(),
+        "rollouts": [brief(store, row) for row in store.rollouts.all_running()],
+        "events": _events(store),
+        "worker": {
+            "revision": store.evidence.revision(),
+            "tick_revision": int(float(store.get_meta("tick_revision"))),
+            "ticked_s": float(store.get_meta("ticked_s")),
+            "jobs": [{key: job[key] for key in ("id", "model", "kind", "state", "why")} for job in store.jobs.open()],
+        },
+    }
+
+
+def _device(row: Row, project: Project, now_s: float) -> Row:
+    status = status_of(row)
+    return {
+        "device": row["device"],
+        "region": row["region"],
+        "online": now_s - row["seen_s"] <= project.settings.serve.online_window_s,
+        "seen_s": row["seen_s"],
+        "state": status.state,
+        "generation": status.generation,
+        "watermark_s": status.watermark_s,
+        "channel_sequence": status.channel_sequence,
+        "versions": {entry.model: entry.incumbent for entry in status.models},
+        "candidates": {entry.model: entry.candidate for entry in status.models if entry.candidate},
+        "refused": {entry.model: entry.refused for entry in status.models if entry.refused},
+        "stale_s": status.stale_s,
+    }
+
+
+def devices(project: Project, store: Store, region: str = "") -> list[Row]:
+    """Return every device."""
+    now = time.time()
+    return [_device(row, project, now) for row in store.fleet.all(region)]
+
+
+def _region(name: str, rows: list[Row]) -> Row:
+    here = [device for device in rows if device["region"] == name]
+    versions: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for device in here:
+        for model, version in device["versions"].items():
+            versions[model][version] += 1
+    return {
+        "region": name,
+        "devices": len(here),
+        "online": sum(device["online"] for device in here),
+        "good": sum(device["state"] == "good" for device in here),
+        "candidates": sum(bool(device["candidates"]) for device in here),
+        "versions": {model: dict(sorted(counts.items())) for model, counts in versions.items()},
+    }
+
+
+def _model(store: Store, name: str) -> Row:
+    incumbents = store.registry.incumbents(name)
+    rows = store.registry.all(name)
+    latency = {version: store.evidence.bins(name, version, what="latency_bins") for version in set(incumbents.values())}
+    return {
+        "incumbents": incumbents,
+        "versions": [{key: row[key] for key in ("version", "kind", "parent", "status", "why")} for row in rows],
+        "p95_s": {version: latency_quantile(bins, 0.95) for version, bins in latency.items() if bins},
+    }
+
+
+def _events(store: Store) -> list[Row]:
+    """Newest entries of the audit log, as sentences."""
+    return [
+        {"at": format_time(row["at_s"]), "action": row["action"], "subject": row["subject"], "reason": row["reason"]}
+        for row in store.audit.all(_EVENTS)
+    ]
+
+
+def brief(store: Store, row: Row) -> Row:
+    """Return a rollout in short."""
+    stages = store.rollouts.stages(row["id"])
+    opened = [stage for stage in stages if stage["opened_s"]]
+    return {
+        "id": row["id"],
+        "model": row["model"],
+        "from": row["from_version"],
+        "to": row["to_version"],
+        "state": row["state"],
+        "paused": bool(row["paused"]),
+        "stage": stage_name(opened[-1]) if opened else "",
+        "outcome": row["outcome"],
+    }
+
+
+def stage_name(stage: Row) -> str:
+    """Name of a stage for people."""
+    return stage["kind"] if stage["region"] == "*" else f"{stage['kind']} {stage['region']}"
+
+
+def rollout(project: Project, store: Store, number: int) -> Row:
+    """Return a rollout with its stages, numbers, reasons and history of verdicts."""
+    row = store.rollouts.get(number)
+    verdicts = store.rollouts.verdicts(number)
+    newest = {verdict["stage"]: verdict for verdict in verdicts}
+    _, model = project.model(row["model"])
+    return brief(store, row) | {
+        "why": row["why"],
+        "created": format_time(row["created_s"]),
+        "created_day": format_day(row["created_day"]),
+        "ended_day": format_day(row["ended_day"]) if row["ended_s"] else "",
+        "metric": model.metric_name,
+        "margin": model.margin,
+        "stages": [_stage(store, row, stage, newest.get(stage["id"])) for stage in store.rollouts.stages(number)],
+        "history": [_point(verdict) for verdict in verdicts],
+        "exposed": store.evidence.devices_that_answered(
+            row["model"], [stage["id"] for stage in store.rollouts.stages(number) if stage["opened_s"]], 1
+        ),
+        "devices": len(store.fleet.all()),
+    }
+
+
+def _stage(store: Store, row: Row, stage: Row, verdict: Row | None) -> Row:
+    inputs = verdict["inputs"] if verdict else {}
+    pairs = inputs.get("decide", {}).get("pairs") or {}
+    return {
+        "name": stage_name(stage),
+        "kind": stage["kind"],
+        "region": stage["region"],
+        "epoch": stage["id"],
+        "verdict": stage["verdict"],
+        "why": stage["why"],
+        "opened_day": format_day(stage["opened_day"]) if stage["opened_s"] else "",
+        "passed_day": format_day(stage["passed_day"]) if stage["passed_s"] else "",
+        "devices": inputs.get("devices", {}),
+        "pairs": pairs.get("n", 0),
+        "gain": pairs["sum"] / pairs["n"] if pairs.get("n") else None,
+        "numbers": inputs.get("decision", {}).get("numbers", {}),
+        "exposed": store.evidence.devices_that_answered(row["model"], [stage["id"]], 1) if stage["opened_s"] else 0,
+    }
+
+
+def _point(verdict: Row) -> Row:
+    decision = verdict["inputs"].get("decision", {})
+    pairs = verdict["inputs"].get("decide", {}).get("pairs") or {}
+    return {
+        "stage": verdict["stage"],
+        "day": format_day(verdict["event_day"]),
+        "word": verdict["word"],
+        "n": pairs.get("n", 0),
+        "gain": pairs["sum"] / pairs["n"] if pairs.get("n") else None,
+        "numbers": decision.get("numbers", {}),
+    }

@@ -1,0 +1,122 @@
+"""Turn the fleet's sums into the inputs of a decision. Pure."""
+
+from __future__ import annotations
+
+import collections
+import typing
+
+from cloud.analysis.records import Arm, Cross, CrossDays, Days, Pairs, Stratum
+from shared.summary import restore
+
+Row = typing.Mapping[str, typing.Any]
+Totals = dict[typing.Any, tuple[float, float]]
+
+
+def by(rows: typing.Iterable[Row], key: str, n: str, total: typing.Callable[[Row], float]) -> Totals:
+    """Add rows up by a column: value of the column to (n, sum)."""
+    out: dict[typing.Any, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
+    for row in rows:
+        cell = out[row[key]]
+        cell[0] += row[n]
+        cell[1] += total(row)
+    # In a fixed order, so that the same evidence gives the same decision to the last bit.
+    return {name: (cell[0], cell[1]) for name, cell in sorted(out.items()) if cell[0] > 0}
+
+
+def squares(totals: Totals) -> tuple[float, float, float, float]:
+    """Number of clusters, and the sums over them of n^2, n s and s^2."""
+    cells = list(totals.values())
+    return (
+        float(len(cells)),
+        sum(n * n for n, _ in cells),
+        sum(n * s for n, s in cells),
+        sum(s * s for _, s in cells),
+    )
+
+
+def pairs_of(rows: typing.Sequence[Row], *, bernoulli: bool) -> Pairs:
+    """Return pairs as one arm over d = good(candidate) - good(incumbent), with devices and days as clusters."""
+
+    def gain(row: Row) -> float:
+        return restore(row["sum"])
+
+    g, nn, ns, ss = squares(by(rows, "device", "n", gain))
+    return Pairs(
+        n=float(sum(row["n"] for row in rows)),
+        sum=restore(sum(row["sum"] for row in rows)),
+        sumsq=restore(sum(row["sumsq"] for row in rows)),
+        g=g,
+        g_nn=nn,
+        g_ns=ns,
+        g_ss=ss,
+        days=Days(*squares(by(rows, "day", "n", gain))),
+        pos=float(sum(row["pos"] for row in rows)) if bernoulli else None,
+        neg=float(sum(row["neg"] for row in rows)) if bernoulli else None,
+    )
+
+
+class Measure(typing.NamedTuple):
+    """Which columns of the sums make an arm: a count, a sum, and the sum of squares."""
+
+    n: str
+    total: typing.Callable[[Row], float]
+    square: typing.Callable[[Row], float]
+
+
+def _faults(row: Row) -> float:
+    return float(row["failed"] + row["timed_out"])
+
+
+FAULTS = Measure("requests", _faults, _faults)
+QUALITY = Measure("outcomes", lambda row: restore(row["metric_sum"]), lambda row: restore(row["metric_sumsq"]))
+
+
+def strata_of(rows: typing.Sequence[Row], measure: Measure) -> tuple[Stratum, ...]:
+    """Return both arms for each (region, epoch), inside each of which the split was constant."""
+    groups: dict[tuple[str, int], list[Row]] = collections.defaultdict(list)
+    for row in rows:
+        groups[row["region"], row["epoch"]].append(row)
+    strata = []
+    for (region, _), group in sorted(groups.items()):
+        control = [row for row in group if row["arm"] == 0]
+        candidate = [row for row in group if row["arm"] == 1]
+        strata.append(
+            Stratum(
+                control=_arm(control, measure),
+                candidate=_arm(candidate, measure),
+                cross=_cross(control, candidate, measure),
+                region=region,
+            )
+        )
+    return tuple(strata)
+
+
+def _arm(rows: typing.Sequence[Row], measure: Measure) -> Arm:
+    g, nn, ns, ss = squares(by(rows, "device", measure.n, measure.total))
+    return Arm(
+        n=float(sum(row[measure.n] for row in rows)),
+        sum=sum(map(measure.total, rows)),
+        sumsq=sum(map(measure.square, rows)),
+        g=g,
+        g_nn=nn,
+        g_ns=ns,
+        g_ss=ss,
+        days=Days(*squares(by(rows, "day", measure.n, measure.total))),
+    )
+
+
+def _cross(control: typing.Sequence[Row], candidate: typing.Sequence[Row], measure: Measure) -> Cross:
+    devices = _products(*(by(rows, "device", measure.n, measure.total) for rows in (control, candidate)))
+    days = _products(*(by(rows, "day", measure.n, measure.total) for rows in (control, candidate)))
+    return Cross(*devices, days=CrossDays(*days))
+
+
+def _products(control: Totals, candidate: Totals) -> tuple[float, float, float, float, float]:
+    both = [(control[name], candidate[name]) for name in control if name in candidate]
+    return (
+        float(len(both)),
+        sum(n0 * n1 for (n0, _), (n1, _) in both),
+        sum(n0 * s1 for (n0, _), (_, s1) in both),
+        sum(s0 * n1 for (_, s0), (n1, _) in both),
+        sum(s0 * s1 for (_, s0), (_, s1) in both),
+    )

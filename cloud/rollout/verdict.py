@@ -1,0 +1,196 @@
+"""The verdict on a stage: PASS, FAIL or HOLD, with reasons and everything it was made from. Pure."""
+
+from __future__ import annotations
+
+import typing
+
+import msgspec
+
+from cloud.analysis.decide import decide
+from cloud.analysis.records import DecideInput, Decision, Minimum
+from cloud.analysis.records import Metric as DecideMetric
+from cloud.config import RolloutSettings
+from cloud.rollout.devices import Counts
+from cloud.rollout.sums import FAULTS, QUALITY, Row, pairs_of, strata_of
+from shared.metrics import Metric
+
+Word = typing.Literal["PASS", "FAIL", "HOLD"]
+SCHEMA = "covey.decide/1"
+
+
+class Evidence(typing.NamedTuple):
+    """What the fleet has sent about a rollout so far.
+
+    Parameters
+    ----------
+    pairs, stage_pairs : list of rows
+        Mature pairs of the whole rollout, and of this stage.
+    served, stage_served : list of rows
+        Mature sums of both arms, of the rollout and of this stage.
+    faults : list of rows
+        Sums of both arms up to now, mature or not: failures need no label.
+    """
+
+    pairs: typing.Sequence[Row]
+    stage_pairs: typing.Sequence[Row]
+    served: typing.Sequence[Row]
+    stage_served: typing.Sequence[Row]
+    faults: typing.Sequence[Row]
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """A verdict that anybody can recompute from its inputs."""
+
+    word: Word
+    reasons: tuple[str, ...]
+    promote: bool
+    inputs: dict[str, typing.Any]
+
+
+def judge(
+    kind: str,
+    counts: Counts,
+    evidence: Evidence,
+    plan: RolloutSettings,
+    *,
+    metric: Metric,
+    margin: float,
+    n_regions: int,
+) -> Verdict:
+    """Judge a stage.
+
+    Parameters
+    ----------
+    kind : str
+        ``install``, ``shadow`` or ``canary``.
+    margin : float
+        How much worse the candidate may be, in the units of the sums.
+    """
+    bad, waits = _installed(counts, plan)
+    inputs: dict[str, typing.Any] = {"devices": msgspec.to_builtins(counts)}
+    if kind == "install":
+        if counts.total == 0:
+            return _verdict([], [], "no devices have joined yet", inputs=inputs)
+        return _verdict(bad, waits, f"{counts.verified} of {counts.online} online devices verified", inputs=inputs)
+    quality, asked = _quality(evidence, plan, metric, margin)
+    inputs |= {"decide": msgspec.to_builtins(asked), "decision": msgspec.to_builtins(quality)}
+    if quality.word == "rollback":
+        bad.append(f"{metric.name}: {'; '.join(quality.reasons)}")
+    bad += _regions(evidence, plan, metric, margin, n_regions)
+    faults = _faults(evidence, plan)
+    inputs["faults"] = msgspec.to_builtins(faults)
+    if faults.word == "rollback":
+        bad.append(f"failed or slow answers: {'; '.join(faults.reasons)}")
+    waits += _minimums(kind, evidence, plan)
+    said = f"{counts.verified} of {counts.online} online devices verified, {_outcomes(kind, evidence):,} outcomes"
+    return _verdict(bad, waits, said, inputs=inputs, promote=quality.word == "promote")
+
+
+def _verdict(
+    bad: list[str], waits: list[str], said: str, *, inputs: dict[str, typing.Any], promote: bool = False
+) -> Verdict:
+    word: Word = "FAIL" if bad else "HOLD" if waits else "PASS"
+    reasons = tuple(bad or waits or [said])
+    return Verdict(word=word, reasons=reasons, promote=promote and not bad, inputs=inputs)
+
+
+def _installed(counts: Counts, plan: RolloutSettings) -> tuple[list[str], list[str]]:
+    """Return what is bad and what is waited for, as devices say it."""
+    bad, waits = [], []
+    if counts.executed >= plan.error_min_executed and counts.error_ratio > plan.error_ratio:
+        bad.append(
+            f"{counts.failed} devices failed and {counts.timed_out} timed out of {counts.executed} that tried,"
+            f" {counts.error_ratio:.0%} where {plan.error_ratio:.0%} are allowed"
+        )
+    if not counts.online:
+        waits.append("no device of the stage is online")
+    elif counts.verified_ratio < plan.verified_share:
+        waits.append(
+            f"{counts.verified} of {counts.online} online devices verified, {plan.verified_share:.0%} are needed"
+        )
+    return bad, waits
+
+
+def _quality(evidence: Evidence, plan: RolloutSettings, metric: Metric, margin: float) -> tuple[Decision, DecideInput]:
+    asked = _decide_input(evidence.pairs, evidence.served, plan, metric, margin, alpha=plan.alpha)
+    return decide(asked), asked
+
+
+def _decide_input(
+    pairs: typing.Sequence[Row],
+    served: typing.Sequence[Row],
+    plan: RolloutSettings,
+    metric: Metric,
+    margin: float,
+    *,
+    alpha: float,
+) -> DecideInput:
+    """Pairs decide where they were kept, the split between arms otherwise."""
+    paired = bool(pairs) or plan.canary.keep_pairs
+    return DecideInput(
+        schema=SCHEMA,
+        mode="canary",
+        alpha=alpha,
+        alpha_promote=plan.alpha_promote,
+        margin=margin,
+        n_candidates=1,
+        metric=DecideMetric(kind=metric.kind, direction=metric.direction),
+        strata=() if paired else strata_of(served, QUALITY),
+        pairs=pairs_of(pairs, bernoulli=metric.kind == "bernoulli") if paired else None,
+        minimum=Minimum(devices=plan.min_devices, days=plan.shadow.min_days),
+    )
+
+
+def _regions(evidence: Evidence, plan: RolloutSettings, metric: Metric, margin: float, n_regions: int) -> list[str]:
+    """The same rollback test in each region alone: a small region must not drown in the pool."""
+    bad = []
+    names = sorted({row["region"] for row in (*evidence.pairs, *evidence.served)})
+    for name in names:
+        pairs = [row for row in evidence.pairs if row["region"] == name]
+        served = [row for row in evidence.served if row["region"] == name]
+        asked = _decide_input(pairs, served, plan, metric, margin, alpha=plan.alpha / max(n_regions, 1))
+        word = decide(asked)
+        if word.word == "rollback":
+            bad.append(f"{metric.name} in {name}: {'; '.join(word.reasons)}")
+    return bad
+
+
+def _faults(evidence: Evidence, plan: RolloutSettings) -> Decision:
+    """Failed and slow answers need no label and no number of days: this guardrail acts at once."""
+    return decide(
+        DecideInput(
+            schema=SCHEMA,
+            mode="canary",
+            alpha=plan.alpha,
+            alpha_promote=plan.alpha_promote,
+            margin=plan.request_error_margin,
+            n_candidates=1,
+            metric=DecideMetric(kind="bernoulli", direction="lower"),
+            strata=strata_of(evidence.faults, FAULTS),
+            minimum=Minimum(devices=0, outcomes=0),
+        )
+    )
+
+
+def _minimums(kind: str, evidence: Evidence, plan: RolloutSettings) -> list[str]:
+    stage = plan.shadow if kind == "shadow" else plan.canary
+    rows = evidence.stage_pairs if _is_paired(kind, plan) else [row for row in evidence.stage_served if row["arm"] == 1]
+    days = len({row["day"] for row in rows})
+    n = _outcomes(kind, evidence)
+    waits = []
+    if days < stage.min_days:
+        waits.append(f"{days} of {stage.min_days} days")
+    if n < stage.min_outcomes:
+        waits.append(f"{n:,} of {stage.min_outcomes:,} outcomes")
+    return waits
+
+
+def _outcomes(kind: str, evidence: Evidence) -> int:
+    """Mature outcomes of this stage: pairs in shadow, answers of the candidate in a canary."""
+    if kind == "shadow":
+        return sum(row["n"] for row in evidence.stage_pairs)
+    return sum(row["outcomes"] for row in evidence.stage_served if row["arm"] == 1)
+
+
+def _is_paired(kind: str, plan: RolloutSettings) -> bool:
+    return kind == "shadow" or plan.canary.keep_pairs

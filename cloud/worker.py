@@ -1,0 +1,179 @@
+"""The worker: ticks the rollout controller, reads triggers, runs training in processes of its own. One at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+import typing
+
+from cloud import trigger
+from cloud.config import Project
+from cloud.pipeline import Order, train
+from cloud.publish.repository import SignedRepository
+from cloud.rollout import controller, plan
+from cloud.store.store import Store
+from shared.clock import day_of
+from shared.errors import ConflictError, CoveyError
+
+log = logging.getLogger("covey.worker")
+_ACTOR = "worker"
+_REFRESH_S = 600.0
+
+
+class Worker:
+    """Everything that happens by itself.
+
+    Parameters
+    ----------
+    project : Project
+        Only one worker at a time acts on a project; another one waits.
+    """
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.store = Store(project)
+        self._repository = SignedRepository(project.repository, project.keys)
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._refreshed_s = 0.0
+        self._read_at = (-1, -1)
+
+    def run(self, stop: threading.Event) -> None:
+        """Tick until told to stop."""
+        with self._alone(stop):
+            while not stop.is_set():
+                try:
+                    self.once()
+                except CoveyError as err:
+                    log.exception("a tick failed; the next one tries again", extra={"code": err.code})
+                except Exception:
+                    log.exception("a tick failed; the next one tries again")
+                stop.wait(self.project.settings.serve.tick_interval_s)
+        self._end_children()
+        self.store.close()
+
+    def once(self) -> controller.Tick:
+        """Do one tick of everything."""
+        if time.monotonic() - self._refreshed_s > _REFRESH_S or not self._refreshed_s:
+            for role in self._repository.refresh():
+                log.info("signed anew", extra={"role": role})
+            self._refreshed_s = time.monotonic()
+        done = controller.tick(self.project, self.store, self._publish)
+        for line in done.happened:
+            log.info(line)
+        if done.happened or done.published:
+            log.info("channels", extra={"published": done.published, "event_s": done.event_s})
+        self._read_triggers(done.event_s)
+        self._do_jobs()
+        return done
+
+    def _publish(self, files: typing.Mapping[str, bytes]) -> None:
+        self._repository.publish("channels", files)
+
+    @contextlib.contextmanager
+    def _alone(self, stop: threading.Event) -> typing.Iterator[None]:
+        """Hold the project's worker lock; it ends with the process, however that ends."""
+        with (self.project.var / "worker.lock").open("w") as file:
+            while not stop.is_set():
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    stop.wait(1.0)
+                else:
+                    break
+            yield
+
+    # ---- triggers
+
+    def _read_triggers(self, event_s: float) -> None:
+        """Read triggers when a day has passed or data has come; queue a training for the first that fires."""
+        now = (day_of(event_s), len(self.store.jobs.open()))
+        if now == self._read_at:
+            return
+        self._read_at = now
+        for name, model in self.project.settings.models.items():
+            for settings in model.trigger:
+                reading = trigger.read(self.store, name, model, settings, event_s)
+                if reading.fires:
+                    self._fire(name, settings.action, settings.rollout, reading, event_s)
+                    break
+
+    def _fire(self, name: str, action: str, rollout: bool, reading: trigger.Reading, event_s: float) -> None:
+        with self.store.db.transaction():
+            job = self.store.jobs.add(name, action, {"rollout": rollout}, reading.why)
+            self.store.jobs.trigger_fired(name, reading.trigger, day_of(event_s), reading.value, reading.why)
+            self.store.audit.add("trigger fired", name, actor=_ACTOR, reason=reading.why, job=job)
+        log.info("trigger fired", extra={"model": name, "why": reading.why, "job": job})
+
+    # ---- jobs
+
+    def _do_jobs(self) -> None:
+        """Start a process for each queued job, and take up jobs again whose process is gone."""
+        for job, child in list(self._children.items()):
+            if child.poll() is not None:
+                del self._children[job]
+        self.store.jobs.requeue_orphans()
+        for row in self.store.jobs.open():
+            if row["state"] == "queued" and row["id"] not in self._children:
+                command = [
+                    sys.executable,
+                    "-m",
+                    "cloud.cli",
+                    "--project",
+                    str(self.project.folder),
+                    "job",
+                    str(row["id"]),
+                ]
+                self._children[row["id"]] = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+                break
+
+    def _end_children(self) -> None:
+        for child in self._children.values():
+            child.terminate()
+        for child in self._children.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=10)
+
+
+def do_job(project: Project, store: Store, job: int, say: typing.Callable[[str], None]) -> str:
+    """Do a queued job in this process; return what came of it.
+
+    Raises
+    ------
+    ConflictError
+        Another process does it already.
+    """
+    row = store.jobs.get(job)
+    if not store.jobs.begin(job, os.getpid()):
+        raise ConflictError(f"job {job} is {row['state']}", fix="Nothing needs to be done.")
+    try:
+        result = _train(project, store, row, say)
+    except BaseException as err:
+        store.jobs.end(job, ok=False, result=str(err) or repr(err))
+        raise
+    store.jobs.end(job, ok=True, result=result)
+    return result
+
+
+def _train(project: Project, store: Store, row: dict[str, typing.Any], say: typing.Callable[[str], None]) -> str:
+    name = row["model"]
+    parent = store.registry.resolve(name, "@incumbent")["version"] if row["kind"] == "finetune" else ""
+    trained = train(project, store, Order(model=name, parent=parent, why=row["why"], actor=_ACTOR), say)
+    if row["arguments"].get("rollout"):
+        number = plan.start(
+            store,
+            project.settings.rollout,
+            project.settings.regions.order,
+            model=name,
+            version=trained.version,
+            why=row["why"],
+            actor=_ACTOR,
+            event_day=day_of(float(store.get_meta("event_s"))),
+        )
+        return f"{name}@{trained.version}, rollout {number}"
+    return f"{name}@{trained.version}"

@@ -150,11 +150,16 @@ class GateSettings(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True
     ----------
     worse_by : float
         How much worse than the incumbent it may be on the hold-out, in units of the metric.
+    forget_by, anchor_rows : float, int
+        How much worse than the incumbent it may be on anchors: so many older rows of the model's own data, spread over
+        all of their time.
     parity_rows, parity_tolerance, parity_mismatch_ratio : int, float, float
         The exported model must say what the trained one says: so many rows, so close, so many exceptions.
     """
 
     worse_by: NotNegative = 0.01
+    forget_by: NotNegative = 0.01
+    anchor_rows: AtLeastOne = 5000
     parity_rows: typing.Annotated[int, msgspec.Meta(ge=10_000)] = 10_000
     parity_tolerance: Positive = 1e-5
     parity_mismatch_ratio: Ratio = 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -14,12 +13,11 @@ import typing
 
 from cloud import trigger
 from cloud.config import Project
-from cloud.pipeline import Order, train
 from cloud.publish.repository import SignedRepository
-from cloud.rollout import controller, plan
+from cloud.rollout import controller
 from cloud.store.store import Store
 from shared.clock import day_of
-from shared.errors import ConflictError, CoveyError
+from shared.errors import CoveyError
 
 log = logging.getLogger("covey.worker")
 _ACTOR = "worker"
@@ -138,42 +136,3 @@ class Worker:
         for child in self._children.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=10)
-
-
-def do_job(project: Project, store: Store, job: int, say: typing.Callable[[str], None]) -> str:
-    """Do a queued job in this process; return what came of it.
-
-    Raises
-    ------
-    ConflictError
-        Another process does it already.
-    """
-    row = store.jobs.get(job)
-    if not store.jobs.begin(job, os.getpid()):
-        raise ConflictError(f"job {job} is {row['state']}", fix="Nothing needs to be done.")
-    try:
-        result = _train(project, store, row, say)
-    except BaseException as err:
-        store.jobs.end(job, ok=False, result=str(err) or repr(err))
-        raise
-    store.jobs.end(job, ok=True, result=result)
-    return result
-
-
-def _train(project: Project, store: Store, row: dict[str, typing.Any], say: typing.Callable[[str], None]) -> str:
-    name = row["model"]
-    parent = store.registry.resolve(name, "@incumbent")["version"] if row["kind"] == "finetune" else ""
-    trained = train(project, store, Order(model=name, parent=parent, why=row["why"], actor=_ACTOR), say)
-    if row["arguments"].get("rollout"):
-        number = plan.start(
-            store,
-            project.settings.rollout,
-            project.settings.regions.order,
-            model=name,
-            version=trained.version,
-            why=row["why"],
-            actor=_ACTOR,
-            event_day=day_of(float(store.get_meta("event_s"))),
-        )
-        return f"{name}@{trained.version}, rollout {number}"
-    return f"{name}@{trained.version}"

@@ -52,7 +52,13 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="f"):
 
 
 class OutcomeSeen(msgspec.Struct, frozen=True, array_like=True, tag="o"):
-    """The truth about an earlier answer arrived."""
+    """The truth about an earlier answer arrived.
+
+    Parameters
+    ----------
+    event_s, seen_s : int
+        Event time of the answer, and when its outcome arrived.
+    """
 
     model: str
     version: str
@@ -62,6 +68,7 @@ class OutcomeSeen(msgspec.Struct, frozen=True, array_like=True, tag="o"):
     nonce: bytes
     score: float
     label: float
+    seen_s: int
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import typing
 
-from cloud.analysis.ratio import Spread, clustered_spread, effective_clusters, independent_variance
-from cloud.analysis.records import Arm, Cross, CrossDays, Days, Metric, Stratum
-
-_FEW_CLUSTERS = 20.0
+from cloud.analysis.difference import clustered_difference
+from cloud.analysis.ratio import independent_variance
+from cloud.analysis.records import Arm, Metric, Stratum
 
 
 class Contrast(typing.NamedTuple):
@@ -66,7 +65,7 @@ def stratum_contrast(stratum: Stratum, metric: Metric, margin: float, excess: fl
     0.0
     """
     control, candidate = stratum.control, stratum.candidate
-    spread = _clustered(stratum)
+    spread = clustered_difference(stratum)
     if spread is None:
         return None
     n0, n1 = control.n, candidate.n
@@ -90,7 +89,8 @@ def _rate_variances(n0: float, bad0: float, n1: float, bad1: float, margin: floa
     rate0, rate1 = (bad0 + 2.0) / (n0 + 4.0), (bad1 + 2.0) / (n1 + 4.0)
     pooled = (bad0 + bad1 + 2.0) / (n0 + n1 + 4.0)
     equal = _towards(pooled, rate0) / n0 + _towards(pooled, rate1) / n1
-    worse = rate0 * (1.0 - rate0) / n0 + _towards(min(1.0, rate0 + margin), rate1) / n1
+    base = min(max(0.0, rate0 + (rate1 - margin - rate0) * n1 / (n0 + n1)), max(0.0, 1.0 - margin))
+    worse = _towards(base, rate0) / n0 + _towards(min(1.0, base + margin), rate1) / n1
     return equal, worse
 
 
@@ -108,92 +108,6 @@ def _mean_variance_ratio(control: Arm, candidate: Arm) -> float:
         return 1.0
     pooled = (seen0 * n0 * n0 + seen1 * n1 * n1) / (n0 + n1)
     return ((2.0 * pooled / n0 + seen0) + (2.0 * pooled / n1 + seen1)) / (3.0 * (seen0 + seen1))
-
-
-def _clustered(stratum: Stratum) -> Spread | None:
-    """Variance of the difference with devices as clusters, or with days where that is larger."""
-    control, candidate, cross = stratum.control, stratum.candidate, stratum.cross
-    spread = _difference(control, candidate, cross)
-    if control.days is None or candidate.days is None:
-        return spread
-    by_day = _difference(_by_day(control, control.days), _by_day(candidate, candidate.days), cross and cross.days)
-    if spread is None or by_day is None or by_day.variance <= spread.variance:
-        return spread
-    return by_day
-
-
-def _by_day(arm: Arm, days: Days) -> Arm:
-    return Arm(arm.n, arm.sum, arm.sumsq, days.g, days.nn, days.ns, days.ss)
-
-
-def _difference(control: Arm, candidate: Arm, cross: Cross | CrossDays | None) -> Spread | None:
-    """Cluster-robust variance of a difference of means, None if neither arm has two clusters."""
-    v0, df0 = clustered_spread(control.n, control.sum, control.g, control.g_nn, control.g_ns, control.g_ss)
-    v1, df1 = clustered_spread(candidate.n, candidate.sum, candidate.g, candidate.g_nn, candidate.g_ns, candidate.g_ss)
-    if cross is not None and cross.g >= 1.0:
-        if min(df0, df1) <= 0.0:
-            return None
-        return Spread(max(0.0, v0 + v1 - 2.0 * _covariance(control, candidate, cross)), min(df0, df1))
-    if max(df0, df1) <= 0.0:
-        return None
-    if df1 < _FEW_CLUSTERS - 1.0 and df1 <= df0:
-        v1, df1 = _borrow(v1, df1, v0, df0)
-    elif df0 < _FEW_CLUSTERS - 1.0 and df0 < df1:
-        v0, df0 = _borrow(v0, df0, v1, df1)
-    total = v0 + v1
-    if total <= 0.0:
-        return Spread(0.0, min(df0, df1))
-    return Spread(total, 1.0 / ((v0 / total) ** 2 / df0 + (v1 / total) ** 2 / df1))
-
-
-def _borrow(variance: float, df: float, other: float, other_df: float) -> tuple[float, float]:
-    """Let an arm with few clusters vary between clusters at least as much as the other arm does."""
-    return max(variance, other * (other_df + 1.0) / (df + 1.0)), max(df, 1.0)
-
-
-def _covariance(control: Arm, candidate: Arm, cross: Cross | CrossDays) -> float:
-    """Covariance of the two means that comes from the clusters which have both arms."""
-    mean0, mean1 = control.sum / control.n, candidate.sum / candidate.n
-    product = cross.ss - mean1 * cross.sn - mean0 * cross.ns + mean0 * mean1 * cross.nn
-    clusters = min(
-        effective_clusters(control.n, control.g, control.g_nn),
-        effective_clusters(candidate.n, candidate.g, candidate.g_nn),
-    )
-    return product / (control.n * candidate.n) * clusters / (clusters - 1.0)
-
-
-def design_effect(stratum: Stratum) -> float:
-    """How many outcomes count as one because outcomes of a device resemble each other.
-
-    Parameters
-    ----------
-    stratum : Stratum
-        Both arms have data.
-
-    Returns
-    -------
-    float
-        At least 1. Of the difference where devices hold both arms, otherwise of the worse arm.
-
-    Examples
-    --------
-    >>> alike = Arm(100.0, 50.0, 50.0, 10.0, 1000.0, 500.0, 500.0)  # of ten devices, five always fail
-    >>> round(design_effect(Stratum(alike, alike)), 2)
-    11.11
-    """
-    control, candidate = stratum.control, stratum.candidate
-    seen = [independent_variance(arm.n, arm.sum, arm.sumsq) for arm in (control, candidate)]
-    if stratum.cross is not None and stratum.cross.g >= 1.0:
-        spread = _clustered(stratum)
-        return max(1.0, spread.variance / sum(seen)) if spread is not None and sum(seen) > 0.0 else 1.0
-    effects = [1.0]
-    for arm, independent in zip((control, candidate), seen, strict=True):
-        clusters = [(arm.g, arm.g_nn, arm.g_ns, arm.g_ss)]
-        if arm.days is not None:
-            clusters.append((arm.days.g, arm.days.nn, arm.days.ns, arm.days.ss))
-        if independent > 0.0:
-            effects += [clustered_spread(arm.n, arm.sum, *sums).variance / independent for sums in clusters]
-    return max(effects)
 
 
 def combine(parts: typing.Sequence[Contrast]) -> Contrast | None:

@@ -3,129 +3,130 @@
 from __future__ import annotations
 
 import math
+import typing
 
-from cloud.analysis.contrast import Contrast, combine, has_data, stratum_contrast
-from cloud.analysis.counts import Count, log_e_below, log_e_fewer, log_e_more
-from cloud.analysis.missing import Missing, find_missing
-from cloud.analysis.mixture import log_e_grid, log_e_value, log_mean_exp
-from cloud.analysis.ratio import clustered_spread
-from cloud.analysis.records import Arm, DecideInput, Decision, Metric, Stratum, Word
-from cloud.analysis.tails import z_from_t
-
-_RARE = 0.03
+from cloud.analysis.evidence import Evidence, from_pairs, from_strata
+from cloud.analysis.explain import numbers_of, reasons_of
+from cloud.analysis.findings import Findings
+from cloud.analysis.minimums import of_pairs, of_strata
+from cloud.analysis.missing import Missing, find_missing, log_e_split
+from cloud.analysis.records import DecideInput, Decision, Stratum, Word
 
 
-def log_e_worse(c, margin):
-    s = math.sqrt(c.variance)
-    z = z_from_t(-c.x / s, c.df)
-    import os
+def decide(record: DecideInput) -> Decision:
+    """Decide on a candidate.
 
-    if os.environ.get("OLD"):
-        return log_mean_exp((log_e_value(z, 1.5 * margin / s), log_e_value(z, 6 * margin / s)), (0.5, 0.5))
-    return log_e_grid(z, margin / s)
+    Parameters
+    ----------
+    record : DecideInput
+        Cumulative sums of an experiment, with strata in any order; checked as
+        :func:`cloud.analysis.wire.parse_line` does.
 
+    Returns
+    -------
+    Decision
+        ``rollback`` when the evidence that the candidate is worse than the control reaches ``n_candidates / alpha``;
+        ``promote`` when the evidence that it is not worse by the margin reaches ``n_candidates / alpha_promote``, the
+        minimums are met, nothing is missing that should be there and no region says roll back; else ``continue``. If
+        both could be said, ``rollback`` is.
 
-def log_e_good(c, margin):
-    s = math.sqrt(c.variance_worse)
-    z = z_from_t((c.x + margin) / s, c.df)
-    return log_e_value(z, margin / s)
+    Notes
+    -----
+    By Ville's inequality equal models are rolled back with a probability of alpha at most over any number of looks.
 
-
-def bad(arm, metric):
-    return arm.n - arm.sum if metric.direction == "higher" else arm.sum
-
-
-def design(arm):
-    p = arm.sum / arm.n
-    var = p * (1 - p) / arm.n
-    if var <= 0:
-        return 1.0
-    sp = clustered_spread(arm.n, arm.sum, arm.g, arm.g_nn, arm.g_ns, arm.g_ss)
-    return max(1.0, sp.variance / var)
-
-
-def rare_logs(strata, excess, metric, margin):
-    d = max(max(design(s.control), design(s.candidate)) for s in strata)
-    more, fewer, n1, f1 = [], [], 0.0, 0.0
-    for s, e in zip(strata, excess):
-        b0, b1, odds = bad(s.control, metric), bad(s.candidate, metric) + e, (s.candidate.n + e) / s.control.n
-        more.append(Count(b0 / d, b1 / d, odds))
-        p0 = (b0 + 2) / (s.control.n + 4)
-        fewer.append(Count(b0 / d, b1 / d, odds * (p0 + margin) / p0))
-        n1 += s.candidate.n + e
-        f1 += b1
-    good = log_mean_exp((log_e_fewer(fewer), log_e_below(n1 / d, f1 / d, margin)), (0.8, 0.2))
-    return log_e_more(more), good
-
-
-def evidence_logs(strata, excess, metric, margin):
-    keep = [(s, e) for s, e in zip(strata, excess) if has_data(s)]
-    if not keep:
-        return -math.inf, -math.inf
-    if metric.kind == "bernoulli":
-        n0 = sum(s.control.n for s, _ in keep)
-        if sum(bad(s.control, metric) for s, _ in keep) < _RARE * n0:
-            return rare_logs([s for s, _ in keep], [e for _, e in keep], metric, margin)
-    parts = [stratum_contrast(s, metric, margin, e) for s, e in keep]
-    c = combine([p for p in parts if p])
-    if c is None:
-        return -math.inf, -math.inf
-    return log_e_worse(c, margin), log_e_good(c, margin)
+    Examples
+    --------
+    >>> from cloud.analysis.records import Arm, Metric
+    >>> control = Arm(2000.0, 1800.0, 1800.0, 2000.0, 2000.0, 1800.0, 1800.0)
+    >>> candidate = Arm(2000.0, 1700.0, 1700.0, 2000.0, 2000.0, 1700.0, 1700.0)
+    >>> decide(
+    ...     DecideInput(
+    ...         schema="covey.decide/1",
+    ...         mode="ab",
+    ...         alpha=0.05,
+    ...         alpha_promote=0.01,
+    ...         margin=0.02,
+    ...         n_candidates=1,
+    ...         metric=Metric("bernoulli", "higher"),
+    ...         strata=(Stratum(control, candidate),),
+    ...     )
+    ... ).word
+    'rollback'
+    """
+    found = _find(record)
+    word = _word(found, record)
+    regions = {name: _word_in(name, word, found) for name in _names(record)}
+    if word == "promote" and found.bad_regions:
+        word = "continue"
+    return Decision(word, reasons_of(word, found, record), numbers_of(found), regions)
 
 
-def pairs_logs(i):
-    p = i.pairs
-    if p.n < 1:
-        return -math.inf, -math.inf
-    sp = clustered_spread(p.n, p.sum, p.g, p.g_nn, p.g_ns, p.g_ss)
-    if p.days is not None:
-        d = p.days
-        sd = clustered_spread(p.n, p.sum, d.g, d.nn, d.ns, d.ss)
-        if sd.variance > sp.variance and sd.df > 0:
-            sp = sd
-    if sp.df <= 0:
-        return -math.inf, -math.inf
-    v = sp.variance
-    m = i.margin
-    if i.metric.kind == "bernoulli":
-        v = max(v, (p.pos + p.neg + 1) / p.n**2)
-        w = max(v, m * (1 - m) / p.n)
+def _find(record: DecideInput) -> Findings:
+    judged = record.strata if record.matured is None else record.matured
+    need_worse = math.log(record.n_candidates / record.alpha)
+    need_fine = math.log(record.n_candidates / record.alpha_promote)
+    missing = find_missing(record.strata, judged, record.assigned, pending=record.matured is not None)
+    certain = missing.log_e >= need_fine
+    blamed = missing.excess if certain else (0.0,) * len(judged)
+    if record.pairs is not None and record.mode != "ab":
+        worse, fine = _compare_pairs(record, missing, certain=certain)
+        amount = of_pairs(record.pairs)
     else:
-        v = w = max(v, (m / p.n) ** 2)
-    c = Contrast(p.sum / p.n, v, w, sp.df, p.n)
-    good = log_e_good(c, m)
-    if i.metric.kind == "bernoulli":
-        good = log_mean_exp((good, log_e_below(p.n, p.neg, m)), (0.8, 0.2))
-    return log_e_worse(c, m), good
+        worse = from_strata(judged, blamed, record.metric, record.margin)
+        same = certain or not any(missing.excess)
+        fine = worse if same else from_strata(judged, missing.excess, record.metric, record.margin)
+        amount = of_strata(judged)
+    split = log_e_split(record.strata, record.assigned) if record.n_candidates == 1.0 else 0.0
+    bad_regions = _bad_regions(record, judged, blamed, need_worse)
+    return Findings(worse, fine, need_worse, need_fine, amount, missing, split, bad_regions)
 
 
-def decide(i: DecideInput) -> Decision:
-    use_pairs = i.pairs is not None and i.mode != "ab"
-    ev = i.strata if i.matured is None else i.matured
-    K = i.n_candidates
-    lim_r, lim_p = math.log(K / i.alpha), math.log(K / i.alpha_promote)
-    miss = find_missing(i.strata, ev, i.assigned, pending=i.matured is not None, one_candidate=K == 1)
-    zero = (0.0,) * len(ev)
-    if use_pairs:
-        worse, good = pairs_logs(i)
-        n = i.pairs.n
-        gs = i.pairs.g
-    else:
-        counts = miss.excess if i.metric.kind == "bernoulli" else zero
-        worse, good = evidence_logs(ev, counts, i.metric, i.margin)
-        if any(counts) and miss.log_e < lim_p:
-            worse, _ = evidence_logs(ev, zero, i.metric, i.margin)
-        n = sum(s.candidate.n for s in ev)
-        gs = min(max((s.candidate.g for s in ev), default=0), max((s.control.g for s in ev), default=0))
-    word = "continue"
-    if worse >= lim_r:
-        word = "rollback"
-    elif (
-        good >= lim_p
-        and n >= i.minimum.outcomes
-        and gs >= i.minimum.devices
-        and miss.log_e < lim_p
-        and miss.log_e_split < lim_p
-    ):
-        word = "promote"
-    return Decision(word, (), {"worse": worse, "good": good}, {})
+def _compare_pairs(record: DecideInput, missing: Missing, *, certain: bool) -> tuple[Evidence, Evidence]:
+    """Judge pairs as they are, unless some are missing for no accident; and with all that may be missing."""
+    pairs = record.pairs
+    if pairs is None:
+        raise TypeError
+    surplus = pairs.n * missing.fraction / (1.0 - missing.fraction)
+    lost = max(surplus, (pairs.assigned or 0.0) - pairs.n)
+    if record.assigned is not None and not record.strata and record.matured is None:
+        lost = max(lost, record.assigned.candidate - pairs.n)
+    worse = from_pairs(pairs, surplus if certain else 0.0, record.metric, record.margin)
+    return worse, from_pairs(pairs, lost, record.metric, record.margin)
+
+
+def _names(record: DecideInput) -> list[str]:
+    strata = (*record.strata, *(record.matured or ()))
+    return sorted({stratum.region for stratum in strata if stratum.region is not None})
+
+
+def _bad_regions(
+    record: DecideInput, judged: typing.Sequence[Stratum], blamed: typing.Sequence[float], need: float
+) -> tuple[str, ...]:
+    """Regions whose own sums say roll back, at alpha over the number of regions: the pool can hide a small one."""
+    names = {stratum.region for stratum in judged}
+    if len(names) < 2:  # noqa: PLR2004 -- one region is the pool
+        return ()
+    bad = []
+    for name in sorted(name for name in names if name is not None):
+        mine = [(stratum, e) for stratum, e in zip(judged, blamed, strict=True) if stratum.region == name]
+        strata = [stratum for stratum, _ in mine]
+        seen = from_strata(strata, [e for _, e in mine], record.metric, record.margin)
+        if seen.log_e_worse >= need + math.log(len(names)) and of_strata(strata).days >= record.minimum.days:
+            bad.append(name)
+    return tuple(bad)
+
+
+def _word(found: Findings, record: DecideInput) -> Word:
+    """Find the word for all regions together."""
+    minimum, amount = record.minimum, found.amount
+    if amount.days < minimum.days:
+        return "continue"
+    if found.worse.log_e_worse >= found.need_worse:
+        return "rollback"
+    clean = max(found.missing.log_e, found.split) < found.need_fine
+    enough = amount.outcomes >= minimum.outcomes and amount.devices >= minimum.devices
+    return "promote" if clean and enough and found.fine.log_e_fine >= found.need_fine else "continue"
+
+
+def _word_in(name: str, word: Word, found: Findings) -> Word:
+    return "rollback" if name in found.bad_regions else word

@@ -45,6 +45,7 @@ def quality_gate(
     reference: npt.NDArray[np.float64],
     event_s: npt.NDArray[np.float64],
     *,
+    name: str,
     worse_by: float,
     against: str,
 ) -> GateResult:
@@ -54,20 +55,22 @@ def quality_gate(
     ----------
     candidate, reference : array, shape (n,)
         Metric values.
+    name : str
+        Which gate this is.
     worse_by : float
         How much worse the candidate may be.
     against : str
         What the reference is, for the sentence.
     """
     if not len(candidate):
-        return GateResult(name="quality", passed=False, reason="there are no rows in the hold-out")
+        return GateResult(name=name, passed=False, reason="there are no rows to compare on")
     gain = candidate - reference if metric.direction == "higher" else reference - candidate
     mean = float(np.mean(gain))
     low, high = day_interval(gain, event_s)
     passed = mean >= -worse_by
     word = "better" if mean >= 0 else "worse"
     reason = (
-        f"{metric.name} on {len(gain):,} later rows: {abs(mean):.4f} {word} than {against}"
+        f"{metric.name} on {len(gain):,} rows: {abs(mean):.4f} {word} than {against}"
         f" ({-high if word == 'worse' else low:+.4f} .. {-low if word == 'worse' else high:+.4f}),"
         f" allowed are {worse_by:g} worse"
     )
@@ -80,7 +83,7 @@ def quality_gate(
         "gain_high": high,
         "worse_by": worse_by,
     }
-    return GateResult(name="quality", passed=passed, reason=reason, numbers=numbers)
+    return GateResult(name=name, passed=passed, reason=reason, numbers=numbers)
 
 
 def day_interval(gain: npt.NDArray[np.float64], event_s: npt.NDArray[np.float64]) -> tuple[float, float]:

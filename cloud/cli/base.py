@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 import json
 import math
 import pathlib
@@ -34,6 +35,43 @@ class Group(click.Group):
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
             said = err.message.split(" (", 1)[0].rstrip(".")
             raise click.UsageError(f"{said}. Did you mean {near[0]!r}?" if near else said, ctx) from err
+
+
+class LazyGroup(Group):
+    """A group whose commands are imported when they are used.
+
+    Parameters
+    ----------
+    commands_by_place : mapping
+        Name to (``module:attribute``, line of help; empty hides it).
+    """
+
+    def __init__(
+        self, *args: typing.Any, commands_by_place: dict[str, tuple[str, str]], **settings: typing.Any
+    ) -> None:
+        super().__init__(*args, **settings)
+        self._places = commands_by_place
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands that people are meant to see."""
+        del ctx
+        return [name for name, (_, text) in self._places.items() if text]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        del ctx
+        place, _ = self._places.get(cmd_name, ("", ""))
+        if not place:
+            return None
+        module, _, attribute = place.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self._places.items() if text])
 
 
 class Here:

@@ -10,15 +10,33 @@ import typing
 
 import click
 
-from cloud.cli import admin, bundle, data, device, experiment, feature, model, project, rollout, serve
-from cloud.cli.base import Group, Here
+from cloud.cli.base import Here, LazyGroup
 from shared import __version__
 from shared.errors import CoveyError
 
-_USAGE_STATUS = 2
+# Name, where it is, and its line of help: a command's module is imported when the command is used, since training
+# libraries take seconds to import.
+COMMANDS = {
+    "init": ("cloud.cli.project:init", "Make a project in FOLDER: covey.toml, keys, database."),
+    "doctor": ("cloud.cli.doctor:doctor", "Say what is wrong with the project."),
+    "status": ("cloud.cli.fleet:status", "Show the fleet: devices, versions, rollouts."),
+    "data": ("cloud.cli.data:data", "Add rows, and see what is there."),
+    "feature": ("cloud.cli.feature:feature", "Look at feature sets, and check them."),
+    "model": ("cloud.cli.model:model", "Train, fine-tune, and see where versions come from."),
+    "bundle": ("cloud.cli.bundle:bundle", "Look at what was signed, and check it."),
+    "device": ("cloud.cli.device:device", "Join tokens, and who is in the fleet."),
+    "rollout": ("cloud.cli.rollout:rollout", "Start, watch and steer rollouts."),
+    "experiment": ("cloud.cli.experiment:experiment", "Decide experiments from sums."),
+    "trigger": ("cloud.cli.fleet:trigger", "See what makes a model train again by itself."),
+    "audit": ("cloud.cli.fleet:audit", "Show who did what, and why, newest first."),
+    "serve": ("cloud.cli.serve:serve", "Serve devices and pages, with a worker beside, until stopped."),
+    "worker": ("cloud.cli.serve:worker", "Run triggers, training and the rollout controller, until stopped."),
+    "demo": ("cloud.cli.demo:demo", "Watch the whole loop on real data, with 24 real devices."),
+    "job": ("cloud.cli.model:job", ""),
+}
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, commands_by_place=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--project",
     "folder",
@@ -33,26 +51,6 @@ def cli(context: click.Context, folder: pathlib.Path | None, debug: bool) -> Non
     """Train models in one place, run them on a fleet of edge devices, and prove there that they are better."""
     del debug
     context.obj = Here(folder)
-
-
-for _command in (
-    project.init,
-    project.doctor,
-    project.status,
-    data.data,
-    feature.feature,
-    model.model,
-    model.job,
-    bundle.bundle,
-    device.device,
-    rollout.rollout,
-    experiment.experiment,
-    admin.trigger,
-    admin.audit,
-    serve.serve,
-    serve.worker,
-):
-    cli.add_command(_command)
 
 
 def main(argv: typing.Sequence[str] | None = None) -> int:

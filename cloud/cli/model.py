@@ -19,15 +19,12 @@ from cloud.cli.base import (
     show,
     table,
 )
-from cloud.pipeline import Order, Trained, train
+from cloud.job import do_job
+from cloud.pipeline import Order, Trained, override, train
 from cloud.store.audit import this_user
-from cloud.worker import do_job
 
 _WHY = click.option("--why", default="asked for", metavar="TEXT", help="Why now; kept in the lineage.")
 _DATA = click.option("--data", default="", metavar="SET", help="Data set to learn from (default: the model's own).")
-_OVERRIDE = click.option(
-    "--override", default="", metavar="REASON", help="Go on although a gate fails, and say why; it is kept."
-)
 
 
 @click.group(cls=Group)
@@ -40,16 +37,13 @@ def model() -> None:
 @click.option("--features", default="", metavar="PATH", help="Another feature set of the project.")
 @_DATA
 @_WHY
-@_OVERRIDE
 @dry_run_option
 @json_option
 @pass_here
-def train_(
-    here: Here, model: str | None, features: str, data: str, why: str, override: str, dry_run: bool, as_json: bool
-) -> None:
+def train_(here: Here, model: str | None, features: str, data: str, why: str, dry_run: bool, as_json: bool) -> None:
     """Train the next version from scratch (v1, v2): stateless."""
     name, _ = here.project.model(model)
-    order = Order(model=name, features=features, data=data, why=why, override=override, actor=this_user())
+    order = Order(model=name, features=features, data=data, why=why, actor=this_user())
     _run(here, order, dry_run=dry_run, as_json=as_json)
 
 
@@ -58,17 +52,14 @@ def train_(
 @click.option("--from", "parent", default="@incumbent", help="Version to continue (default: the incumbent).")
 @_DATA
 @_WHY
-@_OVERRIDE
 @dry_run_option
 @json_option
 @pass_here
-def finetune(
-    here: Here, model: str | None, parent: str, data: str, why: str, override: str, dry_run: bool, as_json: bool
-) -> None:
+def finetune(here: Here, model: str | None, parent: str, data: str, why: str, dry_run: bool, as_json: bool) -> None:
     """Continue a version on new rows (v1.1 after v1): stateful."""
     name, _ = here.project.model(model)
     version = here.store.registry.resolve(name, parent)["version"]
-    order = Order(model=name, parent=version, data=data, why=why, override=override, actor=this_user())
+    order = Order(model=name, parent=version, data=data, why=why, actor=this_user())
     _run(here, order, dry_run=dry_run, as_json=as_json)
 
 
@@ -94,9 +85,7 @@ def _summary(trained: Trained) -> dict[str, object]:
 
 def _lines(trained: Trained) -> list[str]:
     lines = [f"{trained.model}@{trained.version}: signed, {trained.sealed.size_bytes:,} bytes"]
-    lines += [
-        f"  {gate.name}: {'PASS' if gate.passed else 'FAIL, overridden'}, {gate.reason}" for gate in trained.gates
-    ]
+    lines += [f"  {gate.name}: {'PASS' if gate.passed else 'FAIL'}, {gate.reason}" for gate in trained.gates]
     report = trained.table
     if report:
         lines.append(
@@ -109,6 +98,33 @@ def _lines(trained: Trained) -> list[str]:
                 f" ({report.teacher_gain_low:+.4f} .. {report.teacher_gain_high:+.4f})"
             )
     return lines
+
+
+@model.command("override")
+@click.argument("version")
+@model_option
+@click.option("--reason", required=True, metavar="TEXT", help="Why; kept in the audit log and on the model card.")
+@dry_run_option
+@json_option
+@pass_here
+def override_(here: Here, version: str, model: str | None, reason: str, dry_run: bool, as_json: bool) -> None:
+    """Sign a VERSION that a gate refused, and say why."""
+    name, _ = here.project.model(model)
+    row = here.store.registry.resolve(name, version)
+    said = {"model": name, "version": row["version"], "reason": reason}
+    if dry_run:
+        show(said, [f"would sign {name}@{row['version']} although: {_refusal(row)}"], as_json=as_json)
+        return
+    sealed = override(here.project, here.store, name, row["version"], reason=reason, actor=this_user())
+    show(
+        said | {"manifest_sha256": sealed.sha256},
+        [f"{name}@{row['version']} is signed, against its gates"],
+        as_json=as_json,
+    )
+
+
+def _refusal(row: dict[str, typing.Any]) -> str:
+    return "; ".join(gate["reason"] for gate in row["detail"].get("gates", ()) if not gate["passed"]) or row["status"]
 
 
 @model.command("list")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import pathlib
@@ -32,7 +33,8 @@ class Added(typing.NamedTuple):
     report: dict[str, object]
 
 
-class Snapshot(typing.NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Snapshot:
     """Rows of a data version, in the order of time.
 
     Parameters

@@ -12,6 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from shared.errors import DataError
+from shared.features import Bucketed, FeatureSet, Numeric
 
 Columns = dict[str, list[object]]
 MAX_ROWS = 200_000_000
@@ -92,3 +93,15 @@ def _number(value: str | None) -> object:
         return float(word)
     except ValueError:
         return value
+
+
+def coerce(columns: Columns, features: FeatureSet) -> Columns:
+    """Turn text into numbers where a feature wants numbers.
+
+    A column that was only kept, since no feature read it yet, was stored as the text it came as.
+    """
+    wanted = {feature.column for feature in features.feature if isinstance(feature, Numeric | Bucketed)}
+    return {
+        name: [_number(value) if isinstance(value, str) else value for value in values] if name in wanted else values
+        for name, values in columns.items()
+    }

@@ -43,6 +43,13 @@ def keep_pieces(store: Store, pieces: Pieces) -> dict[str, object]:
     }
 
 
+def note_override(store: Store, kept: dict[str, typing.Any], reason: str) -> dict[str, object]:
+    """Write on the card why a version was signed although a gate refused it."""
+    card = msgspec.json.decode(store.blobs.get(kept["files"][bundle.CARD_FILE]))
+    data = msgspec.json.encode(card | {"override": reason}, order="deterministic")
+    return kept | {"files": kept["files"] | {bundle.CARD_FILE: store.blobs.put(data)}}
+
+
 def build_bundle(project: Project, store: Store, model: str, version: str, *, actor: str) -> SealedBundle:
     """Seal and sign a version; doing it again gives the same bundle and changes nothing.
 

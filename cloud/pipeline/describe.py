@@ -91,7 +91,7 @@ def detail(
 
 def card(order: Order, version: str, detail: dict[str, object]) -> dict[str, object]:
     """Return the model card that travels with the bundle."""
-    kept = ("rows", "data", "gates", "precomputed", "why", "override")
+    kept = ("rows", "data", "gates", "precomputed", "why")
     said = {key: detail[key] for key in kept if detail.get(key) is not None}
     return json.loads(json.dumps({"model": order.model, "version": version} | said, default=str))  # type: ignore[no-any-return]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import typing
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from cloud.analysis.gates import GateResult
 from cloud.export import onnx_file, precompute
 from cloud.export.parity import parity_gate
 from cloud.pipeline.order import Order
-from cloud.pipeline.prepare import Floats, Work
+from cloud.pipeline.prepare import Floats, Judged, Work
 from cloud.publish.repository import SignedRepository
 from cloud.publish.seal import load_bundle
 from cloud.store.store import Store
@@ -38,13 +39,6 @@ def parity(work: Work, fitted: estimator.Estimator, exported: onnx_file.Exported
     )
 
 
-def _served(work: Work, exported: onnx_file.Exported, table: bytes | None) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """What the candidate would have answered on the hold-out, table and model together."""
-    model = exported.answers(expand(work.features, work.holdout_codes))
-    opened = PrecomputedTable(table) if table is not None and work.model.answer_order != "model_first" else None
-    return precompute.served(opened, Encoder(work.features), work.holdout_codes, model)
-
-
 def quality(
     store: Store,
     repository: SignedRepository,
@@ -53,39 +47,79 @@ def quality(
     exported: onnx_file.Exported,
     table: bytes | None,
 ) -> list[GateResult]:
-    """Gate on quality: against the incumbent, or against the model that knows nothing before there is one."""
+    """Gate on quality, against each incumbent: on later rows, and on anchors of all the time before.
+
+    Later rows alone can flatter a model that has learned nothing but how late everything is this week; anchors alone
+    can not see the present. Before there is an incumbent, the model that knows nothing stands in.
+    """
     if not len(work.holdout):
         return [GateResult(name="quality", passed=False, reason="there are no rows in the hold-out")]
-    outputs, _ = _served(work, exported, table)
-    ours = gates.values(work.metric, outputs, work.holdout_labels)
-    versions = set(store.registry.incumbents(order.model).values())
-    parents = versions or ({order.parent} if order.parent else set())
+    versions = set(store.registry.incumbents(order.model).values()) or ({order.parent} if order.parent else set())
+    candidate = Contender(work.features, exported, table, work.model.answer_order, "")
+    if not versions:
+        return [_against_base_rate(work, candidate)]
     results = []
-    for version in sorted(parents):
-        reference = _incumbent_outputs(repository, order.model, version, work)
-        results.append(
-            gates.quality_gate(
-                work.metric,
-                ours,
-                gates.values(work.metric, reference, work.holdout_labels),
-                work.holdout.event_s,
-                worse_by=work.model.gate.worse_by,
-                against=version,
-            )
-        )
-    if not results:
-        constant = gates.constant_outputs(work.rows.labels, len(work.classes), len(work.holdout))
-        base = gates.values(work.metric, constant, work.holdout_labels)
-        results.append(
-            gates.quality_gate(
-                work.metric, ours, base, work.holdout.event_s, worse_by=0.0, against="always answering the base rate"
-            )
-        )
+    for version in sorted(versions):
+        incumbent = _load(repository, order.model, version, work)
+        gate = work.model.gate
+        results += [
+            _compare("quality", work, work.holdout, candidate, incumbent, worse_by=gate.worse_by),
+            _compare("forgetting", work, work.anchors, candidate, incumbent, worse_by=gate.forget_by),
+        ]
     return results
 
 
-def _incumbent_outputs(repository: SignedRepository, name: str, version: str, work: Work) -> Floats:
-    """What another version would have answered on the hold-out, table and model together."""
+class Contender(typing.NamedTuple):
+    """A version as it would answer: model and table together."""
+
+    features: FeatureSet
+    exported: onnx_file.Exported
+    table: bytes | None
+    answer_order: str
+    name: str
+
+    def served(self, judged: Judged) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """Return its answers, and which came from the table."""
+        codes = encode_columns(self.features, judged.rows.columns)
+        opened = PrecomputedTable(self.table) if self.table is not None and self.answer_order != "model_first" else None
+        return precompute.served(
+            opened, Encoder(self.features), codes, self.exported.answers(expand(self.features, codes))
+        )
+
+
+def _values(work: Work, judged: Judged, outputs: Floats) -> Floats:
+    return gates.values(work.metric, outputs, judged.labels)
+
+
+def _compare(
+    name: str, work: Work, judged: Judged, candidate: Contender, incumbent: Contender, *, worse_by: float
+) -> GateResult:
+    return gates.quality_gate(
+        work.metric,
+        _values(work, judged, candidate.served(judged)[0]),
+        _values(work, judged, incumbent.served(judged)[0]),
+        judged.rows.event_s,
+        name=name,
+        worse_by=worse_by,
+        against=incumbent.name,
+    )
+
+
+def _against_base_rate(work: Work, candidate: Contender) -> GateResult:
+    constant = gates.constant_outputs(work.rows.labels, len(work.classes), len(work.holdout))
+    return gates.quality_gate(
+        work.metric,
+        _values(work, work.holdout, candidate.served(work.holdout)[0]),
+        _values(work, work.holdout, constant),
+        work.holdout.rows.event_s,
+        name="quality",
+        worse_by=work.model.gate.worse_by,
+        against="always answering the base rate",
+    )
+
+
+def _load(repository: SignedRepository, name: str, version: str, work: Work) -> Contender:
+    """Return a signed version; its answers must mean the same as the candidate's."""
     sealed = load_bundle(repository, name, version)
     if sealed.manifest.classes != work.classes:
         raise GateError(
@@ -93,11 +127,8 @@ def _incumbent_outputs(repository: SignedRepository, name: str, version: str, wo
             field="classes",
         )
     features = codec.from_json(sealed.files[bundle.FEATURES_FILE], FeatureSet, limit_bytes=64 << 20)
-    codes = encode_columns(features, work.holdout.columns)
     exported = onnx_file.Exported(sealed.files[bundle.MODEL_FILE], work.model.task)
-    table = sealed.files.get(bundle.TABLE_FILE)
-    opened = PrecomputedTable(table) if table and sealed.manifest.answer_order != "model_first" else None
-    return precompute.served(opened, Encoder(features), codes, exported.answers(expand(features, codes)))[0]
+    return Contender(features, exported, sealed.files.get(bundle.TABLE_FILE), sealed.manifest.answer_order, version)
 
 
 def table_report(
@@ -106,17 +137,17 @@ def table_report(
     """Measure the table on the hold-out; nothing without a table or rows."""
     if table is None or not len(work.holdout):
         return None
-    model = exported.answers(expand(work.features, work.holdout_codes)).astype(np.float64)
+    model = exported.answers(expand(work.features, work.holdout.codes)).astype(np.float64)
     opened = PrecomputedTable(table)
-    outputs, hit = precompute.served(opened, Encoder(work.features), work.holdout_codes, model)
+    outputs, hit = precompute.served(opened, Encoder(work.features), work.holdout.codes, model)
     return precompute.report(
         opened,
         len(table),
         served_outputs=outputs,
         hit=hit,
         model_outputs=model,
-        labels=work.holdout_labels,
-        event_s=work.holdout.event_s,
+        labels=work.holdout.labels,
+        event_s=work.holdout.rows.event_s,
         metric=work.metric,
         source=source,
     )

@@ -9,23 +9,20 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 
-from cloud.config import Project
-from cloud.data.parts import snapshot
 from cloud.export import onnx_file, precompute
 from cloud.pipeline.order import Order
-from cloud.pipeline.prepare import Work, label_numbers
+from cloud.pipeline.prepare import Work
 from cloud.store.store import Store
 from cloud.training import estimator, fit
-from shared.clock import DAY_S, format_time
+from shared.clock import format_time
 from shared.errors import DataError
 from shared.features import Encoder
-from shared.features.columns import encode_columns, expand
 
 Say = typing.Callable[[str], None]
 
 
-def fit_model(project: Project, store: Store, order: Order, work: Work, say: Say) -> estimator.Estimator:
-    """Fit.
+def fit_model(store: Store, order: Order, work: Work, say: Say) -> estimator.Estimator:
+    """Fit; rows of the parent's own data set that it has seen are replayed, rows of another set are all new.
 
     Raises
     ------
@@ -44,18 +41,9 @@ def fit_model(project: Project, store: Store, order: Order, work: Work, say: Say
             f"no rows are newer than {order.parent}'s, which end {format_time(seen_s)}", field="rows", fix="Add data."
         )
     new = work.rows.take(np.flatnonzero(is_new))
-    old = work.rows.take(np.flatnonzero(~is_new)) if own else _own_rows(project, store, order, work)
+    old = work.rows.take(np.flatnonzero(~is_new))
     say(f"{len(new):,} new rows, {len(old):,} old ones to replay from")
     return fit.fit_stateful(base, new, old, work.model.finetune, seed=work.model.seed, n_classes=len(work.classes))
-
-
-def _own_rows(project: Project, store: Store, order: Order, work: Work) -> fit.Rows:
-    """Rows of the model's own data set, to replay beside rows from elsewhere."""
-    own = snapshot(project, store, store.datasets.latest(work.model.data or order.model)["version"])
-    cut_s = float(own.event_s[-1]) - work.model.holdout_days * DAY_S
-    rows = own.where(own.event_s <= cut_s)
-    inputs = expand(work.features, encode_columns(work.features, rows.columns))
-    return fit.Rows(inputs, label_numbers(rows, work.model, work.classes))
 
 
 def precompute_table(

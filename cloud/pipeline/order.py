@@ -24,8 +24,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         Path of another feature set; the model's own if empty.
     data : str
         Data set to train on; the model's own if empty. The gate always looks at the model's own, which is trusted.
-    override : str
-        Reason to go on although a gate fails; kept in the audit log and on the model card.
     why, actor : str
         Why now, and who asked.
     """
@@ -34,7 +32,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     parent: str = ""
     features: str = ""
     data: str = ""
-    override: str = ""
     why: str = "asked for"
     actor: str = "unknown"
 

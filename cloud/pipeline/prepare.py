@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from cloud.config import ModelSettings, Project
 from cloud.data.parts import Snapshot, snapshot
+from cloud.data.read import coerce
 from cloud.pipeline.order import Order
 from cloud.publish.repository import SignedRepository
 from cloud.publish.seal import load_bundle
@@ -24,6 +26,19 @@ from shared.metrics import Metric, get_metric
 Floats = npt.NDArray[np.float64]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judged:
+    """Rows of the model's own, trusted data that a candidate is judged on."""
+
+    rows: Snapshot
+    codes: Floats
+    labels: npt.NDArray[typing.Any]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+
 class Work(typing.NamedTuple):
     """What the steps hand on to each other."""
 
@@ -34,19 +49,19 @@ class Work(typing.NamedTuple):
     train: Snapshot
     codes: Floats
     rows: fit.Rows
-    holdout: Snapshot
-    holdout_codes: Floats
-    holdout_labels: npt.NDArray[typing.Any]
+    holdout: Judged
+    anchors: Judged
 
 
 def prepare(project: Project, store: Store, repository: SignedRepository, order: Order, model: ModelSettings) -> Work:
     """Read data, split it by time, learn categories, encode."""
     own = store.datasets.latest(model.data or order.model)
-    trusted = snapshot(project, store, own["version"])
+    definition = project.feature_set(order.features or model.features)
+    trusted = _read(project, store, own["version"], definition)
     cut_s = float(trusted.event_s[-1]) - model.holdout_days * DAY_S
     holdout = trusted.where(trusted.event_s > cut_s)
     other = order.data and order.data != (model.data or order.model)
-    source = snapshot(project, store, store.datasets.latest(order.data)["version"]) if other else trusted
+    source = _read(project, store, store.datasets.latest(order.data)["version"], definition) if other else trusted
     learn = source if other else source.where(source.event_s <= cut_s)
     if not len(learn):
         raise DataError(
@@ -54,7 +69,6 @@ def prepare(project: Project, store: Store, repository: SignedRepository, order:
             field="rows",
             fix="Add older rows, or set holdout_days lower.",
         )
-    definition = project.feature_set(order.features or model.features)
     lacking = [name for name in definition.columns if name not in learn.columns]
     if lacking:
         raise DataError(f"the data has no column {lacking[0]!r}", field="features", fix="Add data that has it.")
@@ -70,10 +84,29 @@ def prepare(project: Project, store: Store, repository: SignedRepository, order:
         train=learn,
         codes=codes,
         rows=fit.Rows(expand(features, codes), labels),
-        holdout=holdout,
-        holdout_codes=encode_columns(features, holdout.columns),
-        holdout_labels=label_numbers(holdout, model, classes),
+        holdout=_judged(holdout, features, model, classes),
+        anchors=_judged(
+            _spread(trusted.where(trusted.event_s <= cut_s), model.gate.anchor_rows), features, model, classes
+        ),
     )
+
+
+def _read(project: Project, store: Store, version: str, features: FeatureSet) -> Snapshot:
+    rows = snapshot(project, store, version)
+    return dataclasses.replace(rows, columns=coerce(rows.columns, features))
+
+
+def _judged(
+    rows: Snapshot, features: FeatureSet, model: ModelSettings, classes: tuple[str | int | bool, ...]
+) -> Judged:
+    return Judged(rows, encode_columns(features, rows.columns), label_numbers(rows, model, classes))
+
+
+def _spread(rows: Snapshot, n: int) -> Snapshot:
+    """At most n rows, evenly over all of the time."""
+    mask = np.zeros(len(rows), bool)
+    mask[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(np.int64)] = True
+    return rows.where(mask)
 
 
 def _parent_features(repository: SignedRepository, order: Order) -> FeatureSet:

@@ -11,9 +11,10 @@ from cloud.pipeline import bundling, describe, judge, learn
 from cloud.pipeline.order import Order, Trained
 from cloud.pipeline.prepare import Work, prepare
 from cloud.publish.repository import SignedRepository
+from cloud.publish.seal import SealedBundle
 from cloud.store.store import Store
 from shared import bundle
-from shared.errors import CoveyError, GateError
+from shared.errors import ConflictError, CoveyError, GateError, UsageError
 
 Say = typing.Callable[[str], None]
 
@@ -63,7 +64,7 @@ def _build(project: Project, store: Store, order: Order, version: str, say: Say)
     repository = SignedRepository(project.repository, project.keys)
     work = prepare(project, store, repository, order, model)
     say(f"{len(work.train):,} rows to learn from, {len(work.holdout):,} later rows to judge by")
-    fitted = learn.fit_model(project, store, order, work, say)
+    fitted = learn.fit_model(store, order, work, say)
     properties = {"model": order.model, "version": version, "features": work.features.digest}
     file = onnx_file.export(fitted, width=work.features.width, task=model.task, properties=properties)
     exported = onnx_file.Exported(file, model.task)
@@ -73,7 +74,6 @@ def _build(project: Project, store: Store, order: Order, version: str, say: Say)
         say(f"gate {gate.name}: {'PASS' if gate.passed else 'FAIL'}, {gate.reason}")
     report = judge.table_report(work, exported, table, source)
     detail = describe.detail(project, store, order, work, measured, report)
-    _enforce(store, order, version, measured, detail, work)
     pieces = bundling.Pieces(
         draft=describe.draft(model, order, version, work),
         model=file,
@@ -84,32 +84,52 @@ def _build(project: Project, store: Store, order: Order, version: str, say: Say)
     )
     detail["pieces"] = bundling.keep_pieces(store, pieces)
     detail["estimator"] = store.blobs.put(describe.pickle(fitted))
-    subject = f"{order.model}@{version}"
-    with store.db.transaction():
-        store.registry.finish(order.model, version, "ready", detail, features=work.features.digest)
-        store.audit.add("model train", subject, actor=order.actor, reason=order.why)
+    _enforce(store, order, version, measured, detail, work)
     sealed = bundling.build_bundle(project, store, order.model, version, actor=order.actor)
-    say(f"{subject} is signed, {sealed.size_bytes:,} bytes")
+    say(f"{order.model}@{version} is signed, {sealed.size_bytes:,} bytes")
     return Trained(order.model, version, measured, report, sealed, detail)
 
 
 def _enforce(
     store: Store, order: Order, version: str, measured: list[GateResult], detail: dict[str, object], work: Work
 ) -> None:
-    """Refuse a model that failed a gate, unless somebody says why not; that is kept."""
+    """Keep what was measured; a model that failed a gate is refused."""
     failed = [gate for gate in measured if not gate.passed]
-    if not failed:
-        return
     subject = f"{order.model}@{version}"
-    if not order.override:
-        with store.db.transaction():
-            store.registry.finish(order.model, version, "refused", detail, features=work.features.digest)
-            store.audit.add("gate refused", subject, actor=order.actor, reason=failed[0].reason)
+    with store.db.transaction():
+        status: typing.Literal["refused", "ready"] = "refused" if failed else "ready"
+        store.registry.finish(order.model, version, status, detail, features=work.features.digest)
+        action, reason = ("gate refused", failed[0].reason) if failed else ("model train", order.why)
+        store.audit.add(action, subject, actor=order.actor, reason=reason)
+    if failed:
         raise GateError(
             "; ".join(f"{gate.name}: {gate.reason}" for gate in failed),
             field=subject,
-            fix="Mend the model, or say why it shall go on: --override REASON",
+            fix=f"Mend the model, or say why it shall go on: covey model override {version} --reason TEXT",
         )
-    detail["override"] = order.override
-    reasons = [gate.reason for gate in failed]
-    store.audit.add("gate overridden", subject, actor=order.actor, reason=order.override, failed=reasons)
+
+
+def override(project: Project, store: Store, model: str, version: str, *, reason: str, actor: str) -> SealedBundle:
+    """Sign a version that a gate refused, because somebody says why; it is kept in the audit log and on the card.
+
+    Raises
+    ------
+    ConflictError
+        No gate refused it.
+    UsageError
+        Nobody said why.
+    """
+    row = store.registry.get(model, version)
+    if row["status"] != "refused":
+        raise ConflictError(
+            f"{model}@{version} is {row['status']}, no gate refused it", fix="Nothing needs to be done."
+        )
+    if not reason.strip():
+        raise UsageError("a gate is overridden for a reason", field="--reason", fix="Say why.")
+    detail = row["detail"] | {"override": reason}
+    detail["pieces"] = bundling.note_override(store, detail["pieces"], reason)
+    failed = [gate["reason"] for gate in detail["gates"] if not gate["passed"]]
+    with store.db.transaction():
+        store.registry.finish(model, version, "ready", detail, features=row["features_sha256"])
+        store.audit.add("gate overridden", f"{model}@{version}", actor=actor, reason=reason, failed=failed)
+    return bundling.build_bundle(project, store, model, version, actor=actor)

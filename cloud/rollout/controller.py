@@ -139,6 +139,10 @@ def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s
     plan = msgspec.convert(rollout["plan"], RolloutSettings)
     stages = store.rollouts.stages(rollout["id"])
     event_day = day_of(event_s)
+    if not rollout["created_day"]:
+        # It was started before any device had said what day it is out there.
+        store.rollouts.set_created_day(rollout["id"], event_day)
+        rollout["created_day"] = event_day
     happened: list[str] = []
     verdict: Verdict | None = None
     for stage in [stage for stage in stages if stage["opened_s"]]:

@@ -29,6 +29,7 @@ def fleet(project: Project, store: Store, *, now_s: float | None = None) -> Row:
         "regions": [_region(name, devices) for name in project.settings.regions.order],
         "models": {name: _model(store, name) for name in project.settings.models},
         "totals": store.evidence.totals(),
+        "channels": {row["region"]: row["sequence"] for row in store.rollouts.channels()},
         "rollouts": [brief(store, row) for row in store.rollouts.all_running()],
         "events": _events(store),
         "worker": {

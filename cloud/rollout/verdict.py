@@ -82,6 +82,7 @@ def judge(
     if faults.word == "rollback":
         bad.append(f"failed or slow answers: {'; '.join(faults.reasons)}")
     waits += _minimums(kind, evidence, plan)
+    waits += _looks_worse(asked, metric, margin)
     said = f"{counts.verified} of {counts.online} online devices verified, {_outcomes(kind, evidence):,} outcomes"
     return _verdict(bad, waits, said, inputs=inputs, promote=quality.word == "promote")
 
@@ -183,6 +184,14 @@ def _minimums(kind: str, evidence: Evidence, plan: RolloutSettings) -> list[str]
     if n < stage.min_outcomes:
         waits.append(f"{n:,} of {stage.min_outcomes:,} outcomes")
     return waits
+
+
+def _looks_worse(asked: DecideInput, metric: Metric, margin: float) -> list[str]:
+    """A candidate that looks worse than the margin does not go on, proven or not: the next stage can wait."""
+    if asked.pairs is None or not asked.pairs.n:
+        return []
+    gain = asked.pairs.sum / asked.pairs.n
+    return [f"{metric.name} looks {-gain:.4f} worse, {margin:g} are allowed"] if gain < -margin else []
 
 
 def _outcomes(kind: str, evidence: Evidence) -> int:

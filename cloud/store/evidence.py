@@ -65,9 +65,9 @@ class Evidence:
             (model, from_day, before_day, version),
         )
 
-    def totals(self) -> Row:
-        """All that was ever answered."""
-        row = self._db.row(f"select {_TOTALS} from sums where served = 1")
+    def totals(self, device: str = "") -> Row:
+        """All that was ever answered, by one device or by all."""
+        row = self._db.row(f"select {_TOTALS} from sums where served = 1 and ? in ('', device)", (device,))
         return {name: value or 0 for name, value in (row or {}).items()}
 
     def bins(

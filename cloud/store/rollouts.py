@@ -115,6 +115,10 @@ class Rollouts:
             (state, time.time(), event_day, outcome, rollout),
         )
 
+    def set_created_day(self, rollout: int, event_day: int) -> None:
+        """Note the event day on which a rollout began."""
+        self._db.connection.execute("update rollouts set created_day = ? where id = ?", (event_day, rollout))
+
     def set_paused(self, rollout: int, *, paused: bool) -> None:
         """Pause or resume."""
         self._db.connection.execute("update rollouts set paused = ? where id = ?", (int(paused), rollout))

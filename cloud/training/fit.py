@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import typing
 import warnings
 
@@ -18,7 +19,8 @@ Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[typing.Any]
 
 
-class Rows(typing.NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
     """Encoded rows.
 
     Parameters

@@ -160,7 +160,9 @@ class Engine:
             active.tag, parse_version(version), arm, source, active.epoch, int(event_s), main_score(outputs), nonce
         ).seal(self._id_key)
         latency_s = time.perf_counter() - start
-        return Prediction(active, row, arm, outputs, source, prediction_id, nonce, int(event_s), latency_s, arm != asked)
+        return Prediction(
+            active, row, arm, outputs, source, prediction_id, nonce, int(event_s), latency_s, arm != asked
+        )
 
     def _answer(
         self, active: ActiveModel, arm: int, row: Row, event_s: int
@@ -212,8 +214,8 @@ class Engine:
             )
         )
 
-    def outcome(self, prediction_id: str, label: object) -> None:
-        """Record the truth about an earlier answer.
+    def outcome(self, prediction_id: str, label: object, *, now_s: float) -> None:
+        """Record the truth about an earlier answer, which arrived at the event time `now_s`.
 
         Raises
         ------
@@ -224,9 +226,18 @@ class Engine:
         name = self._tags.get(said.model)
         if name is None:
             raise DataError("the answer came from a model that this device no longer knows", field="prediction_id")
-        value = self._label(name, label)
         self._record(
-            OutcomeSeen(name, str(said.version), said.epoch, said.arm, said.event_s, said.nonce, said.score, value)
+            OutcomeSeen(
+                name,
+                str(said.version),
+                said.epoch,
+                said.arm,
+                said.event_s,
+                said.nonce,
+                said.score,
+                self._label(name, label),
+                int(now_s),
+            )
         )
 
     def _label(self, model: str, label: object) -> float:

@@ -150,7 +150,7 @@ class Api:
         rejected: list[dict[str, object]] = []
         for i, item in enumerate(request.outcomes):
             try:
-                self.engine.outcome(item.prediction_id, item.label)
+                self.engine.outcome(item.prediction_id, item.label, now_s=self.clock.now())
             except (DataError, NotFoundError) as err:
                 rejected.append({"index": i, "error": str(err)})
         return replies.ok({"accepted": len(request.outcomes) - len(rejected), "rejected": rejected})

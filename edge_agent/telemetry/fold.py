@@ -72,7 +72,7 @@ class Folded:
     n_unknown: int = 0
 
 
-def fold(records: typing.Iterable[AnyRecord], memory: Memory, now_event_s: float) -> Folded:
+def fold(records: typing.Iterable[AnyRecord], memory: Memory) -> Folded:
     """Add up records in the order of the journal.
 
     An outcome whose label window has closed is counted as late and left out, so that a day that counts as mature
@@ -85,7 +85,7 @@ def fold(records: typing.Iterable[AnyRecord], memory: Memory, now_event_s: float
         elif isinstance(record, Failed):
             _failed(out, record)
         else:
-            _outcome(out, record, memory, now_event_s)
+            _outcome(out, record, memory)
     return out
 
 
@@ -111,12 +111,12 @@ def _failed(out: Folded, record: Failed) -> None:
     out.sums[key].counts["failed"] += 1
 
 
-def _outcome(out: Folded, record: OutcomeSeen, memory: Memory, now_event_s: float) -> None:
+def _outcome(out: Folded, record: OutcomeSeen, memory: Memory) -> None:
     spec = memory.spec(record.model, record.version)
     if spec is None:
         out.n_unknown += 1
         return
-    if now_event_s > record.event_s + spec.label_window_s:
+    if record.seen_s > record.event_s + spec.label_window_s:
         out.n_late += 1
         return
     if not memory.see_outcome(record.nonce, record.event_s):

@@ -77,7 +77,7 @@ class Recorder:
 
     def _store(self, records: list[AnyRecord], position: journal.Position, event_s: float, *, caught_up: bool) -> None:
         def add_up() -> Folded:
-            return fold(records, self.spool, event_s)
+            return fold(records, self.spool)
 
         watermark_s = event_s if caught_up else None
         if records or (watermark_s or 0.0) > self.spool.watermark_s:

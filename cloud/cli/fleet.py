@@ -1,12 +1,38 @@
-"""``covey trigger`` and ``covey audit``."""
+"""``covey status``, ``covey trigger`` and ``covey audit``: how the fleet is, and why."""
 
 from __future__ import annotations
+
+import time
 
 import click
 
 from cloud import trigger as triggers
 from cloud.cli.base import Group, Here, json_option, model_option, pass_here, show, table
+from cloud.rollout import overview
 from shared.clock import format_time
+
+
+@click.command()
+@json_option
+@pass_here
+def status(here: Here, as_json: bool) -> None:
+    """Show the fleet: devices, versions, rollouts."""
+    fleet = overview.fleet(here.project, here.store)
+    lines = [f"{fleet['project']}: {fleet['devices']['online']} of {fleet['devices']['total']} devices online"]
+    for region in fleet["regions"]:
+        versions = "; ".join(
+            f"{model} " + ", ".join(f"{version} on {n}" for version, n in counts.items())
+            for model, counts in region["versions"].items()
+        )
+        lines.append(f"  {region['region']}: {region['online']} of {region['devices']} online  {versions}")
+    for row in fleet["rollouts"]:
+        lines.append(
+            f"rollout {row['id']}: {row['model']} {row['from'] or 'none'} -> {row['to']}, {row['stage'] or 'waits'}"
+        )
+    ago = time.time() - fleet["worker"]["ticked_s"]
+    if not fleet["worker"]["ticked_s"] or ago > 10 * here.project.settings.serve.tick_interval_s:
+        lines.append("no worker is at work: start one with covey serve, or covey worker")
+    show(fleet, lines, as_json=as_json)
 
 
 @click.group(cls=Group)

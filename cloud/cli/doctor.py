@@ -1,4 +1,4 @@
-"""Examine a project: each finding says what is wrong and what to do."""
+"""``covey doctor``: each finding says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import sqlite3
 import time
 import typing
 
+import click
+
 import shared
-from cloud.cli.base import Here
+from cloud.cli.base import Here, json_option, pass_here, show
 from cloud.publish.keys import ROLES, load_signer
 from cloud.publish.repository import SignedRepository
 from cloud.publish.seal import load_bundle, verify_bundle
@@ -109,3 +111,14 @@ def _worker(here: Here) -> str:
     if ago > max(60.0, 10 * here.project.settings.serve.tick_interval_s):
         raise WrongError(f"the last tick was {ago:,.0f} s ago", fix="Start it: covey serve")
     return f"ticked {ago:.0f} s ago"
+
+
+@click.command()
+@json_option
+@pass_here
+def doctor(here: Here, as_json: bool) -> int:
+    """Say what is wrong with the project."""
+    findings = examine(here)
+    lines = [f"{'ok  ' if finding.ok else 'BAD '} {finding.name}: {finding.detail}" for finding in findings]
+    show([finding._asdict() for finding in findings], lines, as_json=as_json)
+    return 0 if all(finding.ok for finding in findings) else 1

@@ -46,7 +46,7 @@ def join(arguments: Arguments) -> int:
     link = Link(arguments.url, timeout_s=layout.load_settings(os.environ).sync.timeout_s)
 
     class Keys:
-        """This device's key."""
+        """Key of this device."""
 
         def pem(self) -> bytes:
             """Private half."""

@@ -13,7 +13,7 @@ from shared.errors import CoveyError, ModelError, UnreachableError
 
 Handler = typing.Callable[[dict[str, typing.Any]], typing.Awaitable[dict[str, object]]]
 _MAX_LINE_BYTES = 1 << 20
-_FOLDER_MODE, _SOCKET_MODE = 0o700, 0o600
+_SOCKET_MODE = 0o600
 
 
 def ask(path: pathlib.Path, command: str, *, timeout_s: float = 30.0, **arguments: object) -> dict[str, typing.Any]:
@@ -67,10 +67,19 @@ async def serve(path: pathlib.Path, handler: Handler) -> asyncio.AbstractServer:
         finally:
             writer.close()
 
-    path.unlink(missing_ok=True)
+    _make_way(path)
     server = await asyncio.start_unix_server(one, _short(path), limit=_MAX_LINE_BYTES)
-    path.chmod(_SOCKET_MODE)
+    _make_private(path)
     return server
+
+
+def _make_way(path: pathlib.Path) -> None:
+    """Delete the socket of a server that is gone; the caller holds the lock that says so."""
+    path.unlink(missing_ok=True)
+
+
+def _make_private(path: pathlib.Path) -> None:
+    path.chmod(_SOCKET_MODE)
 
 
 async def _answer(handler: Handler, line: bytes) -> dict[str, object]:

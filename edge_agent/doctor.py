@@ -49,7 +49,7 @@ def _look(name: str, look: typing.Callable[[], str]) -> Finding:
         return Finding(name, ok=False, detail=f"{err}")
 
 
-class _Wrong(CoveyError):
+class WrongError(CoveyError):
     """Something is wrong."""
 
 
@@ -58,7 +58,7 @@ def _package() -> str:
     home = pathlib.Path(__file__).resolve().parent.parent
     found = pathlib.Path(shared.__file__).resolve()
     if found.parent.parent != home:
-        raise _Wrong(f"the package 'shared' comes from {found}", fix="Install Covey in an environment of its own.")
+        raise WrongError(f"the package 'shared' comes from {found}", fix="Install Covey in an environment of its own.")
     return f"covey {shared.__version__} in {home}"
 
 
@@ -76,14 +76,14 @@ def _disk(layout: Layout) -> str:
     folder = layout.store if layout.store.exists() else pathlib.Path("/")
     free = shutil.disk_usage(folder).free
     if free < _LOW_DISK_BYTES:
-        raise _Wrong(f"only {free >> 20} MiB are free in {folder}", fix="Make room.")
+        raise WrongError(f"only {free >> 20} MiB are free in {folder}", fix="Make room.")
     return f"{free >> 20:,} MiB free"
 
 
 def _keys(layout: Layout) -> str:
     for path in (layout.device_key, layout.id_key):
         if path.stat().st_mode & 0o077:
-            raise _Wrong(f"{path} can be read by others", fix=f"chmod 600 {path}")
+            raise WrongError(f"{path} can be read by others", fix=f"chmod 600 {path}")
     return "private"
 
 
@@ -97,7 +97,7 @@ def _files(layout: Layout) -> str:
     files = [file for manifest in generations.manifests(digest).values() for file in manifest.files]
     for file in files:
         if not blobs.has(file.sha256, file.length) or not blobs.verify(file.sha256):
-            raise _Wrong(f"{file.name} ({file.sha256[:12]}) is damaged", fix="Delete it and run: covey-edge sync")
+            raise WrongError(f"{file.name} ({file.sha256[:12]}) is damaged", fix="Delete it and run: covey-edge sync")
     return f"{len(files)} files of generation {digest[:12]} are whole"
 
 
@@ -106,5 +106,5 @@ def _agent(layout: Layout) -> str:
     refused = State(layout.state_db).refused()
     if refused:
         (model, version, _), why = next(iter(refused.items()))
-        raise _Wrong(f"{model}@{version} failed on this device: {why}", fix="Publish another version.")
+        raise WrongError(f"{model}@{version} failed on this device: {why}", fix="Publish another version.")
     return f"answers on {said['address']}, generation {said['generation'][:12] or 'none'} {said['state']}"

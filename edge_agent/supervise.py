@@ -40,16 +40,16 @@ class SyncChild:
         self._wanted = 0
         self._done = asyncio.Condition()
         self._wake = asyncio.Event()
-        self._stopping = False
+        self._stop_asked = asyncio.Event()
         self.last: dict[str, object] = {}
 
     async def run(self) -> None:
         """Keep a child running, or start one each interval."""
         pause = _RESTART_S
-        while not self._stopping:
+        while not self._stop_asked.is_set():
             started = time.monotonic()
             code = await self._one_child()
-            if self._stopping:
+            if self._stop_asked.is_set():
                 return
             if code:
                 log.error("the sync child died", extra={"code": code, "again_in_s": pause})
@@ -111,7 +111,7 @@ class SyncChild:
         TimeoutExpiredError, UnreachableError
             No pass ended in time; or the agent is stopping.
         """
-        if self._stopping:
+        if self._stop_asked.is_set():
             raise UnreachableError("the agent is stopping")
         self._wanted += 1
         number = self._wanted
@@ -126,7 +126,7 @@ class SyncChild:
 
     async def stop(self) -> None:
         """End the child."""
-        self._stopping = True
+        self._stop_asked.set()
         self._wake.set()
         process = self._process
         if process is None or process.returncode is not None:

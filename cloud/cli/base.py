@@ -47,7 +47,10 @@ class LazyGroup(Group):
     """
 
     def __init__(
-        self, *args: typing.Any, commands_by_place: dict[str, tuple[str, str]], **settings: typing.Any
+        self,
+        *args: typing.Any,  # noqa: ANN401 - what click hands on
+        commands_by_place: dict[str, tuple[str, str]],
+        **settings: typing.Any,  # noqa: ANN401 - what click hands on
     ) -> None:
         super().__init__(*args, **settings)
         self._places = commands_by_place

@@ -19,20 +19,25 @@ def status(here: Here, as_json: bool) -> None:
     """Show the fleet: devices, versions, rollouts."""
     fleet = overview.fleet(here.project, here.store)
     lines = [f"{fleet['project']}: {fleet['devices']['online']} of {fleet['devices']['total']} devices online"]
-    for region in fleet["regions"]:
-        versions = "; ".join(
-            f"{model} " + ", ".join(f"{version} on {n}" for version, n in counts.items())
-            for model, counts in region["versions"].items()
-        )
-        lines.append(f"  {region['region']}: {region['online']} of {region['devices']} online  {versions}")
-    for row in fleet["rollouts"]:
-        lines.append(
-            f"rollout {row['id']}: {row['model']} {row['from'] or 'none'} -> {row['to']}, {row['stage'] or 'waits'}"
-        )
+    lines += [
+        f"  {region['region']}: {region['online']} of {region['devices']} online  {_versions(region['versions'])}"
+        for region in fleet["regions"]
+    ]
+    lines += [
+        f"rollout {row['id']}: {row['model']} {row['from'] or 'none'} -> {row['to']}, {row['stage'] or 'waits'}"
+        for row in fleet["rollouts"]
+    ]
     ago = time.time() - fleet["worker"]["ticked_s"]
     if not fleet["worker"]["ticked_s"] or ago > 10 * here.project.settings.serve.tick_interval_s:
         lines.append("no worker is at work: start one with covey serve, or covey worker")
     show(fleet, lines, as_json=as_json)
+
+
+def _versions(by_model: dict[str, dict[str, int]]) -> str:
+    return "; ".join(
+        f"{model} " + ", ".join(f"{version} on {n}" for version, n in counts.items())
+        for model, counts in by_model.items()
+    )
 
 
 @click.group(cls=Group)

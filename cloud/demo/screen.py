@@ -93,8 +93,8 @@ def summary_lines(summary: dict[str, typing.Any]) -> list[str]:
     lines = [f"  {'ok ' if ok else 'NO '} {name.replace('_', ' ')}" for name, ok in summary["checks"].items()]
     records, predictions, quality = summary["records"], summary["predictions"], summary["quality"]
     lines.append(
-        f"  {predictions['total']:,} predictions, {predictions['precomputed']:,} precomputed, {predictions['failed']} failed;"
-        f" {records['sent']:,} records, {records['lost']} lost, {records['doubled']} doubled"
+        f"  {predictions['total']:,} predictions, {predictions['precomputed']:,} precomputed,"
+        f" {predictions['failed']} failed; {records['sent']:,} records, {records['lost']} lost, {records['doubled']} doubled"
     )
     lines.append(
         f"  AUC on the same flights: v1 {quality['incumbent_auc_before']}, v1.1 {quality['incumbent_auc_after']}"

@@ -110,4 +110,4 @@ def _sums_row(row: tuple[typing.Any, ...]) -> SumsRow:
     model, version, epoch, arm, served, day, *counts, bins = row
     numbers = BINS.unpack(bins)
     fields = [model, version, epoch, arm, bool(served), day, *counts]
-    return SumsRow(*fields, numbers[: 2 * N_SCORE_BINS], numbers[2 * N_SCORE_BINS :])
+    return SumsRow(*fields, score_bins=numbers[: 2 * N_SCORE_BINS], latency_bins=numbers[2 * N_SCORE_BINS :])

@@ -107,7 +107,9 @@ class Outbox:
 
 
 def _sums_row(row: tuple[typing.Any, ...]) -> SumsRow:
-    model, version, epoch, arm, served, day, *counts, bins = row
-    numbers = BINS.unpack(bins)
-    fields = [model, version, epoch, arm, bool(served), day, *counts]
-    return SumsRow(*fields, score_bins=numbers[: 2 * N_SCORE_BINS], latency_bins=numbers[2 * N_SCORE_BINS :])
+    *columns, packed = row
+    bins = BINS.unpack(packed)
+    names = SumsRow.__struct_fields__
+    values = [*columns, bins[: 2 * N_SCORE_BINS], bins[2 * N_SCORE_BINS :]]
+    fields = dict(zip(names, values, strict=True))
+    return SumsRow(**fields | {"served": bool(fields["served"])})

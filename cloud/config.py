@@ -45,6 +45,8 @@ class ServeSettings(_Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         How often triggers and rollouts are looked at.
     threads : int
         Requests answered at the same time.
+    pages : str
+        Who may see the pages and their JSON: ``local``, people on this machine, or ``all`` who reach it.
     """
 
     host: str = "127.0.0.1"
@@ -52,6 +54,7 @@ class ServeSettings(_Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     online_window_s: Positive = 900.0
     tick_interval_s: Positive = 5.0
     threads: AtLeastOne = 4
+    pages: typing.Literal["local", "all"] = "local"
 
 
 class RegionSettings(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):

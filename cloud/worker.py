@@ -22,6 +22,7 @@ from shared.errors import CoveyError
 log = logging.getLogger("covey.worker")
 _ACTOR = "worker"
 _REFRESH_S = 600.0
+_IDLE_TICK_S = 1.0
 
 
 class Worker:
@@ -40,6 +41,8 @@ class Worker:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._refreshed_s = 0.0
         self._read_at = (-1, -1)
+        self._seen: tuple[int, ...] = ()
+        self._ticked_s = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Tick until told to stop."""
@@ -55,20 +58,40 @@ class Worker:
         self._end_children()
         self.store.close()
 
-    def once(self) -> controller.Tick:
-        """Do one tick of everything."""
-        if time.monotonic() - self._refreshed_s > _REFRESH_S or not self._refreshed_s:
+    def once(self) -> controller.Tick | None:
+        """Do one tick of everything; nothing at all if nothing has come since the last."""
+        seen = self._signature()
+        if seen == self._seen and time.monotonic() - self._ticked_s < _IDLE_TICK_S:
+            return None
+        if not self._refreshed_s or time.monotonic() - self._refreshed_s > _REFRESH_S:
             for role in self._repository.refresh():
                 log.info("signed anew", extra={"role": role})
             self._refreshed_s = time.monotonic()
         done = controller.tick(self.project, self.store, self._publish)
         for line in done.happened:
             log.info(line)
-        if done.happened or done.published:
+        if done.published:
             log.info("channels", extra={"published": done.published, "event_s": done.event_s})
         self._read_triggers(done.event_s)
         self._do_jobs()
+        # Last, so that whoever waits for this tick finds everything done that it caused.
+        with self.store.db.transaction():
+            self.store.set_meta("tick_revision", done.revision)
+            self.store.set_meta("ticked_s", time.time())
+        self._seen, self._ticked_s = self._signature(), time.monotonic()
         return done
+
+    def _signature(self) -> tuple[int, ...]:
+        """Everything a tick reacts to but time."""
+        open_jobs = [job["id"] for job in self.store.jobs.open()]
+        finished = sum(child.poll() is not None for child in self._children.values())
+        return (
+            self.store.evidence.revision(),
+            len(self.store.rollouts.open_orders()),
+            sum(row["id"] for row in self.store.rollouts.all_running()),
+            len(open_jobs),
+            finished,
+        )
 
     def _publish(self, files: typing.Mapping[str, bytes]) -> None:
         self._repository.publish("channels", files)

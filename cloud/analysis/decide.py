@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import typing
 
-from cloud.analysis.evidence import Evidence, from_pairs, from_strata
+from cloud.analysis.compare import from_pairs, from_strata
+from cloud.analysis.evidence import Evidence
 from cloud.analysis.explain import numbers_of, reasons_of
 from cloud.analysis.findings import Findings
 from cloud.analysis.minimums import of_pairs, of_strata
@@ -73,8 +74,8 @@ def _find(record: DecideInput) -> Findings:
         amount = of_pairs(record.pairs)
     else:
         worse = from_strata(judged, blamed, record.metric, record.margin)
-        same = certain or not any(missing.excess)
-        fine = worse if same else from_strata(judged, missing.excess, record.metric, record.margin)
+        same = missing.most == blamed
+        fine = worse if same else from_strata(judged, missing.most, record.metric, record.margin)
         amount = of_strata(judged)
     split = log_e_split(record.strata, record.assigned) if record.n_candidates == 1.0 else 0.0
     bad_regions = _bad_regions(record, judged, blamed, need_worse)

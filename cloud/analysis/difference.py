@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import typing
+
 from cloud.analysis.ratio import Spread, clustered_spread, effective_clusters, independent_variance
 from cloud.analysis.records import Arm, Cross, CrossDays, Days, Stratum
 
 _FEW_CLUSTERS = 20.0
+_SCORE = 3.0  # about where verdicts fall
+_MOST = 600.0  # e to this power is still a float
 
 
 def clustered_difference(stratum: Stratum) -> Spread | None:
@@ -87,30 +92,47 @@ def _covariance(control: Arm, candidate: Arm, cross: Cross | CrossDays) -> float
     return product / (control.n * candidate.n) * clusters / (clusters - 1.0)
 
 
-def design_effect(stratum: Stratum) -> float:
+def design_effect(strata: typing.Sequence[Stratum]) -> float:
     """How many outcomes count as one because outcomes of a device resemble each other.
 
     Parameters
     ----------
-    stratum : Stratum
-        Both arms have data.
+    strata : sequence of Stratum
+        Those without data in both arms are left out.
 
     Returns
     -------
     float
-        At least 1. Of the difference where devices hold both arms, otherwise of the worse arm.
+        At least 1; infinite when nothing is known about how devices differ. In each stratum that of the difference
+        where devices hold both arms, otherwise that of the worse arm. An effect that was estimated from few devices
+        is enlarged as the square of Student's t is over that of a normal score of 3.
 
     Examples
     --------
     >>> alike = Arm(100.0, 50.0, 50.0, 10.0, 1000.0, 500.0, 500.0)  # of ten devices, five always fail
-    >>> round(design_effect(Stratum(alike, alike)), 2)
-    11.11
+    >>> round(design_effect([Stratum(alike, alike)]), 2)
+    14.42
     """
+    terms = []
+    for stratum in strata:
+        spread = clustered_difference(stratum) if stratum.control.n >= 1.0 and stratum.candidate.n >= 1.0 else None
+        if spread is not None:
+            n0, n1 = stratum.control.n, stratum.candidate.n
+            terms.append((n0 * n1 / (n0 + n1) * _raw_effect(stratum, spread), spread.df, n0 * n1 / (n0 + n1)))
+    if not terms:
+        return math.inf
+    terms.sort()  # so that the order of strata can not change the last digit
+    total = sum(weighted for weighted, _, _ in terms)
+    inverse_df = sum((weighted / total) ** 2 / df for weighted, df, _ in terms)
+    square = _SCORE * _SCORE * inverse_df
+    return total / sum(weight for _, _, weight in terms) * math.expm1(min(square, _MOST)) / square
+
+
+def _raw_effect(stratum: Stratum, spread: Spread) -> float:
     control, candidate = stratum.control, stratum.candidate
     seen = [independent_variance(arm.n, arm.sum, arm.sumsq) for arm in (control, candidate)]
     if stratum.cross is not None and stratum.cross.g >= 1.0:
-        spread = clustered_difference(stratum)
-        return max(1.0, spread.variance / sum(seen)) if spread is not None and sum(seen) > 0.0 else 1.0
+        return max(1.0, spread.variance / sum(seen)) if sum(seen) > 0.0 else 1.0
     effects = [1.0]
     for arm, independent in zip((control, candidate), seen, strict=True):
         clusters = [(arm.g, arm.g_nn, arm.g_ns, arm.g_ss)]

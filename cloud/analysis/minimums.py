@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 
 from cloud.analysis.contrast import has_data
@@ -50,8 +51,8 @@ def of_strata(strata: typing.Sequence[Stratum]) -> Amount:
         control += max(stage.control.g for stage in stages)
         candidate += max(stage.candidate.g for stage in stages)
         dated = [_days(stage) for stage in stages if _days(stage) > 0.0]
-        days = max(days, sum(dated) - max(0, len(dated) - 1))
-    return Amount(sum(stratum.candidate.n for stratum in strata), min(control, candidate), days)
+        days = max(days, math.fsum(dated) - max(0, len(dated) - 1))
+    return Amount(math.fsum(stratum.candidate.n for stratum in strata), min(control, candidate), days)
 
 
 def _days(stratum: Stratum) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 
 from cloud.analysis.contrast import has_data
@@ -16,11 +17,13 @@ Strata = typing.Sequence[Stratum]
 class Missing(typing.NamedTuple):
     """What is missing from the candidate beyond what is missing from the control.
 
-    ``excess`` has one number of outcomes for each stratum; ``fraction`` is their share of the candidate's inputs;
-    ``log_e`` is the evidence that the excess is no accident.
+    ``excess`` has the likely number of outcomes for each stratum, ``most`` the number that must be feared before a
+    promotion; ``fraction`` is the excess as a share of the candidate's inputs; ``log_e`` is the evidence that it is
+    no accident.
     """
 
     excess: tuple[float, ...]
+    most: tuple[float, ...]
     fraction: float
     log_e: float
 
@@ -58,19 +61,26 @@ def find_missing(all_strata: Strata, judged: Strata, assigned: Assigned | None, 
     if judged and len(own) == len(judged):
         return _by_stratum(judged, own)
     if assigned is None or min(assigned.control, assigned.candidate) < 1.0 or not all_strata:
-        return Missing((0.0,) * len(judged), 0.0, 0.0)
+        nothing = (0.0,) * len(judged)
+        return Missing(nothing, nothing, 0.0, 0.0)
     odds = assigned.candidate / assigned.control
     expected = odds
     if pending and assigned.share is not None and 0.0 < assigned.share < 1.0:
         # What is pending is recent, and recent inputs were split by the newest share.
         expected = max(odds, assigned.share / (1.0 - assigned.share))
-    lost0 = max(0.0, assigned.control - sum(stratum.control.n for stratum in all_strata))
-    lost1 = max(0.0, assigned.candidate - sum(stratum.candidate.n for stratum in all_strata))
-    fraction = min(0.999, max(0.0, lost1 - lost0 * expected) / assigned.candidate)
-    design = _design(all_strata)
+    lost0 = max(0.0, assigned.control - math.fsum(stratum.control.n for stratum in all_strata))
+    lost1 = max(0.0, assigned.candidate - math.fsum(stratum.candidate.n for stratum in all_strata))
+    surplus = max(0.0, lost1 - lost0 * expected)
+    fraction = min(0.999, surplus / assigned.candidate)
+    design = design_effect(all_strata)
     log_e = log_e_more([Count(lost0 / design, lost1 / design, expected)])
     excess = tuple(stratum.candidate.n * fraction / (1.0 - fraction) for stratum in judged)
-    return Missing(excess, fraction, log_e)
+    if not pending:
+        return Missing(excess, excess, fraction, log_e)
+    # Where all outcomes are late, whatever is missing beyond the control's is missing from closed windows.
+    n1 = math.fsum(stratum.candidate.n for stratum in judged)
+    most = tuple(surplus * stratum.candidate.n / n1 if n1 > 0.0 else 0.0 for stratum in judged)
+    return Missing(excess, most, fraction, log_e)
 
 
 def _own(stratum: Stratum) -> list[tuple[float, float]]:
@@ -86,18 +96,15 @@ def _by_stratum(judged: Strata, own: typing.Sequence[tuple[float, float]]) -> Mi
         usable = min(given0, given1) >= 1.0
         surplus.append(lost1 - lost0 * given1 / given0 if usable else 0.0)
         counts += [Count(lost0, lost1, given1 / given0)] if usable else []
-    total = max(0.0, sum(surplus))
-    positive = sum(max(0.0, lost) for lost in surplus)
+    total = max(0.0, math.fsum(surplus))
+    positive = math.fsum(max(0.0, lost) for lost in surplus)
     # What one stratum lost by chance another gained: only the balance is held against the candidate.
     kept = total / positive if positive > 0.0 else 0.0
-    given = sum(given1 for _, given1 in own)
-    design = _design(judged)
-    log_e = log_e_more([Count(c.control / design, c.candidate / design, c.odds) for c in counts])
-    return Missing(tuple(max(0.0, lost) * kept for lost in surplus), total / given if given > 0.0 else 0.0, log_e)
-
-
-def _design(strata: Strata) -> float:
-    return max((design_effect(stratum) for stratum in strata if has_data(stratum)), default=1.0)
+    given = math.fsum(given1 for _, given1 in own)
+    design = design_effect(judged)
+    log_e = log_e_more(sorted(Count(c.control / design, c.candidate / design, c.odds) for c in counts))
+    excess = tuple(max(0.0, lost) * kept for lost in surplus)
+    return Missing(excess, excess, total / given if given > 0.0 else 0.0, log_e)
 
 
 def log_e_split(strata: Strata, assigned: Assigned | None) -> float:

@@ -97,8 +97,8 @@ def independent_variance(n: float, total: float, sumsq: float) -> float:
 
     Examples
     --------
-    >>> independent_variance(100.0, 90.0, 90.0) == 0.9 * (1.0 - 0.9) / 100.0
-    True
+    >>> independent_variance(100.0, 50.0, 50.0)
+    0.0025
     """
     mean = total / n
     return max(0.0, sumsq / n - mean * mean) / n

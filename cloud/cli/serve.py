@@ -76,7 +76,7 @@ def worker(here: Here, once: bool, with_parent: bool) -> int:
     runner = Worker(here.project)
     if once:
         done = runner.once()
-        for line in done.happened:
+        for line in done.happened if done else ():
             click.echo(line)
         return 0
     stop = threading.Event()

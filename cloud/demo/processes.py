@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import http.client
 import json
 import os
 import pathlib
@@ -109,7 +110,7 @@ class Device:
         self.name, self.region, self.folder, self.url = name, region, folder, url
         self.address = ""
         self._process: subprocess.Popen[bytes] | None = None
-        self._session = requests.Session()
+        self._line: http.client.HTTPConnection | None = None
 
     def join(self, token: str) -> None:
         """Join the fleet."""
@@ -149,14 +150,20 @@ class Device:
         """The agent's process."""
         return self._process
 
-    def post(self, path: str, body: object) -> requests.Response:
-        """Post to the agent, as an application on the device would."""
-        return self._session.post(self.address + path, data=json.dumps(body), timeout=60)
+    def post(self, path: str, body: object) -> tuple[int, dict[str, typing.Any]]:
+        """Post to the agent, as an application on the device would; return status and reply."""
+        return self._request("POST", path, json.dumps(body).encode())
 
     def status(self) -> dict[str, typing.Any]:
         """Return what the agent says of itself."""
-        reply: dict[str, typing.Any] = self._session.get(self.address + "/v1/status", timeout=60).json()
-        return reply
+        return self._request("GET", "/v1/status", b"")[1]
+
+    def _request(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, typing.Any]]:
+        if self._line is None:
+            self._line = http.client.HTTPConnection(self.address.removeprefix("http://"), timeout=60)
+        self._line.request(method, path, body)
+        response = self._line.getresponse()
+        return response.status, json.loads(response.read())
 
     def sync(self) -> dict[str, typing.Any]:
         """Do what ``covey-edge sync`` does: ask the agent for a pass now, and wait for it."""

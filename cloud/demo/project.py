@@ -14,7 +14,7 @@ name = "flights"
 [serve]
 port = {port}
 online_window_s = {online_window_s}
-tick_interval_s = 0.2
+tick_interval_s = 0.1
 
 [regions]
 order = ["west", "central", "middle", "east"]
@@ -60,8 +60,6 @@ batch_size = 128
 
 [models.flight-delay.precompute]
 budget_bytes = 131072
-teacher = "sklearn.ensemble.RandomForestClassifier"
-teacher_params = {{ n_estimators = 60, min_samples_leaf = 20 }}
 
 [[models.flight-delay.trigger]]
 name = "excess-loss"

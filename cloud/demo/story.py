@@ -218,16 +218,12 @@ class Story:
 
     def _wait_for_controller(self) -> dict[str, typing.Any]:
         """Wait until a tick has seen everything that has been delivered up to now."""
-        seen: dict[str, typing.Any] = {}
-        wanted = int(self._scene.store.evidence.revision())
-
-        def has_ticked() -> bool:
-            nonlocal seen
-            seen = self._scene.cloud.fleet()
-            return int(seen["worker"]["tick_revision"]) >= wanted
-
-        wait_for("the controller to tick", has_ticked, timeout_s=_BARRIER_S)
-        return seen
+        store = self._scene.store
+        wanted = store.evidence.revision()
+        wait_for(
+            "the controller to tick", lambda: float(store.get_meta("tick_revision")) >= wanted, timeout_s=_BARRIER_S
+        )
+        return self._scene.cloud.fleet()
 
     def _lagging(self, fleet: dict[str, typing.Any], *, wait_records: bool) -> list[str]:
         """Online devices that have not yet delivered, or not yet done what their channel says."""

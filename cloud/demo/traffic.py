@@ -9,6 +9,7 @@ import typing
 from cloud.demo.flights import Flight
 from cloud.demo.processes import Device
 from shared.clock import format_time
+from shared.errors import ModelError
 
 _OK = 200
 
@@ -54,17 +55,17 @@ class Traffic:
             known.append({"prediction_id": prediction_id, "label": label})
         if known:
             self._post_outcomes(known)
-        reply = self.device.post("/v1/clock", {"event_time": format_time(end_s)})
-        if reply.status_code != _OK:
-            raise RuntimeError(f"{self.device.name}: {reply.text}")
+        status, reply = self.device.post("/v1/clock", {"event_time": format_time(end_s)})
+        if status != _OK:
+            raise ModelError(f"{self.device.name}: {reply['error']}")
 
     def _ask(self, flight: Flight) -> None:
         body = {"features": flight.question, "event_time": format_time(flight.event_s)}
-        reply = self.device.post("/v1/predict", body)
-        if reply.status_code != _OK:
+        status, reply = self.device.post("/v1/predict", body)
+        if status != _OK:
             self.log.failed += 1
             return
-        said: dict[str, typing.Any] = reply.json()["parameters"]
+        said = reply["parameters"]
         self.log.answered += 1
         self.log.sources[said["source"]] += 1
         self.log.versions[said["version"]] += 1
@@ -74,8 +75,8 @@ class Traffic:
         heapq.heappush(self._waiting, (known_s, self.log.answered, said["prediction_id"], flight.row["late"]))
 
     def _post_outcomes(self, known: list[dict[str, object]]) -> None:
-        reply = self.device.post("/v1/outcomes", {"outcomes": known})
-        accepted = reply.json()["accepted"] if reply.status_code == _OK else 0
+        status, reply = self.device.post("/v1/outcomes", {"outcomes": known})
+        accepted = reply["accepted"] if status == _OK else 0
         self.log.outcomes += accepted
         self.log.failed += len(known) - accepted
 

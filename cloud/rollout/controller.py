@@ -25,6 +25,8 @@ class Tick(typing.NamedTuple):
 
     Parameters
     ----------
+    revision : int
+        The evidence it has seen.
     event_s : float
         The fleet's event time.
     published : list of str
@@ -33,6 +35,7 @@ class Tick(typing.NamedTuple):
         Sentences for the log.
     """
 
+    revision: int
     event_s: float
     published: list[str]
     happened: list[str]
@@ -51,18 +54,17 @@ def tick(project: Project, store: Store, publish: Publish, *, now_s: float | Non
     for rollout in store.rollouts.all_running():
         happened += _advance(project, store, rollout, event_s, now)
     published = publish_changes(project, store, publish)
-    store.set_meta("tick_revision", revision)
-    store.set_meta("ticked_s", now)
-    return Tick(event_s, published, happened)
+    return Tick(revision, event_s, published, happened)
 
 
 def _event_time(project: Project, store: Store, now_s: float) -> float:
     """Move the fleet's event time on; it never goes back."""
     window = project.settings.serve.online_window_s
     seen = fleet_event_s(store.fleet.all(), now_s=now_s, online_window_s=window, stuck_s=_STUCK_WINDOWS * window)
-    event_s = max(seen, float(store.get_meta("event_s")))
-    store.set_meta("event_s", event_s)
-    return event_s
+    known = float(store.get_meta("event_s"))
+    if seen > known:
+        store.set_meta("event_s", seen)
+    return max(seen, known)
 
 
 # ---- orders of people

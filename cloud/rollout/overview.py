@@ -116,6 +116,11 @@ def brief(store: Store, row: Row) -> Row:
     }
 
 
+def _day(day: int) -> str:
+    """Write an event day; nothing for one that nobody knows: no device had said yet what day it is out there."""
+    return format_day(day) if day else ""
+
+
 def stage_name(stage: Row) -> str:
     """Name of a stage for people."""
     return stage["kind"] if stage["region"] == "*" else f"{stage['kind']} {stage['region']}"
@@ -130,8 +135,8 @@ def rollout(project: Project, store: Store, number: int) -> Row:
     return brief(store, row) | {
         "why": row["why"],
         "created": format_time(row["created_s"]),
-        "created_day": format_day(row["created_day"]),
-        "ended_day": format_day(row["ended_day"]) if row["ended_s"] else "",
+        "created_day": _day(row["created_day"]),
+        "ended_day": _day(row["ended_day"]),
         "metric": model.metric_name,
         "margin": model.margin,
         "stages": [_stage(store, row, stage, newest.get(stage["id"])) for stage in store.rollouts.stages(number)],
@@ -153,8 +158,8 @@ def _stage(store: Store, row: Row, stage: Row, verdict: Row | None) -> Row:
         "epoch": stage["id"],
         "verdict": stage["verdict"],
         "why": stage["why"],
-        "opened_day": format_day(stage["opened_day"]) if stage["opened_s"] else "",
-        "passed_day": format_day(stage["passed_day"]) if stage["passed_s"] else "",
+        "opened_day": _day(stage["opened_day"]),
+        "passed_day": _day(stage["passed_day"]),
         "devices": inputs.get("devices", {}),
         "pairs": pairs.get("n", 0),
         "gain": pairs["sum"] / pairs["n"] if pairs.get("n") else None,

@@ -16,6 +16,7 @@ from shared.metrics import Metric
 
 Word = typing.Literal["PASS", "FAIL", "HOLD"]
 SCHEMA = "covey.decide/1"
+_GOES_ON_WITHIN = 0.5
 
 
 class Evidence(typing.NamedTuple):
@@ -83,7 +84,7 @@ def judge(
         bad.append(f"failed or slow answers: {'; '.join(faults.reasons)}")
     waits += _minimums(kind, evidence, plan)
     waits += _looks_worse(asked, metric, margin)
-    said = f"{counts.verified} of {counts.online} online devices verified, {_outcomes(kind, evidence):,} outcomes"
+    said = f"{counts.verified} of {counts.online} online devices verified, {_outcomes(kind, evidence, plan):,} outcomes"
     return _verdict(bad, waits, said, inputs=inputs, promote=quality.word == "promote")
 
 
@@ -177,7 +178,7 @@ def _minimums(kind: str, evidence: Evidence, plan: RolloutSettings) -> list[str]
     stage = plan.shadow if kind == "shadow" else plan.canary
     rows = evidence.stage_pairs if _is_paired(kind, plan) else [row for row in evidence.stage_served if row["arm"] == 1]
     days = len({row["day"] for row in rows})
-    n = _outcomes(kind, evidence)
+    n = _outcomes(kind, evidence, plan)
     waits = []
     if days < stage.min_days:
         waits.append(f"{days} of {stage.min_days} days")
@@ -187,16 +188,22 @@ def _minimums(kind: str, evidence: Evidence, plan: RolloutSettings) -> list[str]
 
 
 def _looks_worse(asked: DecideInput, metric: Metric, margin: float) -> list[str]:
-    """A candidate that looks worse than the margin does not go on, proven or not: the next stage can wait."""
+    """A candidate that looks worse by half the margin does not go on, proven or not: the next stage can wait.
+
+    Proof needs more days than the shadow's minimum; without this a bad model would answer in the first region
+    while the proof is still coming.
+    """
     if asked.pairs is None or not asked.pairs.n:
         return []
     gain = asked.pairs.sum / asked.pairs.n
-    return [f"{metric.name} looks {-gain:.4f} worse, {margin:g} are allowed"] if gain < -margin else []
+    if gain >= -margin * _GOES_ON_WITHIN:
+        return []
+    return [f"{metric.name} looks {-gain:.4f} worse; it goes on within {margin * _GOES_ON_WITHIN:g}"]
 
 
-def _outcomes(kind: str, evidence: Evidence) -> int:
-    """Mature outcomes of this stage: pairs in shadow, answers of the candidate in a canary."""
-    if kind == "shadow":
+def _outcomes(kind: str, evidence: Evidence, plan: RolloutSettings) -> int:
+    """Mature outcomes of this stage that judge the candidate: pairs where they are kept, its own answers otherwise."""
+    if _is_paired(kind, plan):
         return sum(row["n"] for row in evidence.stage_pairs)
     return sum(row["outcomes"] for row in evidence.stage_served if row["arm"] == 1)
 

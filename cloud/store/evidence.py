@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typing
 
+import numpy as np
+
 from cloud.store.database import Database, unpack_bins
 
 Row = dict[str, typing.Any]
@@ -64,6 +66,38 @@ class Evidence:
             " and ? in ('', version) group by version, day order by day, version",
             (model, from_day, before_day, version),
         )
+
+    def by_region(self, model: str, *, from_day: int) -> list[Row]:
+        """What a model answered, by region, version and event day, from `from_day` on."""
+        return self._db.rows(
+            f"select d.region, s.version, s.day, {_TOTALS} from sums s join devices d on d.device = s.device"
+            " where s.model = ? and s.served = 1 and s.day >= ? group by d.region, s.version, s.day"
+            " order by s.day, s.version, d.region",
+            (model, from_day),
+        )
+
+    def latencies(self, model: str, *, from_day: int) -> list[Row]:
+        """Latency counts of a model's answers, by region and event day, from `from_day` on."""
+        rows = self._db.rows(
+            "select d.region, s.day, s.latency_bins as bins from sums s join devices d on d.device = s.device"
+            " where s.model = ? and s.served = 1 and s.day >= ?",
+            (model, from_day),
+        )
+        merged: dict[tuple[str, int], np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
+        for row in rows:
+            counts = np.frombuffer(row["bins"], np.int64)
+            key = row["region"], row["day"]
+            merged[key] = merged[key] + counts if key in merged else counts
+        return [{"region": region, "day": day, "bins": bins.tolist()} for (region, day), bins in sorted(merged.items())]
+
+    def devices_by_day(self, model: str, *, from_day: int) -> dict[int, int]:
+        """How many devices answered on each event day, from `from_day` on."""
+        rows = self._db.rows(
+            "select day, count(distinct device) as n from sums where model = ? and served = 1 and day >= ?"
+            " group by day",
+            (model, from_day),
+        )
+        return {row["day"]: row["n"] for row in rows}
 
     def totals(self, device: str = "") -> Row:
         """All that was ever answered, by one device or by all."""

@@ -6,8 +6,16 @@ import flask
 
 from cloud.rollout import overview
 from cloud.web.context import context
+from cloud.web.guard import local_only
 
 blueprint = flask.Blueprint("api", __name__)
+
+
+@blueprint.before_request
+def _guard() -> None:
+    # Whether the server answers is no secret, and what asks is often on another machine.
+    if flask.request.endpoint != "api.health":
+        local_only()
 
 
 @blueprint.get("/api/v1/fleet")

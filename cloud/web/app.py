@@ -61,6 +61,8 @@ def wsgi() -> typing.Callable[..., typing.Iterable[bytes]]:
 
 
 def _problem(code: str, status: int, title: str, detail: str, field: str = "") -> flask.Response:
+    if pages.wants_page():
+        return pages.problem_page(status, title, detail)
     body = msgspec.json.encode(protocol.problem(code, status, title, detail, field))
     return flask.Response(body, status, content_type="application/problem+json")
 

@@ -103,7 +103,8 @@ class Installer:
             raise ModelError(note, field="self-test")
         self._state.raise_floor(_CHANNEL_FLOOR, says.sequence)
         self._state.move("report" if changed else "idle", digest, note)
-        self._clean_up(digest)
+        if changed:
+            self._clean_up(digest)
         return Outcome(says, digest, changed, note)
 
     def _read_channel(self) -> Channel:

@@ -1,0 +1,125 @@
+"""Compares a candidate with its control, from strata or from pairs."""
+
+from __future__ import annotations
+
+import math
+import typing
+
+from cloud.analysis.contrast import Contrast, bad_outcomes, combine, has_data, stratum_contrast
+from cloud.analysis.counts import log_e_below
+from cloud.analysis.difference import design_effect
+from cloud.analysis.evidence import NOTHING, Evidence
+from cloud.analysis.mixture import log_e_above, log_e_drop, log_mean_exp
+from cloud.analysis.rare import ONE_ARM, TWO_ARMS, Rates, compare_rare
+from cloud.analysis.ratio import clustered_spread
+from cloud.analysis.records import Metric, Pairs, Stratum
+from cloud.analysis.tails import z_from_t
+
+_RARE_RATE = 0.03
+
+
+def from_strata(
+    strata: typing.Sequence[Stratum], excess: typing.Sequence[float], metric: Metric, margin: float
+) -> Evidence:
+    """Compare two arms over strata.
+
+    Parameters
+    ----------
+    strata : sequence of Stratum
+        Those without data in both arms say nothing and are left out.
+    excess : sequence of float
+        For each stratum, missing outcomes of the candidate that count as failures; ignored for continuous metrics.
+    metric : Metric
+        Kind and direction.
+    margin : float
+        Non-inferiority margin in metric units, above 0.
+
+    Returns
+    -------
+    Evidence
+        From counts where failures are rare, from the difference of means otherwise.
+
+    Examples
+    --------
+    >>> from cloud.analysis.records import Arm
+    >>> control = Arm(2000.0, 1800.0, 1800.0, 2000.0, 2000.0, 1800.0, 1800.0)
+    >>> candidate = Arm(2000.0, 1700.0, 1700.0, 2000.0, 2000.0, 1700.0, 1700.0)
+    >>> seen = from_strata([Stratum(control, candidate)], [0.0], Metric("bernoulli", "higher"), 0.02)
+    >>> round(seen.difference, 3), seen.log_e_worse > math.log(20.0), seen.log_e_fine > 0.0
+    (-0.05, True, False)
+    """
+    known = [(s, e) for s, e in zip(strata, excess, strict=True) if has_data(s)]
+    if metric.kind == "continuous":
+        known = [(s, 0.0) for s, _ in known]
+    elif known:
+        failures = math.fsum(bad_outcomes(s.control, metric) for s, _ in known)
+        if failures < _RARE_RATE * math.fsum(s.control.n for s, _ in known):
+            rates = [
+                Rates(
+                    s.control.n,
+                    bad_outcomes(s.control, metric),
+                    s.candidate.n + e,
+                    bad_outcomes(s.candidate, metric) + e,
+                )
+                for s, e in known
+            ]
+            return compare_rare(rates, design_effect([s for s, _ in known]), margin)
+    parts = [stratum_contrast(s, metric, margin, e) for s, e in known]
+    contrast = combine([part for part in parts if part is not None])
+    return NOTHING if contrast is None else _from_contrast(contrast, margin)
+
+
+def from_pairs(pairs: Pairs, lost: float, metric: Metric, margin: float) -> Evidence:
+    """Compare two models that answered the same inputs.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        Sums of ``good(candidate) - good(control)``.
+    lost : float
+        Pairs that never came and count as lost by the candidate; ignored for continuous metrics.
+    metric : Metric
+        Only the kind matters: pairs are oriented already.
+    margin : float
+        Non-inferiority margin in metric units, above 0.
+
+    Returns
+    -------
+    Evidence
+        For rates a device-robust McNemar test.
+
+    Examples
+    --------
+    >>> pairs = Pairs(500.0, -25.0, 45.0, 500.0, 500.0, -25.0, 45.0, pos=10.0, neg=35.0)
+    >>> seen = from_pairs(pairs, 0.0, Metric("bernoulli", "higher"), 0.02)
+    >>> round(seen.difference, 3), round(seen.error, 4), seen.log_e_worse > math.log(20.0)
+    (-0.05, 0.0136, True)
+    """
+    if pairs.n < 1.0:
+        return NOTHING
+    spread = clustered_spread(pairs.n, pairs.sum, pairs.g, pairs.g_nn, pairs.g_ns, pairs.g_ss)
+    if pairs.days is not None:
+        days = pairs.days
+        spread = max(spread, clustered_spread(pairs.n, pairs.sum, days.g, days.nn, days.ns, days.ss))
+    if spread.df <= 0.0:
+        return NOTHING
+    n = pairs.n
+    if metric.kind == "continuous":
+        variance = max(spread.variance, (margin / n) ** 2)
+        return _from_contrast(Contrast(pairs.sum / n, variance, variance, spread.df, n), margin)
+    n, neg = n + lost, (pairs.neg or 0.0) + lost
+    variance = max(spread.variance, ((pairs.pos or 0.0) + neg + 1.0) / (n * n))
+    # Whoever is worse by the margin loses that share of the inputs at least, even if few were lost so far.
+    worse = max(variance, margin * (1.0 - margin) / n)
+    seen = _from_contrast(Contrast((pairs.sum - lost) / n, variance, worse, spread.df, n), margin)
+    design = max(1.0, spread.variance * pairs.n * pairs.n / pairs.sumsq) if pairs.sumsq > 0.0 else 1.0
+    never = log_e_below(n / design, neg / design, margin)
+    return seen._replace(log_e_fine=log_mean_exp((seen.log_e_fine, never), (TWO_ARMS, ONE_ARM)))
+
+
+def _from_contrast(contrast: Contrast, margin: float) -> Evidence:
+    error = math.sqrt(contrast.variance)
+    drop = z_from_t(-contrast.x / error, contrast.df)
+    slack = math.sqrt(contrast.variance_worse)
+    gain = z_from_t((contrast.x + margin) / slack, contrast.df)
+    return Evidence(log_e_drop(drop, margin / error), log_e_above(gain, margin / slack), contrast.x, error)

@@ -1,0 +1,70 @@
+"""The newest things that happened, as sentences: the audit log, and what devices had trouble with."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import typing
+
+from cloud.store.store import Store
+from shared.clock import format_time
+
+Row = dict[str, typing.Any]
+_LOOKED_AT = 400
+_ROUTINE = frozenset({"activated", "committed"})
+_TROUBLE = frozenset({"update-refused", "model-broken", "records-dropped"})
+_TONES = {
+    "promoted": "good",
+    "rolled back": "bad",
+    "rollout given up": "bad",
+    "gate overridden": "bad",
+    "rollout abort": "bad",
+    "rollout undo": "bad",
+}
+_SAID = {
+    "rollout start": "Rollout of {subject} started",
+    "promoted": "{subject} promoted",
+    "rolled back": "{subject} rolled back",
+    "rollout given up": "{subject} given up",
+    "trigger fired": "A trigger of {subject} fired",
+    "model train": "{subject} trained",
+    "bundle build": "{subject} signed",
+    "gate overridden": "A gate overridden for {subject}",
+    "data add": "Rows added to {subject}",
+    "device token": "A join token made",
+    "device retire": "{subject} retired",
+}
+
+
+def events(store: Store, limit: int = 12) -> list[Row]:
+    """Return the newest events, newest first; the same thing several times in a row stands once, with its number."""
+    rows = [_of_audit(row) for row in store.audit.all(_LOOKED_AT)]
+    rows += [_of_device(row) for row in store.fleet.events(_LOOKED_AT) if row["kind"] not in _ROUTINE]
+    rows.sort(key=lambda row: row["at_s"], reverse=True)
+    out = []
+    for _, group in itertools.groupby(rows, key=lambda row: (row["said"], row["reason"])):
+        run = list(group)
+        out.append(run[0] | {"n": len(run), "at": format_time(run[0]["at_s"])})
+    return out[:limit]
+
+
+def _of_audit(row: Row) -> Row:
+    action, subject = row["action"], row["subject"]
+    if action == "stage opened":
+        stage = json.loads(row["detail"]).get("stage", "a stage")
+        said = f"{stage[:1].upper()}{stage[1:]} opened in {subject}"
+    else:
+        said = _SAID.get(action, f"{action[:1].upper()}{action[1:]}: {{subject}}").replace("{subject}", subject)
+    return {
+        "at_s": row["at_s"],
+        "said": said,
+        "actor": row["actor"],
+        "reason": row["reason"],
+        "tone": _TONES.get(action, ""),
+    }
+
+
+def _of_device(row: Row) -> Row:
+    said = f"{row['device']}: {row['kind'].replace('-', ' ')}"
+    tone = "bad" if row["kind"] in _TROUBLE else ""
+    return {"at_s": row["at_s"], "said": said, "actor": row["device"], "reason": row["detail"], "tone": tone}

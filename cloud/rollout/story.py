@@ -1,0 +1,205 @@
+"""Say in sentences how a fleet and a rollout stand, and what happens next. Pure: plain data in, words out."""
+
+from __future__ import annotations
+
+import typing
+
+Row = typing.Mapping[str, typing.Any]
+_E = 2.718281828459045
+
+
+def place(region: str) -> str:
+    """Return a region's name as people write it.
+
+    >>> place("central"), place("us-east-1"), place("*")
+    ('Central', 'us-east-1', 'the whole fleet')
+    """
+    if region == "*":
+        return "the whole fleet"
+    return region.capitalize() if region.isalpha() and region.islower() else region
+
+
+def stage_title(stage: Row) -> str:
+    """Return a stage's name as people write it.
+
+    >>> stage_title({"kind": "shadow", "region": "*"}), stage_title({"kind": "canary", "region": "west"})
+    ('Shadow', 'West')
+    """
+    return stage["kind"].capitalize() if stage["region"] == "*" else place(stage["region"])
+
+
+def devices_text(n: int) -> str:
+    """Count devices.
+
+    >>> devices_text(0), devices_text(1), devices_text(1234)
+    ('no device', '1 device', '1,234 devices')
+    """
+    return "no device" if n == 0 else "1 device" if n == 1 else f"{n:,} devices"
+
+
+def percent(ratio: float) -> str:
+    """Write a share in percent, with a space that does not break.
+
+    >>> percent(0.624).split()
+    ['62', '%']
+    """
+    return f"{100 * ratio:.0f}\u00a0%"
+
+
+# ---- one rollout
+
+
+def rollout_headline(view: Row) -> str:
+    """Return the sentence that answers "is it all right?" for one rollout.
+
+    Parameters
+    ----------
+    view : mapping
+        What `course.course` returns.
+    """
+    if view["state"] == "running":
+        said = _running(view)
+        return f"{said}; paused" if view["paused"] else said
+    to, before = view["to"], view["from"] or "nothing"
+    if view["state"] == "promoted":
+        answering = set(view["incumbents"].values())
+        if answering == {to}:
+            return f"{to} was promoted and answers everywhere"
+        now = " and ".join(sorted(answering)) or "nothing"
+        return f"{to} was promoted; {now} answers now"
+    if view["state"] == "undone":
+        return f"{to} was undone; {before} answers again"
+    word = "was rolled back" if view["state"] == "rolled_back" else "was aborted"
+    return f"{to} {word}{_where(view)}; {_exposed(view)} with it"
+
+
+def _running(view: Row) -> str:
+    opened = [stage for stage in view["stages"] if stage["verdict"] != "WAITING"]
+    if not opened:
+        return f"{view['to']} is about to start"
+    stage = opened[-1]
+    if stage["kind"] == "shadow":
+        return f"{view['to']} is in shadow on {_share(stage)}; {view['from']} answers everywhere"
+    if stage["kind"] == "install":
+        done = sum(stage["verdict"] == "PASS" for stage in view["stages"])
+        return f"{view['to']} is being installed: {done} of {len(view['stages'])} regions done"
+    if all(stage["verdict"] == "PASS" for stage in view["stages"]):
+        return f"{view['to']} is in every region; the evidence for promotion is still growing"
+    return f"{view['to']} is in {stage_title(stage)}, {_share(stage)}"
+
+
+def _share(stage: Row) -> str:
+    """Say how many devices of a stage have verified it."""
+    devices = stage["devices"]
+    online = devices.get("online", 0)
+    return f"{percent(devices.get('verified', 0) / online)} of devices" if online else "no device online"
+
+
+def _where(view: Row) -> str:
+    failed = [stage for stage in view["stages"] if stage["verdict"] == "FAIL"]
+    opened = [stage for stage in view["stages"] if stage["verdict"] != "WAITING"]
+    if not opened:
+        return " before it began"
+    stage = (failed or opened)[-1]
+    return " in shadow" if stage["kind"] == "shadow" else f" in {stage_title(stage)}"
+
+
+def _exposed(view: Row) -> str:
+    n = view["exposed"]
+    return "no device answered" if n == 0 else f"{devices_text(n)} had answered"
+
+
+def rollouts_headline(rows: typing.Sequence[Row]) -> str:
+    """Count rollouts by how they ended.
+
+    >>> rollouts_headline([{"state": "running"}, {"state": "promoted"}, {"state": "rolled_back"}])
+    '3 rollouts: 1 running, 1 promoted, 1 rolled back'
+    """
+    if not rows:
+        return "No rollout was started yet"
+    states = ("running", "promoted", "rolled_back", "aborted", "undone")
+    counts = {state: sum(row["state"] == state for row in rows) for state in states}
+    said = ", ".join(f"{n} {state.replace('_', ' ')}" for state, n in counts.items() if n)
+    return f"{len(rows)} rollout{'s' if len(rows) > 1 else ''}: {said}"
+
+
+def next_steps(view: Row) -> list[str]:
+    """Say what happens next, and what it waits for."""
+    if view["state"] != "running":
+        return _after(view)
+    if view["paused"]:
+        return ["It is paused: no further stage opens, and a bad verdict still rolls back."]
+    stages, progress = view["stages"], view["progress"]
+    waiting = [stage for stage in stages if stage["verdict"] == "WAITING"]
+    if not progress and waiting:
+        return [f"{stage_title(waiting[0])} opens when the worker looks next."]
+    if not progress:
+        return [_promotion(view)]
+    then = f"{stage_title(waiting[0])} opens" if waiting else "the whole of the evidence decides on promotion"
+    now = next(stage for stage in stages if stage["name"] == progress["stage"])
+    need = _needs(progress, view["plan"])
+    return [f"{stage_title(now)} passes when {need}; then {then}.", *_always(view)]
+
+
+def _needs(progress: Row, plan: Row) -> str:
+    verified = f"{percent(plan['verified_share'])} of its online devices have verified the version"
+    if progress["kind"] == "install":
+        return verified
+    days = f"{progress['min_days']} days ({progress['days']} so far)"
+    outcomes = f"{progress['min_outcomes']:,} outcomes ({progress['outcomes']:,} so far) are in"
+    return f"{days} and {outcomes}, and {verified}"
+
+
+def _promotion(view: Row) -> str:
+    newest = view["band"][-1] if view["band"] else None
+    have = f"{_E ** min(newest['log_e_not_worse'], 600.0):,.3g}" if newest else "none yet"
+    return (
+        f"Every stage has passed. {view['to']} is promoted when the evidence that it is not worse by"
+        f" {view['margin']:g} reaches {1 / view['plan']['alpha_promote']:g}; it is {have} now."
+    )
+
+
+def _always(view: Row) -> list[str]:
+    if not view["from"]:
+        return []
+    return [
+        f"If {view['to']} proves worse at any look, every device goes back to {view['from']} by itself.",
+        f"Without a verdict after {view['plan']['max_days']} days it is aborted.",
+    ]
+
+
+def _after(view: Row) -> list[str]:
+    to, before = view["to"], view["from"]
+    if view["state"] == "promoted" and before and set(view["incumbents"].values()) == {to}:
+        days = view["plan"]["undo_window_days"]
+        return [f"For {days} days one order goes back to {before}, which is still on every device."]
+    if view["state"] == "promoted":
+        return ["Nothing: this rollout is over."]
+    back = f"every device runs {before} again" if before else "no version runs where it was"
+    return [f"Nothing more by itself: {back}. {to} will not be offered again unless somebody starts a new rollout."]
+
+
+# ---- the fleet
+
+
+def fleet_headline(view: Row, newest: Row | None) -> str:
+    """Return the sentence that answers "is it all right?" for the fleet.
+
+    Parameters
+    ----------
+    view : mapping
+        What `overview.fleet` returns.
+    newest : mapping, optional
+        The rollout that is running, or else the newest.
+    """
+    total, online = view["devices"]["total"], view["devices"]["online"]
+    silent = f"; {devices_text(total - online)} of {total:,} silent" if 0 < online < total else ""
+    if total and not online:
+        silent = "; no device is online"
+    if newest is None and not total:
+        return "Nothing runs yet: no device has joined"
+    if newest is None:
+        return f"{devices_text(total).capitalize()} joined; no model is on them yet"
+    if newest["state"] == "promoted" and set(newest["incumbents"].values()) == {newest["to"]}:
+        return f"{newest['to']} answers everywhere{silent}"
+    return rollout_headline(newest) + silent

@@ -7,7 +7,7 @@ import sys
 import traceback
 import typing
 
-from edge_agent import commands
+from edge_agent import commands, show
 from shared import __version__
 from shared.errors import CoveyError
 
@@ -67,11 +67,11 @@ def _add_looking(verbs: Verbs) -> None:
     predict.add_argument("--file", help="rows as JSON lines; - reads standard input")
     predict.add_argument("--model", help="which model, if there are several")
     predict.add_argument("--json", action="store_true", help="print JSON")
-    predict.set_defaults(do=commands.predict)
+    predict.set_defaults(do=show.predict)
     for name, do, text in (
-        ("status", commands.status, "what runs, and how it is"),
-        ("versions", commands.versions, "generations and versions on this device"),
-        ("doctor", commands.doctor, "say what is wrong"),
+        ("status", show.status, "what runs, and how it is"),
+        ("versions", show.versions, "generations and versions on this device"),
+        ("doctor", show.doctor, "say what is wrong"),
     ):
         verb = verbs.add_parser(name, help=text)
         verb.add_argument("--json", action="store_true", help="print JSON")
@@ -81,7 +81,7 @@ def _add_looking(verbs: Verbs) -> None:
         "action", nargs="?", choices=["show", "flush"], default="show", help="show it, or deliver it now"
     )
     outbox.add_argument("--json", action="store_true", help="print JSON")
-    outbox.set_defaults(do=commands.outbox)
+    outbox.set_defaults(do=show.outbox)
 
 
 def main(argv: typing.Sequence[str] | None = None) -> int:

@@ -1,19 +1,12 @@
 """One definition of features, used for training in the cloud and for key and model input on the device.
 
-`definition` says what a feature set is, `coding` turns one raw value into its code, `encoder` does a row,
-`columns` does many rows with the same coders, so that training and serving can not differ.
+`kinds` says what features there are, `definition` what a set of them is, `coding` turns one raw value into its code,
+`encoder` does a row, `columns` does many rows with the same coders, so that training and serving can not differ.
 """
 
-from shared.features.definition import (
-    Bucketed,
-    Categorical,
-    Feature,
-    FeatureSet,
-    Numeric,
-    TimePart,
-    load_feature_set,
-)
+from shared.features.definition import FeatureSet, load_feature_set
 from shared.features.encoder import Encoder
+from shared.features.kinds import Bucketed, Categorical, Feature, Numeric, TimePart
 
 __all__ = [
     "Bucketed",

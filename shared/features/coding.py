@@ -9,7 +9,7 @@ import struct
 import typing
 
 from shared.errors import DataError
-from shared.features.definition import Bucketed, Categorical, Feature, Numeric, TimePart
+from shared.features.kinds import Bucketed, Categorical, Feature, Numeric, TimePart
 
 Coder = typing.Callable[[object], float]
 _FLOAT32 = struct.Struct("<f")

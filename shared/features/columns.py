@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from shared.errors import DataError
 from shared.features.coding import make_coder
-from shared.features.definition import Feature, FeatureSet
+from shared.features.definition import FeatureSet
 from shared.features.encoder import Encoder
+from shared.features.kinds import Feature
 
 Columns = typing.Mapping[str, typing.Sequence[object]]
 Problem = tuple[int, DataError]

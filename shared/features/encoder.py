@@ -10,7 +10,8 @@ import typing
 
 from shared.errors import DataError
 from shared.features.coding import make_coder
-from shared.features.definition import FeatureSet, Numeric
+from shared.features.definition import FeatureSet
+from shared.features.kinds import Numeric
 
 KEY_BYTES = 16
 Codes = tuple[float, ...]

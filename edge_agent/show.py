@@ -1,0 +1,169 @@
+"""What the looking verbs of ``covey-edge`` print: predict, status, versions, outbox, doctor."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+import typing
+
+from edge_agent import control
+from edge_agent.commands import layout_of, print_out, sync
+from shared.errors import NotFoundError, UnreachableError, UsageError
+
+Arguments = argparse.Namespace
+
+
+def predict(arguments: Arguments) -> int:
+    """Answer rows: by the running agent if there is one, else in this process."""
+    from edge_agent.ask import ask_agent, ask_here
+
+    layout = layout_of(arguments)
+    rows = _rows(arguments)
+    body: dict[str, object] = {"rows": rows} if arguments.model is None else {"rows": rows, "model": arguments.model}
+    try:
+        address = control.ask(layout.control, "status")["address"]
+        reply = ask_agent(address, body)
+    except UnreachableError:
+        reply = ask_here(layout, body)
+    for answer in reply["predictions"]:
+        said = answer.get("label", answer.get("value"))
+        how = answer["parameters"]
+        probabilities = " ".join(f"{p:.4f}" for p in answer.get("probabilities", ()))
+        line = f"{said}  [{probabilities}]  {how['version']} {how['arm']} {how['source']}  {how['prediction_id']}"
+        print_out(answer, [line], as_json=arguments.json)
+    return 0
+
+
+def _rows(arguments: Arguments) -> list[dict[str, object]]:
+    if bool(arguments.features) == bool(arguments.file):
+        raise UsageError(
+            "give the features of one row, or --file", field="NAME=VALUE", fix="Such as: hour=17 origin=JFK"
+        )
+    if arguments.file:
+        text = sys.stdin.read() if arguments.file == "-" else pathlib.Path(arguments.file).read_text()
+        return [_row(line, i) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    row: dict[str, object] = {}
+    for pair in arguments.features:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{pair[:60]!r} is not NAME=VALUE", field="NAME=VALUE", fix="Such as: hour=17")
+        row[name] = _value(value)
+    return [row]
+
+
+def _row(line: str, number: int) -> dict[str, object]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as err:
+        raise UsageError(f"not JSON: {err}", field=f"--file line {number}") from err
+    if not isinstance(row, dict):
+        raise UsageError("not a JSON object", field=f"--file line {number}", fix="One object with features a line.")
+    return row
+
+
+def _value(text: str) -> object:
+    """Numbers, true, false and null as JSON has them; anything else is text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, int | float | bool) or value is None else text
+
+
+def status(arguments: Arguments) -> int:
+    """Show what runs."""
+    layout = layout_of(arguments)
+    identity = layout.load_identity()
+    try:
+        said = control.ask(layout.control, "status")
+    except UnreachableError as err:
+        said = {"device": identity.device, "region": identity.region, "running": False, "error": str(err)}
+        print_out(said, [f"{identity.device} ({identity.region}): {err}"], as_json=arguments.json)
+        return err.exit_status
+    lines = [f"{said['device']} ({said['region']}) answers on {said['address']}"]
+    lines.append(f"generation {said['generation'][:12] or 'none'}  {said['state']}")
+    for name, model in said["models"].items():
+        trial = f", candidate {model['candidate']}" if model["candidate"] else ""
+        lines.append(f"  {name}  {model['incumbent']}{trial}  {model['error']}")
+    lines.append("  ".join(f"{name} {n:,}" for name, n in said["totals"].items()))
+    if said["sync"]:
+        last = said["sync"]
+        lines.append(f"last sync: {'ok' if last['ok'] else last['error']}")
+    print_out(said | {"running": True}, lines, as_json=arguments.json)
+    return 0
+
+
+def versions(arguments: Arguments) -> int:
+    """Show generations and versions."""
+    from edge_agent.files import BlobStore
+    from edge_agent.generation import Generations
+    from edge_agent.update.state import State
+
+    layout = layout_of(arguments)
+    layout.load_identity()
+    generations = Generations(layout.generations, layout.current, BlobStore(layout.blobs))
+    state = State(layout.state_db)
+    running = generations.running()
+    rows = []
+    for digest in generations.list():
+        models = {
+            entry.model: {"incumbent": entry.incumbent, "candidate": entry.candidate}
+            for entry in generations.read(digest).models
+        }
+        rows.append(
+            {
+                "generation": digest,
+                "running": digest == running,
+                "state": state.state_of(digest) or "staged",
+                "models": models,
+            }
+        )
+    refused = [
+        {"model": model, "version": version, "reason": why} for (model, version, _), why in state.refused().items()
+    ]
+    lines = [
+        f"{'>' if row['running'] else ' '} {str(row['generation'])[:12]}  {row['state']:6}  {_said(row['models'])}"
+        for row in rows
+    ]
+    lines += [f"  refused {row['model']}@{row['version']}: {row['reason']}" for row in refused]
+    print_out({"generations": rows, "refused": refused}, lines or ["nothing yet"], as_json=arguments.json)
+    return 0
+
+
+def _said(models: typing.Any) -> str:  # noqa: ANN401 - plain data
+    return ", ".join(
+        f"{name} {model['incumbent']}" + (f" (candidate {model['candidate']})" if model["candidate"] else "")
+        for name, model in models.items()
+    )
+
+
+def outbox(arguments: Arguments) -> int:
+    """Show or deliver what waits for the network."""
+    from edge_agent.telemetry.outbox import Outbox
+
+    layout = layout_of(arguments)
+    layout.load_identity()
+    if arguments.action == "flush":
+        arguments.retry = arguments.child = False
+        return sync(arguments)
+    if not layout.spool_db.exists():
+        raise NotFoundError("nothing has been recorded yet", fix="Answer something: covey-edge run")
+    box = Outbox(layout.spool_db)
+    said = {"spool": box.spool_id, "bytes": box.size_bytes(), "waiting": box.counts(), "watermark_s": box.watermark_s}
+    lines = [f"spool {box.spool_id}, {box.size_bytes():,} bytes"] + [
+        f"  {n:6,} {name}" for name, n in box.counts().items()
+    ]
+    print_out(said, lines, as_json=arguments.json)
+    return 0
+
+
+def doctor(arguments: Arguments) -> int:
+    """Say what is wrong."""
+    from edge_agent.doctor import examine
+
+    findings = examine(layout_of(arguments))
+    lines = [f"{'ok  ' if finding.ok else 'BAD '} {finding.name}: {finding.detail}" for finding in findings]
+    print_out([finding._asdict() for finding in findings], lines, as_json=arguments.json)
+    return 0 if all(finding.ok for finding in findings) else 1

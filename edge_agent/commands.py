@@ -167,5 +167,6 @@ def self_test(arguments: Arguments) -> int:
         bundle.table.check()
     bundle.load_model()
     rows = bundle.check_golden()
+    bundle.check_encoding()
     sys.stdout.write(f"{rows} golden rows reproduced\n")
     return 0

@@ -11,7 +11,7 @@ from cloud.analysis.difference import design_effect
 from cloud.analysis.evidence import NOTHING, Evidence
 from cloud.analysis.mixture import log_e_above, log_e_drop, log_mean_exp
 from cloud.analysis.rare import ONE_ARM, TWO_ARMS, Rates, compare_rare
-from cloud.analysis.ratio import clustered_spread
+from cloud.analysis.ratio import clustered_spread, few_clusters_factor
 from cloud.analysis.records import Metric, Pairs, Stratum
 from cloud.analysis.tails import z_from_t
 
@@ -107,12 +107,14 @@ def from_pairs(pairs: Pairs, lost: float, metric: Metric, margin: float) -> Evid
     if metric.kind == "continuous":
         variance = max(spread.variance, (margin / n) ** 2)
         return _from_contrast(Contrast(pairs.sum / n, variance, variance, spread.df, n), margin)
+    apart = (pairs.pos or 0.0) + (pairs.neg or 0.0)
+    design = max(1.0, spread.variance * n * n / apart) if apart > 0.0 else 1.0
+    design *= few_clusters_factor(1.0 / spread.df)
     n, neg = n + lost, (pairs.neg or 0.0) + lost
-    variance = max(spread.variance, ((pairs.pos or 0.0) + neg + 1.0) / (n * n))
+    variance = max(spread.variance, (apart + lost + 1.0) / (n * n))
     # Whoever is worse by the margin loses that share of the inputs at least, even if few were lost so far.
     worse = max(variance, margin * (1.0 - margin) / n)
     seen = _from_contrast(Contrast((pairs.sum - lost) / n, variance, worse, spread.df, n), margin)
-    design = max(1.0, spread.variance * pairs.n * pairs.n / pairs.sumsq) if pairs.sumsq > 0.0 else 1.0
     never = log_e_below(n / design, neg / design, margin)
     return seen._replace(log_e_fine=log_mean_exp((seen.log_e_fine, never), (TWO_ARMS, ONE_ARM)))
 

@@ -88,15 +88,15 @@ def _rate_variances(n0: float, bad0: float, n1: float, bad1: float, margin: floa
     # Two failures and two successes more, after Agresti and Coull (1998): no rate is ever certain.
     rate0, rate1 = (bad0 + 2.0) / (n0 + 4.0), (bad1 + 2.0) / (n1 + 4.0)
     pooled = (bad0 + bad1 + 2.0) / (n0 + n1 + 4.0)
-    equal = _towards(pooled, rate0) / n0 + _towards(pooled, rate1) / n1
+    equal = _towards(pooled, rate0, n0) + _towards(pooled, rate1, n1)
     base = min(max(0.0, rate0 + (rate1 - margin - rate0) * n1 / (n0 + n1)), max(0.0, 1.0 - margin))
-    worse = _towards(base, rate0) / n0 + _towards(min(1.0, base + margin), rate1) / n1
+    worse = _towards(base, rate0, n0) + _towards(min(1.0, base + margin), rate1, n1)
     return equal, worse
 
 
-def _towards(tested: float, seen: float) -> float:
+def _towards(tested: float, seen: float, n: float) -> float:
     rate = (2.0 * tested + seen) / 3.0
-    return rate * (1.0 - rate)
+    return max(rate * (1.0 - rate), 0.25 / n) / n  # beyond 2^53 outcomes, four more are lost in rounding
 
 
 def _mean_variance_ratio(control: Arm, candidate: Arm) -> float:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import typing
 
-from cloud.analysis.ratio import Spread, clustered_spread, effective_clusters, independent_variance
+from cloud.analysis.ratio import Spread, clustered_spread, effective_clusters, few_clusters_factor, independent_variance
 from cloud.analysis.records import Arm, Cross, CrossDays, Days, Stratum
 
 _FEW_CLUSTERS = 20.0
-_SCORE = 3.0  # about where verdicts fall
-_MOST = 600.0  # e to this power is still a float
 
 
 def clustered_difference(stratum: Stratum) -> Spread | None:
@@ -124,8 +122,7 @@ def design_effect(strata: typing.Sequence[Stratum]) -> float:
     terms.sort()  # so that the order of strata can not change the last digit
     total = sum(weighted for weighted, _, _ in terms)
     inverse_df = sum((weighted / total) ** 2 / df for weighted, df, _ in terms)
-    square = _SCORE * _SCORE * inverse_df
-    return total / sum(weight for _, _, weight in terms) * math.expm1(min(square, _MOST)) / square
+    return total / sum(weight for _, _, weight in terms) * few_clusters_factor(inverse_df)
 
 
 def _raw_effect(stratum: Stratum, spread: Spread) -> float:

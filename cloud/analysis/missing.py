@@ -12,6 +12,7 @@ from cloud.analysis.mixture import log_mean_exp
 from cloud.analysis.records import Assigned, Stratum
 
 Strata = typing.Sequence[Stratum]
+_ALL = 0.999  # so that what is missing stays a finite multiple of what came
 
 
 class Missing(typing.NamedTuple):
@@ -71,7 +72,7 @@ def find_missing(all_strata: Strata, judged: Strata, assigned: Assigned | None, 
     lost0 = max(0.0, assigned.control - math.fsum(stratum.control.n for stratum in all_strata))
     lost1 = max(0.0, assigned.candidate - math.fsum(stratum.candidate.n for stratum in all_strata))
     surplus = max(0.0, lost1 - lost0 * expected)
-    fraction = min(0.999, surplus / assigned.candidate)
+    fraction = min(_ALL, surplus / assigned.candidate)
     design = design_effect(all_strata)
     log_e = log_e_more([Count(lost0 / design, lost1 / design, expected)])
     excess = tuple(stratum.candidate.n * fraction / (1.0 - fraction) for stratum in judged)
@@ -104,7 +105,7 @@ def _by_stratum(judged: Strata, own: typing.Sequence[tuple[float, float]]) -> Mi
     design = design_effect(judged)
     log_e = log_e_more(sorted(Count(c.control / design, c.candidate / design, c.odds) for c in counts))
     excess = tuple(max(0.0, lost) * kept for lost in surplus)
-    return Missing(excess, excess, total / given if given > 0.0 else 0.0, log_e)
+    return Missing(excess, excess, min(_ALL, total / given) if given > 0.0 else 0.0, log_e)
 
 
 def log_e_split(strata: Strata, assigned: Assigned | None) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import typing
 
 _ROUNDING = 1e-13  # what is left of a difference of sums that cancel
+_SCORE = 3.0  # in standard errors, about where verdicts fall
+_MOST = 600.0  # e to this power is still a float
 
 
 class Spread(typing.NamedTuple):
@@ -102,3 +105,26 @@ def independent_variance(n: float, total: float, sumsq: float) -> float:
     """
     mean = total / n
     return max(0.0, sumsq / n - mean * mean) / n
+
+
+def few_clusters_factor(inverse_df: float) -> float:
+    """How much to enlarge a variance that was estimated from few clusters, where no t score can be taken.
+
+    Parameters
+    ----------
+    inverse_df : float
+        One over the degrees of freedom; above 0.
+
+    Returns
+    -------
+    float
+        At least 1: the square of the t score over that of the normal score 3 which is as surprising, after the
+        leading term of Hill's series (see :func:`cloud.analysis.tails.z_from_t`).
+
+    Examples
+    --------
+    >>> [round(few_clusters_factor(1.0 / df), 3) for df in (5.0, 19.0, 1000.0)]
+    [2.805, 1.279, 1.005]
+    """
+    square = _SCORE * _SCORE * inverse_df
+    return math.expm1(min(square, _MOST)) / square

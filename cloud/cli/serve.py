@@ -8,18 +8,18 @@ import signal
 import subprocess
 import sys
 import threading
-import typing
 
 import click
 
 from cloud.cli.base import Here, pass_here
+from cloud.parent import call_when_parent_ends
 from cloud.web.app import PROJECT_VARIABLE
 from cloud.worker import Worker
 from shared import logs
 from shared.errors import UsageError
 
-_PARENT_POLL_S = 0.5
 _MAX_PORT = 65535
+_LOOK_S, _RESTART_S, _MAX_RESTART_S = 0.5, 0.5, 60.0
 
 
 @click.command()
@@ -39,7 +39,7 @@ def serve(here: Here, host: str | None, port: int | None, no_worker: bool) -> in
         raise UsageError(f"{number} is not a port to serve on", field="--port", fix="Use 1 to 65535.")
     here.store.close()
     os.environ[PROJECT_VARIABLE] = str(here.project.folder)
-    beside = None if no_worker else _start_worker(here)
+    beside = None if no_worker else Beside(here)
     click.echo(f"http://{address}:{number}")
     sys.stdout.flush()
     try:
@@ -53,17 +53,52 @@ def serve(here: Here, host: str | None, port: int | None, no_worker: bool) -> in
             factory=True,
             log_level=LogLevels.warning,
             workers_kill_timeout=10,
+            respawn_failed_workers=True,
+            respawn_interval=0.5,
         ).serve()
     finally:
         if beside is not None:
-            beside.terminate()
-            beside.wait(timeout=30)
+            beside.stop()
     return 0
 
 
-def _start_worker(here: Here) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "cloud.cli", "--project", str(here.project.folder), "worker", "--with-parent"]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+class Beside:
+    """A worker beside the server; it is started again when it dies.
+
+    Parameters
+    ----------
+    here : Here
+        The project.
+    """
+
+    def __init__(self, here: Here) -> None:
+        folder = str(here.project.folder)
+        self._command = [sys.executable, "-m", "cloud.cli", "--project", folder, "worker", "--with-parent"]
+        self._stop = threading.Event()
+        self._process = self._start()
+        self._thread = threading.Thread(target=self._keep, name="worker-keeper", daemon=True)
+        self._thread.start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+
+    def _keep(self) -> None:
+        pause = _RESTART_S
+        while not self._stop.wait(_LOOK_S):
+            if self._process.poll() is None:
+                continue
+            click.echo(f"the worker ended with {self._process.returncode}; starting it again", err=True)
+            if self._stop.wait(pause):
+                return
+            pause = min(2 * pause, _MAX_RESTART_S)
+            self._process = self._start()
+
+    def stop(self) -> None:
+        """End the worker."""
+        self._stop.set()
+        self._thread.join()
+        self._process.terminate()
+        self._process.wait(timeout=30)
 
 
 @click.command()
@@ -87,15 +122,6 @@ def worker(here: Here, once: bool, with_parent: bool) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     if with_parent:
-        threading.Thread(target=_watch_parent, args=(stop.set,), daemon=True).start()
+        call_when_parent_ends(stop.set)
     runner.run(stop)
     return 0
-
-
-def _watch_parent(on_end: typing.Callable[[], None]) -> None:
-    """Call back once the process that started this one is gone."""
-    parent = os.getppid()
-    event = threading.Event()
-    while os.getppid() == parent:
-        event.wait(_PARENT_POLL_S)
-    on_end()

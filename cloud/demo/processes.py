@@ -58,6 +58,11 @@ class Cloud:
         )
         self._session = requests.Session()
 
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The server's main process."""
+        return self._process
+
     def wait(self) -> None:
         """Wait until it answers."""
         deadline = time.monotonic() + _START_S
@@ -89,6 +94,7 @@ class Cloud:
 
     def stop(self) -> None:
         """End it."""
+        self._session.close()
         end([self._process])
         self._log.close()
 
@@ -158,6 +164,12 @@ class Device:
         """Return what the agent says of itself."""
         return self._request("GET", "/v1/status", b"")[1]
 
+    def hang_up(self) -> None:
+        """Close the connection to the agent; the next request opens another."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
     def _request(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, typing.Any]]:
         if self._line is None:
             self._line = http.client.HTTPConnection(self.address.removeprefix("http://"), timeout=60)
@@ -205,6 +217,8 @@ class Fleet:
 
     def stop(self) -> None:
         """End all agents."""
+        for device in self.devices:
+            device.hang_up()
         end([device.process for device in self.devices if device.process is not None])
         self._pool.shutdown(cancel_futures=True)
 

@@ -82,9 +82,14 @@ def spread_of(pairs: Row) -> Spread:
     return spread
 
 
-def band_of_verdict(inputs: Row) -> Band | None:
-    """Return the band that belongs to a stored verdict; None while there is nothing to compare."""
-    numbers, asked = inputs.get("decision", {}).get("numbers", {}), inputs.get("decide", {})
+def band_of(asked: Row, numbers: Row) -> Band | None:
+    """Return the band that belongs to a decision; None while there is nothing to compare.
+
+    Parameters
+    ----------
+    asked, numbers : mapping
+        `DecideInput` and the numbers of `Decision`, as plain data.
+    """
     error = numbers.get("standard_error")
     if not error:
         return None

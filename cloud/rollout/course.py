@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 import typing
 
 import msgspec
 
+from cloud.analysis.decide import decide
+from cloud.analysis.records import DecideInput
 from cloud.config import ModelSettings, Project, RolloutSettings
 from cloud.rollout import history, overview
-from cloud.rollout.band import band_of_verdict
+from cloud.rollout.band import band_of
 from cloud.rollout.sums import pairs_of
 from cloud.store.store import Store
 from shared.clock import DAY_S, day_of, format_day, format_time
@@ -40,7 +43,8 @@ def course(project: Project, store: Store, number: int) -> Row:
         "ended": format_time(row["ended_s"]) if row["ended_s"] else "",
         "actor": _actor(store, number),
         "version": _version(store, name, row["to_version"]),
-        "band": _band(verdicts, model),
+        "undo_until": format_day(row["ended_day"] + plan.undo_window_days) if row["ended_day"] else "",
+        "band": _band(store, row, stages, verdicts, model),
         "guardrails": _guardrails(store, row, stages, verdicts, plan),
         "by_region": _by_region(project, store, row, stages, model),
         "progress": _progress(store, row, stages, plan, model),
@@ -66,22 +70,49 @@ def _version(store: Store, name: str, version: str) -> Row:
     }
 
 
-def _band(verdicts: list[Row], model: ModelSettings) -> list[Row]:
-    """Return the estimate and its band by event day: the last verdict of each day that had something to compare."""
+def _band(store: Store, row: Row, stages: list[Row], verdicts: list[Row], model: ModelSettings) -> list[Row]:
+    """Return the estimate and its band by event day: the last verdict of each day that had something to compare.
+
+    Once every stage has passed no verdict is kept any more, though the evidence for promotion goes on growing: the
+    newest estimate is then made from the pairs.
+    """
     points = {}
     for verdict in verdicts:
-        band = band_of_verdict(verdict["inputs"])
-        if band is not None:
-            numbers = verdict["inputs"]["decision"]["numbers"]
-            points[verdict["event_day"]] = {
-                "day": format_day(verdict["event_day"]),
-                "n": int(numbers["outcomes"]),
-                "gain": numbers["difference"] * model.metric_scale,
-                "low": band.low * model.metric_scale,
-                "high": band.high * model.metric_scale,
-                "log_e_not_worse": numbers["log_e_not_worse_by_margin"],
-            }
-    return [point for _, point in sorted(points.items())]
+        asked, decision = (verdict["inputs"].get(name, {}) for name in ("decide", "decision"))
+        points[verdict["event_day"]] = _point(verdict["event_day"], asked, decision.get("numbers", {}), model)
+    if verdicts and stages and all(stage["passed_s"] for stage in stages) and row["from_version"]:
+        newest: Row = next((one["inputs"]["decide"] for one in reversed(verdicts) if "decide" in one["inputs"]), {})
+        pairs = pairs_of(_pairs(store, row, stages, model), bernoulli=newest["metric"]["kind"] == "bernoulli")
+        if newest.get("pairs") and pairs.n:
+            asked = msgspec.convert(newest | {"pairs": msgspec.to_builtins(pairs)}, DecideInput)
+            day = row["ended_day"] or day_of(float(store.get_meta("event_s")))
+            points[day] = _point(day, msgspec.to_builtins(asked), decide(asked).numbers, model)
+    return [point for _, point in sorted(points.items()) if point]
+
+
+def _point(day: int, asked: Row, numbers: Row, model: ModelSettings) -> Row:
+    band = band_of(asked, numbers)
+    if band is None:
+        return {}
+    return {
+        "day": format_day(day),
+        "n": int(numbers["outcomes"]),
+        "gain": numbers["difference"] * model.metric_scale,
+        "low": band.low * model.metric_scale,
+        "high": band.high * model.metric_scale,
+        "log_e_not_worse": numbers["log_e_not_worse_by_margin"],
+    }
+
+
+def _pairs(store: Store, row: Row, stages: list[Row], model: ModelSettings) -> list[Row]:
+    """Return the mature pairs of a rollout; after its end nothing is added that its verdict did not know."""
+    opened = [stage["id"] for stage in stages if stage["opened_s"] and stage["kind"] != "install"]
+    if not opened:
+        return []
+    until = _mature_day(store, model)
+    if row["ended_s"]:
+        until = min(until, math.ceil(row["ended_day"] + 1 - model.label_window_days) - 1)
+    return store.evidence.pairs(row["model"], opened, before_day=until)
 
 
 def _guardrails(store: Store, row: Row, stages: list[Row], verdicts: list[Row], plan: RolloutSettings) -> Row:
@@ -89,7 +120,7 @@ def _guardrails(store: Store, row: Row, stages: list[Row], verdicts: list[Row], 
     opened = [stage["id"] for stage in stages if stage["opened_s"]]
     newest = {verdict["stage"]: verdict["inputs"] for verdict in verdicts}
     devices = [inputs.get("devices", {}) for inputs in newest.values()]
-    worst = max(devices, key=_error_ratio, default={})
+    worst: Row = max(devices, key=_error_ratio, default={})
     faults = store.evidence.faults(row["model"], opened) if opened else []
     numbers: Row = next((i["faults"]["numbers"] for i in reversed(list(newest.values())) if "faults" in i), {})
     return {
@@ -138,10 +169,7 @@ def _mature_day(store: Store, model: ModelSettings) -> int:
 
 def _by_region(project: Project, store: Store, row: Row, stages: list[Row], model: ModelSettings) -> list[Row]:
     """Return the paired gain in each region."""
-    opened = [stage["id"] for stage in stages if stage["opened_s"] and stage["kind"] != "install"]
-    # After its end nothing is added to a rollout that its verdict did not know.
-    until = row["ended_day"] if row["ended_s"] else _mature_day(store, model)
-    pairs = store.evidence.pairs(row["model"], opened, before_day=until) if opened else []
+    pairs = _pairs(store, row, stages, model)
     bernoulli = get_metric(model.metric_name, model.task).kind == "bernoulli"
     out = []
     for region in project.settings.regions.order:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import typing
 
@@ -36,16 +35,18 @@ _SAID = {
 }
 
 
-def events(store: Store, limit: int = 12) -> list[Row]:
-    """Return the newest events, newest first; the same thing several times in a row stands once, with its number."""
+def events(store: Store, limit: int = 9) -> list[Row]:
+    """Return the newest events, newest first; what happened several times stands once, with its number."""
     rows = [_of_audit(row) for row in store.audit.all(_LOOKED_AT)]
     rows += [_of_device(row) for row in store.fleet.events(_LOOKED_AT) if row["kind"] not in _ROUTINE]
     rows.sort(key=lambda row: row["at_s"], reverse=True)
-    out = []
-    for _, group in itertools.groupby(rows, key=lambda row: (row["said"], row["reason"])):
-        run = list(group)
-        out.append(run[0] | {"n": len(run), "at": format_time(run[0]["at_s"])})
-    return out[:limit]
+    alike: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        alike.setdefault((row["said"], row["reason"]), []).append(row)
+    return [
+        run[0] | {"n": len(run), "at": format_time(run[0]["at_s"]), "since": format_time(run[-1]["at_s"])}
+        for run in list(alike.values())[:limit]
+    ]
 
 
 def _of_audit(row: Row) -> Row:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import typing
 
 Row = typing.Mapping[str, typing.Any]
+_LETTERS_OF_AN_ABBREVIATION = 3
 _E = 2.718281828459045
 
 
 def place(region: str) -> str:
     """Return a region's name as people write it.
 
-    >>> place("central"), place("us-east-1"), place("*")
-    ('Central', 'us-east-1', 'the whole fleet')
+    >>> place("central"), place("usa"), place("us-east-1"), place("*")
+    ('Central', 'USA', 'us-east-1', 'the whole fleet')
     """
     if region == "*":
         return "the whole fleet"
-    return region.capitalize() if region.isalpha() and region.islower() else region
+    if not (region.isalpha() and region.islower()):
+        return region
+    return region.upper() if len(region) <= _LETTERS_OF_AN_ABBREVIATION and region != "all" else region.capitalize()
 
 
 def stage_title(stage: Row) -> str:
@@ -63,10 +66,11 @@ def rollout_headline(view: Row) -> str:
     to, before = view["to"], view["from"] or "nothing"
     if view["state"] == "promoted":
         answering = set(view["incumbents"].values())
+        done = "was promoted" if view["from"] else "was installed"
         if answering == {to}:
-            return f"{to} was promoted and answers everywhere"
+            return f"{to} {done} and answers everywhere"
         now = " and ".join(sorted(answering)) or "nothing"
-        return f"{to} was promoted; {now} answers now"
+        return f"{to} {done}; {now} answers now"
     if view["state"] == "undone":
         return f"{to} was undone; {before} answers again"
     word = "was rolled back" if view["state"] == "rolled_back" else "was aborted"
@@ -79,7 +83,8 @@ def _running(view: Row) -> str:
         return f"{view['to']} is about to start"
     stage = opened[-1]
     if stage["kind"] == "shadow":
-        return f"{view['to']} is in shadow on {_share(stage)}; {view['from']} answers everywhere"
+        verified = devices_text(stage["devices"].get("verified", 0))
+        return f"{view['to']} is in shadow on {verified}; {view['from']} answers everywhere"
     if stage["kind"] == "install":
         done = sum(stage["verdict"] == "PASS" for stage in view["stages"])
         return f"{view['to']} is being installed: {done} of {len(view['stages'])} regions done"
@@ -138,7 +143,8 @@ def next_steps(view: Row) -> list[str]:
     then = f"{stage_title(waiting[0])} opens" if waiting else "the whole of the evidence decides on promotion"
     now = next(stage for stage in stages if stage["name"] == progress["stage"])
     need = _needs(progress, view["plan"])
-    return [f"{stage_title(now)} passes when {need}; then {then}.", *_always(view)]
+    held = [f"For now it waits: {now['why']}."] if now["why"] else []
+    return [f"{stage_title(now)} passes when {need}; then {then}.", *held, *_always(view)]
 
 
 def _needs(progress: Row, plan: Row) -> str:
@@ -171,12 +177,12 @@ def _always(view: Row) -> list[str]:
 def _after(view: Row) -> list[str]:
     to, before = view["to"], view["from"]
     if view["state"] == "promoted" and before and set(view["incumbents"].values()) == {to}:
-        days = view["plan"]["undo_window_days"]
-        return [f"For {days} days one order goes back to {before}, which is still on every device."]
+        until = f"until event day {view['undo_until']}" if view["undo_until"] else "for now"
+        return [f"One order goes back to {before}, which is still on every device, {until}."]
     if view["state"] == "promoted":
         return ["Nothing: this rollout is over."]
-    back = f"every device runs {before} again" if before else "no version runs where it was"
-    return [f"Nothing more by itself: {back}. {to} will not be offered again unless somebody starts a new rollout."]
+    back = f"every device went back to {before}" if before else "no version was left where it ran"
+    return [f"Nothing more by itself: {back}. {to} is not offered again unless somebody starts a new rollout."]
 
 
 # ---- the fleet

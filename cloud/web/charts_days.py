@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import typing
 
 from cloud.web.charts import (
@@ -19,7 +20,8 @@ from cloud.web.charts import (
 
 _CHAR = 7.4  # pixels of a letter, roughly
 _TYPICAL_WIDTH = 900.0  # pixels of a wide chart, to tell whether two labels fit
-_LABEL_SHARE = 0.2  # of the width: a version that answered for a shorter time is not named in the chart
+_LABEL_SHARE = 0.12  # of the width: a version that answered for a shorter time is not named in the chart
+_THICK_ENOUGH = (0.75, 0.3)  # of the answers
 _HALF_BAND = 3.0  # margins that are always in sight on both sides
 
 
@@ -44,10 +46,10 @@ def share_chart(
     first, last : str
         The days that the axis spans: the same for every region.
     """
-    height, foot = 96.0, 20.0
+    height, foot = 124.0, 20.0
     across = Scale(ordinal(first), ordinal(last), 0.0, WIDE)
     days = [day for day in days if sum(day.versions.values())]
-    seen = [version for version in reversed(roles) if any(day.versions.get(version) for day in days)]
+    seen = [version for version in reversed(list(roles)) if any(day.versions.get(version) for day in days)]
     parts, labels = [], []
     base = [0.0] * len(days)
     for version in seen:
@@ -86,17 +88,21 @@ def _name_in(
     across: Scale,
     height: float,
 ) -> list[Markup]:
-    """Write a version's name into its area, where it has most of the answers for long enough."""
-    held = [i for i, (low, high) in enumerate(zip(base, top, strict=True)) if high - low > 0.5]  # noqa: PLR2004 - most
-    if not held:
-        return []
-    first, last = (across(ordinal(days[i].day)) for i in (held[0], held[-1]))
-    if len(days) > 1 and last - first < _LABEL_SHARE * WIDE:
-        return []
-    middle = held[len(held) // 2]
-    x = (first + last) / 2 if len(days) > 1 else WIDE / 2
-    y = height * (1 - (base[middle] + top[middle]) / 2) + 4
-    return [element("text", version, x=f"{100 * x / WIDE:.4g}%", y=f"{y:.4g}", text_anchor="middle", class_="on-fill")]
+    """Write a version's name where it has most of the answers, or else a good part of them, for long enough."""
+    for least in _THICK_ENOUGH:
+        inside = [(i, low, high) for i, (low, high) in enumerate(zip(base, top, strict=True)) if high - low >= least]
+        runs = itertools.groupby(enumerate(inside), key=lambda pair: pair[1][0] - pair[0])
+        longest = max(([one for _, one in run] for _, run in runs), key=len, default=[])
+        if not longest:
+            continue
+        first, last = (across(ordinal(days[one[0]].day)) for one in (longest[0], longest[-1]))
+        if len(days) > 1 and last - first < _LABEL_SHARE * WIDE:
+            continue
+        x = (first + last) / 2 if len(days) > 1 else WIDE / 2
+        y = height * (1 - (max(low for _, low, _ in longest) + min(high for *_, high in longest)) / 2) + 4
+        place = {"x": f"{100 * x / WIDE:.4g}%", "y": f"{y:.4g}"}
+        return [element("text", version, text_anchor="middle", class_="on-fill", **place)]
+    return []
 
 
 class Estimate(typing.NamedTuple):

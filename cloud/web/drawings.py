@@ -22,7 +22,7 @@ def spark(history: Row, column: str, label: str) -> Markup:
 
 def quality_spark(history: Row) -> Markup:
     """Draw the metric of each version by event day, as a mean over seven days."""
-    lines = [Line(history["roles"][one["version"]], _smooth(one["days"])) for one in history["quality"]]
+    lines = [Line(tones(history["roles"])[one["version"]], _smooth(one["days"])) for one in history["quality"]]
     names = ", ".join(one["version"] for one in history["quality"])
     return sparkline(
         lines, f"{formats.words(history['metric']['name'])} by version ({names}), seven-day mean, {_span(history)}"
@@ -51,16 +51,33 @@ def shares(history: Row, region: Row) -> Markup:
     said = ", ".join(f"{version} {formats.percent(n / whole, 0)}" for version, n in newest.items()) if whole else "none"
     return share_chart(
         [Answered(day["day"], day["versions"]) for day in region["share"]],
-        history["roles"],
+        tones(history["roles"]),
         first=history["from_day"],
         last=history["to_day"],
         label=f"Share of answers by version in {region['region']}, {_span(history)}; on the last day: {said}",
     )
 
 
+def tones(roles: typing.Mapping[str, str]) -> dict[str, str]:
+    """Return the class of each version: all but the newest of the older ones are paler.
+
+    >>> tones({"v1": "older", "v1.1": "older", "v2": "incumbent"})
+    {'v1': 'older elder', 'v1.1': 'older', 'v2': 'incumbent'}
+    """
+    older = [version for version, role in roles.items() if role == "older"]
+    return {version: f"{role} elder" if version in older[:-1] else role for version, role in roles.items()}
+
+
+def named(history: Row) -> list[tuple[str, str]]:
+    """Return the versions that answered, each with its class."""
+    answered = {name for region in history["regions"] for day in region["share"] for name in day["versions"]}
+    return [(version, tone) for version, tone in tones(history["roles"]).items() if version in answered]
+
+
 def versions_bar(counts: typing.Mapping[str, int], roles: typing.Mapping[str, str]) -> Markup:
-    """Draw on how many devices each version is the incumbent."""
-    return bar([Part(roles.get(version, "older"), n, f"on {version or 'nothing'}") for version, n in counts.items()])
+    """Draw on how many devices each version is the incumbent; some may run nothing yet."""
+    tone = {"": "none"} | dict(roles)
+    return bar([Part(tone.get(name, "older"), n, f"on {name or 'nothing'}") for name, n in counts.items()])
 
 
 def device_states(devices: typing.Mapping[str, int]) -> dict[str, int]:

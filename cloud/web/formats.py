@@ -9,7 +9,7 @@ import markupsafe
 NOTHING = "\u2013"  # a dash, for what is not known
 _MINUS = "\u2212"
 _MS = 1e-3
-_FINE = 0.1
+_LARGE = 10
 
 
 def day(text: str) -> str:
@@ -82,14 +82,16 @@ def value(number: float | None, kind: str) -> str:
     """
     if number is None:
         return NOTHING
-    return percent(number) if kind == "bernoulli" else f"{number:.3g}"
+    if kind == "bernoulli":
+        return percent(number)
+    return f"{number:.3f}" if abs(number) < _LARGE else f"{number:,.3g}"
 
 
 def change(number: float | None, kind: str) -> str:
     """Write a difference with its sign: of rates in points, others as they are.
 
     >>> change(0.049, "continuous"), change(0.0267, "bernoulli"), change(-0.1, "continuous")[1:]
-    ('+0.049', '+2.7 pt', '0.1')
+    ('+0.049', '+2.7 pt', '0.100')
     """
     if number is None:
         return NOTHING
@@ -97,7 +99,7 @@ def change(number: float | None, kind: str) -> str:
     size = abs(number)
     if kind == "bernoulli":
         return f"{sign}{100 * size:.1f} pt"
-    return f"{sign}{size:.3f}" if size < _FINE else f"{sign}{size:.3g}"
+    return f"{sign}{size:.3f}" if size < _LARGE else f"{sign}{size:.3g}"
 
 
 def words(name: str) -> str:

@@ -72,7 +72,7 @@ def _about(here: Context) -> Row:
     patience_s = max(_TICKS_MISSED * here.project.settings.serve.tick_interval_s, 2.0)
     return {
         "project": here.project.settings.project.name,
-        "version": __version__,
+        "covey": __version__,
         "database": here.project.database.name,
         "worker_at_work": now - ticked_s < patience_s,
     }

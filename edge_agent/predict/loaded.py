@@ -156,6 +156,26 @@ class LoadedBundle:
                 raise ModelError(f"golden row {i + 1}: expected {expected}, got {got}", field=self.version)
         return len(golden.rows)
 
+    def check_encoding(self) -> None:
+        """Encode the golden rows as training does, many at once, and one by one: on this device too they must agree.
+
+        Raises
+        ------
+        ModelError
+            They do not.
+        """
+        from shared.features import columns
+
+        golden = codec.from_json((self.folder / GOLDEN_FILE).read_bytes(), Golden, limit_bytes=64 << 20)
+        features = self.encoder.feature_set
+        raw = {name: [row.get(name) for row in golden.rows] for name in features.columns}
+        codes = columns.encode_columns(features, raw)
+        inputs = columns.expand(features, codes)
+        for i, row in enumerate(golden.rows):
+            one = self.encoder.encode(row)
+            if tuple(codes[i].tolist()) != one or inputs[i].tolist() != self.encoder.vector(one).tolist():
+                raise ModelError(f"golden row {i + 1} is encoded in two ways", field=self.version)
+
     def _golden_answer(self, codes: Codes) -> tuple[float, ...] | None:
         if self.manifest.answer_order == "precomputed_only":
             return self.table.get(self.encoder.key(codes)) if self.table else None

@@ -1,0 +1,49 @@
+# Everyday commands. `just` comes with the dev extra (PyPI: rust-just).
+
+python := ".venv/bin/python"
+
+# List the commands.
+default:
+    @just --list
+
+# Make .venv and install everything.
+setup:
+    scripts/setup dev
+
+# Format the code.
+fmt:
+    {{python}} -m ruff format .
+    {{python}} -m ruff check --fix .
+
+# Look for faults of style.
+lint:
+    {{python}} -m ruff format --check .
+    {{python}} -m ruff check .
+
+# Check the types.
+types:
+    {{python}} -m mypy
+
+# Check that arrows between modules point down only.
+arch:
+    .venv/bin/lint-imports
+
+# Run the tests (arguments go to pytest).
+test *arguments:
+    scripts/test {{arguments}}
+
+# Run the faults: kills, cuts, full disks.
+faults:
+    {{python}} -m pytest tests/faults
+
+# Check the pages of docs/ against the code.
+docs:
+    {{python}} -m pytest tests/contract/test_docs.py
+
+# Watch the whole loop.
+demo *arguments:
+    scripts/demo {{arguments}}
+
+# Do what CI does.
+ci:
+    .ci/run

@@ -1,0 +1,335 @@
+"""A small world for end-to-end tests: a shop whose customers change their minds, four devices, two regions.
+
+In the old world red things sell; from day 0 of the replay on, blue things do. A model of the old world is bad, a model
+of the new one is good, and everybody can tell after a few days.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import os
+import pathlib
+import random
+import typing
+
+from cloud import enrol
+from cloud.config import Project
+from cloud.data.parts import add_file
+from cloud.demo.processes import Cloud, Device, Fleet, free_port, wait_for
+from cloud.pipeline import Order, train
+from cloud.rollout import plan
+from cloud.setup import create_project
+from cloud.store.store import Store
+from shared.clock import DAY_S, day_of, format_time
+
+START_S = dt.datetime(2025, 3, 3, tzinfo=dt.UTC).timestamp()
+REGIONS = ("north", "south")
+NAMES = {"n1": "north", "n2": "north", "s1": "south", "s2": "south"}
+MODEL = "sales"
+COLOURS = ("red", "green", "blue")
+CONFIG = """\
+[project]
+name = "sales"
+[serve]
+port = {port}
+online_window_s = {online_window_s}
+tick_interval_s = 0.1
+[regions]
+order = ["north", "south"]
+[devices]
+poll_interval_s = 1
+heartbeat_s = 0.5
+probation_s = 0.2
+replay = true
+[rollout]
+min_devices = 2
+install_timeout_s = {install_timeout_s}
+max_days = 40
+[rollout.shadow]
+min_days = 3
+min_outcomes = 100
+[rollout.canary]
+min_days = 2
+min_outcomes = 50
+[models.sales]
+features = "features/sales.toml"
+label = "sold"
+time = "at"
+classes = [0, 1]
+holdout_days = 3
+label_window_days = 0.5
+margin = 0.02
+estimator = "sklearn.linear_model.SGDClassifier"
+params = {{ loss = "log_loss" }}
+{more}
+"""
+FEATURES = """\
+name = "sales"
+[[feature]]
+kind = "categorical"
+name = "colour"
+categories = ["red", "green", "blue"]
+[[feature]]
+kind = "bucketed"
+name = "price"
+cuts = [10, 20, 50]
+min = 0
+missing = "bucket"
+"""
+
+
+class Sale(typing.NamedTuple):
+    """One customer looking at one thing."""
+
+    event_s: float
+    colour: str
+    price: float | None
+    sold: int
+
+    @property
+    def question(self) -> dict[str, object]:
+        """What a device is asked."""
+        return {"colour": self.colour, "price": self.price}
+
+
+def sales(day_s: float, n: int, rng: random.Random, liked: str, disliked: str) -> list[Sale]:
+    """Return n sales of one day in a world that likes one colour and not another."""
+    out = []
+    for i in range(n):
+        colour, price = rng.choice(COLOURS), rng.choice([5.0, 15.0, 30.0, 80.0, None])
+        odds = 0.85 if colour == liked else 0.15 if colour == disliked else 0.5
+        out.append(Sale(day_s + (i + 0.5) * DAY_S * 0.4 / n, colour, price, int(rng.random() < odds)))
+    return out
+
+
+def write_csv(rows: list[Sale], path: pathlib.Path) -> pathlib.Path:
+    """Write sales as the business hands them over."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["at", "colour", "price", "sold"])
+        writer.writerows([format_time(r.event_s), r.colour, "" if r.price is None else r.price, r.sold] for r in rows)
+    return path
+
+
+class World:
+    """Cloud, devices and customers.
+
+    Parameters
+    ----------
+    folder : Path
+        Everything is below it.
+    more : str
+        More lines for the model in ``covey.toml``.
+    """
+
+    def __init__(
+        self, folder: pathlib.Path, *, more: str = "", online_window_s: float = 5.0, install_timeout_s: float = 60.0
+    ) -> None:
+        self.folder, self.port = folder, free_port()
+        config = CONFIG.format(
+            port=self.port, more=more, online_window_s=online_window_s, install_timeout_s=install_timeout_s
+        )
+        files = {"covey.toml": config, "features/sales.toml": FEATURES}
+        self.project: Project = create_project(folder / "cloud", files, actor="test")
+        self.store = Store(self.project)
+        self.rng = random.Random(7)
+        self.cloud: Cloud | None = None
+        self.fleet = Fleet([Device(n, r, folder / n, f"http://127.0.0.1:{self.port}") for n, r in NAMES.items()])
+        self.now_s = 0.0
+        self.answered = dict.fromkeys(NAMES, 0)
+        self.outcomes = dict.fromkeys(NAMES, 0)
+        self.arms: dict[str, int] = {}
+        self.failed = 0
+
+    # ---- setting up and clearing up
+
+    def start_cloud(self) -> None:
+        """Start ``covey serve`` with its worker."""
+        self.cloud = Cloud(self.project.folder, self.port)
+        self.cloud.wait()
+
+    def start_devices(self) -> None:
+        """Join and start all devices."""
+        tokens = {
+            region: str(
+                enrol.new_join_token(self.project, self.store, region=region, uses=9, lifetime_s=600, actor="test")
+            )
+            for region in REGIONS
+        }
+        self.fleet.start(tokens, lambda _line: None)
+
+    def close(self) -> None:
+        """End every process."""
+        self.fleet.stop()
+        if self.cloud:
+            self.cloud.stop()
+        self.store.close()
+
+    # ---- what the team does
+
+    def add(self, rows: list[Sale], name: str, dataset: str = MODEL) -> None:
+        """Add rows as a CSV file."""
+        _, model = self.project.model(MODEL)
+        add_file(
+            self.project,
+            self.store,
+            write_csv(rows, self.folder / f"{name}.csv"),
+            model=model,
+            dataset=dataset,
+            features=self.project.feature_set(model.features),
+            actor="test",
+        )
+
+    def old_world(self, days: int = 20) -> list[Sale]:
+        """Sales of the days before the replay."""
+        return [s for d in range(-days, 0) for s in sales(START_S + d * DAY_S, 100, self.rng, "red", "blue")]
+
+    def new_world(self, days: int = 20) -> list[Sale]:
+        """Sales as they are from the replay on, to train a good model on."""
+        return [s for d in range(days) for s in sales(START_S + d * DAY_S, 100, self.rng, "blue", "red")]
+
+    def train(self, **order: typing.Any) -> str:
+        """Train a version."""
+        return train(self.project, self.store, Order(model=MODEL, actor="test", **order)).version
+
+    def roll_out(self, version: str) -> int:
+        """Start a rollout."""
+        return plan.start(
+            self.store,
+            self.project.settings.rollout,
+            REGIONS,
+            model=MODEL,
+            version=version,
+            why="test",
+            actor="test",
+            event_day=day_of(float(self.store.get_meta("event_s"))),
+        )
+
+    # ---- time
+
+    def install_first(self) -> None:
+        """Train v1 on the old world, install it everywhere, and begin the replay."""
+        self.add(self.old_world(), "old")
+        assert self.train(why="first") == "v1"
+        number = self.roll_out("v1")
+        self.settle_until(lambda: self.state(number) == "promoted")
+        self.now_s = START_S
+        self.each(lambda device: device.post("/v1/clock", {"event_time": format_time(START_S)}))
+        self.settle()
+
+    def day(self, n: int = 40) -> None:
+        """One day of customers on every device, with outcomes in the evening, and everybody delivers."""
+        for device in self.fleet.devices:
+            self.customers(device, n)
+        self.now_s += DAY_S
+        self.each(self.tell_time)
+        self.settle()
+
+    def customers(self, device: Device, n: int) -> None:
+        """Customers on one device."""
+        known = []
+        for sale in sales(self.now_s, n, self.rng, "blue", "red"):
+            body = {"features": sale.question, "event_time": format_time(sale.event_s)}
+            status, reply = device.post("/v1/predict", body)
+            if status != 200:
+                self.failed += 1
+                continue
+            self.answered[device.name] += 1
+            arm = reply["parameters"]["arm"]
+            self.arms[arm] = self.arms.get(arm, 0) + 1
+            known.append({"prediction_id": reply["parameters"]["prediction_id"], "label": sale.sold})
+        status, reply = device.post("/v1/outcomes", {"outcomes": known})
+        assert status == 200, reply
+        self.outcomes[device.name] += reply["accepted"]
+
+    def tell_time(self, device: Device) -> None:
+        """Move a device's clock on."""
+        status, reply = device.post("/v1/clock", {"event_time": format_time(self.now_s)})
+        assert status == 200, reply
+
+    def each(self, do: typing.Callable[[Device], object]) -> None:
+        """Do something on each device, one after the other."""
+        for device in self.fleet.devices:
+            do(device)
+
+    def settle(self, devices: typing.Collection[str] = tuple(NAMES)) -> None:
+        """Wait until these devices have delivered and done what their channel says, and the controller has seen it."""
+        self.settle_until(lambda: True, devices)
+
+    def settle_until(
+        self, is_done: typing.Callable[[], bool], devices: typing.Collection[str] = tuple(NAMES), timeout_s: float = 60
+    ) -> None:
+        """Sync until devices and controller are of one mind and something is so."""
+
+        def try_once() -> bool:
+            self.fleet.each(lambda device: device.sync(), [d for d in self.fleet.devices if d.name in devices])
+            wanted = self.store.evidence.revision()
+            wait_for("a tick", lambda: float(self.store.get_meta("tick_revision")) >= wanted, timeout_s=timeout_s)
+            return not self.lagging(devices) and not self.store.jobs.open() and is_done()
+
+        wait_for("everything to settle", try_once, timeout_s=timeout_s)
+
+    def lagging(self, devices: typing.Collection[str]) -> list[str]:
+        """Devices that have not done everything yet."""
+        channels = {row["region"]: row["sequence"] for row in self.store.rollouts.channels()}
+        return [
+            row["device"]
+            for row in self.store.fleet.all()
+            if row["device"] in devices
+            and (
+                row["channel_sequence"] != channels.get(row["region"])
+                or row["generation_state"] != "good"
+                or row["watermark_s"] < self.now_s
+            )
+        ]
+
+    # ---- what is so
+
+    def state(self, number: int) -> str:
+        """State of a rollout."""
+        return str(self.store.rollouts.get(number)["state"])
+
+    def stages(self, number: int) -> list[tuple[str, str, str]]:
+        """Kind, region and verdict of each stage."""
+        return [(s["kind"], s["region"], s["verdict"]) for s in self.store.rollouts.stages(number)]
+
+    def stored(self) -> dict[str, tuple[int, int]]:
+        """Requests and outcomes that the cloud has, by device."""
+        rows = {name: self.store.evidence.totals(name) for name in NAMES}
+        return {name: (row["requests"], row["outcomes"]) for name, row in rows.items()}
+
+    def sent(self) -> dict[str, tuple[int, int]]:
+        """Requests and outcomes as the application counted them."""
+        return {name: (self.answered[name], self.outcomes[name]) for name in NAMES}
+
+
+def children_of(pid: int) -> list[int]:
+    """Direct children of a process, from /proc."""
+    out = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid:
+                out.append(int(entry.name))
+    return out
+
+
+def command_line(pid: int) -> str:
+    """Command line of a process; empty if it is gone."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:1]

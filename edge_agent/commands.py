@@ -9,14 +9,16 @@ import os
 import pathlib
 import socket
 import sys
+import time
 import typing
 
 from edge_agent import control
 from edge_agent.config import Layout, find_store
 from shared import logs
-from shared.errors import UnreachableError, UsageError
+from shared.errors import NotFoundError, UnreachableError, UsageError
 
 Arguments = argparse.Namespace
+_FIRST_SYNC_PAUSE_S = 0.5
 
 
 def layout_of(arguments: Arguments) -> Layout:
@@ -64,12 +66,25 @@ def join(arguments: Arguments) -> int:
     name = arguments.name or socket.gethostname().split(".")[0]
     identity = enrol.join(layout, arguments.url.rstrip("/"), name, token, keys=Keys(), exchange=exchange)
     sys.stdout.write(f"joined as {identity.device} in region {identity.region}\n")
-    if not arguments.no_sync:
-        arguments.json = False
-        arguments.retry = False
-        arguments.child = False
-        return sync(arguments)
-    return 0
+    return 0 if arguments.no_sync else _first_sync(layout, arguments.wait)
+
+
+def _first_sync(layout: Layout, wait_s: float) -> int:
+    """Fetch the first models; a rollout that has just begun is given a little time."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        done = _sync_here(layout)
+        if done["models"] or time.monotonic() >= deadline:
+            break
+        time.sleep(_FIRST_SYNC_PAUSE_S)
+    if done["models"]:
+        sys.stdout.write(f"ready to answer with {', '.join(done['models'])}\n")
+        return 0
+    sys.stderr.write(
+        f"covey-edge: joined, but there is no model for this region yet: {done['error'] or 'none rolled out'}. "
+    )
+    sys.stderr.write("Roll one out (covey rollout start); this device fetches it by itself: covey-edge run\n")
+    return 0 if done["ok"] or done["code"] == NotFoundError.code else 1
 
 
 def run(arguments: Arguments) -> int:

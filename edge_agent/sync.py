@@ -46,6 +46,7 @@ class Pass(msgspec.Struct, kw_only=True):
     delivered: int = 0
     channel_sequence: int = 0
     generation: str = ""
+    models: tuple[str, ...] = ()
     next_s: float = _DEFAULT_POLL_S
 
 
@@ -121,6 +122,10 @@ class Sync:
             except CoveyError as err:
                 self._note(done, err)
         done.channel_sequence = self.state.floor("channel")
+        running = self._generations.running()
+        if running:
+            entries = self._generations.read(running).models
+            done.models = tuple(f"{entry.model}@{entry.incumbent}" for entry in entries)
         done.next_s = self._next_poll_s()
         return done
 

@@ -1,6 +1,6 @@
 """Shows what the decision rule does: simulated experiments with known truth, judged by ``cloud.analysis.decide``.
 
-Run ``python scripts/bench_decide.py`` for 10,000 experiments a scenario, ``--quick`` for 300 and a rough answer.
+Run ``python scripts/bench_decide.py`` for 10,000 experiments a scenario, ``--quick`` for 240 and a rough answer.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def much_worse() -> list[Scenario]:
         for icc in (0.05, 0.2):
             run = f(sim.clustered, devices=devices, p=(0.9, 0.85), icc=icc, asked=good)
             rows.append(Scenario(f".90 -> .85, split in {devices} devices, icc {icc}", run, "rollback", found))
-    lost: dict[str, Simulator] = {
+    lost: dict[str, functools.partial[sim.Experiment]] = {
         "failures lost": f(sim.lossy, crash=0.6, late=0, asked=good),
         "failures late": f(sim.lossy, crash=0.0, late=20, asked=good),
         "failures lost and late": f(sim.lossy, crash=0.6, late=20, asked=good),
@@ -165,12 +165,12 @@ def judge(scenario: Scenario, outcomes: list[Outcome]) -> list[dict[str, typing.
 def main() -> int:
     """Run all scenarios and print what came out."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="300 experiments a scenario instead of 10,000")
+    parser.add_argument("--quick", action="store_true", help="240 experiments a scenario instead of 10,000")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--experiments", type=int, default=0, help="experiments a scenario")
     parser.add_argument("--only", default="", help="only scenarios whose name contains this")
     args = parser.parse_args()
-    size = args.experiments or (300 if args.quick else 10_000)
+    size = args.experiments or (240 if args.quick else 10_000)
     rows, bars = [], []
     with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
         for index, scenario in enumerate(scenarios()):

@@ -112,14 +112,14 @@ def _bad_regions(
         mine = [(stratum, e) for stratum, e in zip(judged, blamed, strict=True) if stratum.region == name]
         strata = [stratum for stratum, _ in mine]
         seen = from_strata(strata, [e for _, e in mine], record.metric, record.margin)
-        if seen.log_e_worse >= need + math.log(len(names)) and of_strata(strata).days >= record.minimum.days:
+        if seen.log_e_worse >= need + math.log(len(names)) and of_strata(strata).days >= record.least().days:
             bad.append(name)
     return tuple(bad)
 
 
 def _word(found: Findings, record: DecideInput) -> Word:
     """Find the word for all regions together."""
-    minimum, amount = record.minimum, found.amount
+    minimum, amount = record.least(), found.amount
     if amount.days < minimum.days:
         return "continue"
     if found.worse.log_e_worse >= found.need_worse:

@@ -50,7 +50,7 @@ def _e(log_e: float) -> str:
 
 
 def _holds(found: Findings, record: DecideInput) -> list[str]:
-    amount, minimum = found.amount, record.minimum
+    amount, minimum = found.amount, record.least()
     holds = []
     if amount.days < minimum.days:
         holds.append(f"no verdict before {minimum.days:g} days: {amount.days:g} so far")

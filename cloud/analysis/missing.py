@@ -58,54 +58,68 @@ def find_missing(all_strata: Strata, judged: Strata, assigned: Assigned | None, 
     >>> [round(n) for n in missing.excess], round(missing.fraction, 3), missing.log_e > 4.6
     ([90], 0.09, True)
     """
-    own = [count for stratum in judged for count in _own(stratum)]
-    if judged and len(own) == len(judged):
-        return _by_stratum(judged, own)
-    if assigned is None or min(assigned.control, assigned.candidate) < 1.0 or not all_strata:
+    own = [_own(stratum) for stratum in judged]
+    if judged and None not in own:
+        return _by_stratum(judged, [pair for pair in own if pair is not None])
+    if assigned is None or min(assigned.control, assigned.candidate) < 1.0:
         nothing = (0.0,) * len(judged)
         return Missing(nothing, nothing, 0.0, 0.0)
+    return _by_total(all_strata, judged, assigned, pending=pending)
+
+
+def _by_total(all_strata: Strata, judged: Strata, assigned: Assigned, *, pending: bool) -> Missing:
     odds = assigned.candidate / assigned.control
-    expected = odds
     if pending and assigned.share is not None and 0.0 < assigned.share < 1.0:
         # What is pending is recent, and recent inputs were split by the newest share.
-        expected = max(odds, assigned.share / (1.0 - assigned.share))
+        odds = max(odds, assigned.share / (1.0 - assigned.share))
     lost0 = max(0.0, assigned.control - math.fsum(stratum.control.n for stratum in all_strata))
     lost1 = max(0.0, assigned.candidate - math.fsum(stratum.candidate.n for stratum in all_strata))
-    surplus = max(0.0, lost1 - lost0 * expected)
+    surplus = max(0.0, lost1 - lost0 * odds)
     fraction = min(_ALL, surplus / assigned.candidate)
-    design = design_effect(all_strata)
-    log_e = log_e_more([Count(lost0 / design, lost1 / design, expected)])
-    excess = tuple(stratum.candidate.n * fraction / (1.0 - fraction) for stratum in judged)
-    if not pending:
-        return Missing(excess, excess, fraction, log_e)
-    # Where all outcomes are late, whatever is missing beyond the control's is missing from closed windows.
     n1 = math.fsum(stratum.candidate.n for stratum in judged)
-    most = tuple(surplus * stratum.candidate.n / n1 if n1 > 0.0 else 0.0 for stratum in judged)
-    return Missing(excess, most, fraction, log_e)
-
-
-def _own(stratum: Stratum) -> list[tuple[float, float]]:
-    """Inputs of both arms as the stratum itself counts them, if it does."""
-    given0, given1 = stratum.control.assigned, stratum.candidate.assigned
-    return [] if given0 is None or given1 is None else [(given0, given1)]
+    likely = n1 * fraction / (1.0 - fraction)
+    # Where all outcomes are late, whatever is missing beyond the control's is missing from closed windows.
+    feared = _beyond_chance(surplus if pending else likely, lost0, lost1, odds)
+    shares = [stratum.candidate.n / n1 if n1 > 0.0 else 0.0 for stratum in judged]
+    log_e = log_e_more([_fewer(Count(lost0, lost1, odds), design_effect(all_strata))])
+    return Missing(
+        tuple(likely * share for share in shares), tuple(feared * share for share in shares), fraction, log_e
+    )
 
 
 def _by_stratum(judged: Strata, own: typing.Sequence[tuple[float, float]]) -> Missing:
     counts, surplus = [], []
     for stratum, (given0, given1) in zip(judged, own, strict=True):
-        lost0, lost1 = max(0.0, given0 - stratum.control.n), max(0.0, given1 - stratum.candidate.n)
-        usable = min(given0, given1) >= 1.0
-        surplus.append(lost1 - lost0 * given1 / given0 if usable else 0.0)
-        counts += [Count(lost0, lost1, given1 / given0)] if usable else []
+        odds = given1 / given0 if min(given0, given1) >= 1.0 else 0.0
+        count = Count(max(0.0, given0 - stratum.control.n), max(0.0, given1 - stratum.candidate.n), odds)
+        surplus.append(count.candidate - count.control * odds if odds else 0.0)
+        counts += [count] if odds else []
+    # What one stratum lost by chance another gained: only the balance is held against the candidate.
     total = max(0.0, math.fsum(surplus))
     positive = math.fsum(max(0.0, lost) for lost in surplus)
-    # What one stratum lost by chance another gained: only the balance is held against the candidate.
-    kept = total / positive if positive > 0.0 else 0.0
+    shares = [max(0.0, lost) / positive if positive > 0.0 else 0.0 for lost in surplus]
+    lost0 = math.fsum(count.odds * count.odds * count.control for count in counts)
+    feared = _beyond_chance(total, lost0, math.fsum(count.candidate for count in counts), 1.0)
     given = math.fsum(given1 for _, given1 in own)
+    fraction = min(_ALL, total / given) if given > 0.0 else 0.0
     design = design_effect(judged)
-    log_e = log_e_more(sorted(Count(c.control / design, c.candidate / design, c.odds) for c in counts))
-    excess = tuple(max(0.0, lost) * kept for lost in surplus)
-    return Missing(excess, excess, min(_ALL, total / given) if given > 0.0 else 0.0, log_e)
+    log_e = log_e_more(sorted(_fewer(count, design) for count in counts))
+    return Missing(tuple(total * share for share in shares), tuple(feared * share for share in shares), fraction, log_e)
+
+
+def _own(stratum: Stratum) -> tuple[float, float] | None:
+    """Inputs of both arms as the stratum itself counts them, if it does."""
+    given0, given1 = stratum.control.assigned, stratum.candidate.assigned
+    return None if given0 is None or given1 is None else (given0, given1)
+
+
+def _fewer(count: Count, design: float) -> Count:
+    return Count(count.control / design, count.candidate / design, count.odds)
+
+
+def _beyond_chance(surplus: float, lost0: float, lost1: float, odds: float) -> float:
+    """Take one standard error off: arms that lose much alike must not look different."""
+    return max(0.0, surplus - math.sqrt(lost1 + odds * odds * lost0))
 
 
 def log_e_split(strata: Strata, assigned: Assigned | None) -> float:

@@ -121,10 +121,14 @@ class DecideInput(msgspec.Struct, frozen=True, kw_only=True):
     strata: tuple[Stratum, ...]
     matured: tuple[Stratum, ...] | None = None
     pairs: Pairs | None = None
-    minimum: Minimum = Minimum()
+    minimum: Minimum | None = Minimum()
     assigned: Assigned | None = None
     look: float | None = None
     max_looks: float | None = None
+
+    def least(self) -> Minimum:
+        """Return the minimums asked for, or the defaults."""
+        return self.minimum or Minimum()
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -158,8 +158,8 @@ def paired(
     sums = np.concatenate([alone(np.arange(1, looks + 1) * n, up - down, up + down), counts[..., :2]], -1)
 
     def inputs(e: int) -> typing.Iterator[DecideInput]:
-        for row in sums[e].tolist():
-            yield msgspec.structs.replace(asked, pairs=Pairs(*row[:7], None, None, *row[7:]))
+        for seen, s, sq, g, nn, ns, ss, won, lost in sums[e].tolist():
+            yield msgspec.structs.replace(asked, pairs=Pairs(seen, s, sq, g, nn, ns, ss, pos=won, neg=lost))
 
     return inputs
 

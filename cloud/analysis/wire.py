@@ -107,7 +107,7 @@ def _check(record: DecideInput) -> None:
     if not 1.0 <= record.n_candidates < _LARGEST or record.n_candidates % 1.0:
         raise _refuse("n_candidates", record.n_candidates, "is not a whole number of at least 1")
     _counts(record, "", ("look", "max_looks"))
-    _counts(record.minimum, "minimum.", ("outcomes", "devices", "days"))
+    _counts(record.least(), "minimum.", ("outcomes", "devices", "days"))
     if record.assigned is not None:
         _counts(record.assigned, "assigned.", ("control", "candidate", "share"))
         share = record.assigned.share

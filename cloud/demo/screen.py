@@ -94,7 +94,8 @@ def summary_lines(summary: dict[str, typing.Any]) -> list[str]:
     records, predictions, quality = summary["records"], summary["predictions"], summary["quality"]
     lines.append(
         f"  {predictions['total']:,} predictions, {predictions['precomputed']:,} precomputed,"
-        f" {predictions['failed']} failed; {records['sent']:,} records, {records['lost']} lost, {records['doubled']} doubled"
+        f" {predictions['failed']} failed; {records['sent']:,} records,"
+        f" {records['lost']} lost, {records['doubled']} doubled"
     )
     lines.append(
         f"  AUC on the same flights: v1 {quality['incumbent_auc_before']}, v1.1 {quality['incumbent_auc_after']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import typing
 
 Row = typing.Mapping[str, typing.Any]
@@ -47,6 +48,16 @@ def percent(ratio: float) -> str:
     ['62', '%']
     """
     return f"{100 * ratio:.0f}\u00a0%"
+
+
+def date(iso: str) -> str:
+    """Write an ISO date as people do.
+
+    >>> date("2013-06-01")
+    '1 Jun 2013'
+    """
+    parsed = dt.date.fromisoformat(iso)
+    return f"{parsed.day} {parsed:%b %Y}"
 
 
 # ---- one rollout
@@ -151,7 +162,8 @@ def _needs(progress: Row, plan: Row) -> str:
     verified = f"{percent(plan['verified_share'])} of its online devices have verified the version"
     if progress["kind"] == "install":
         return verified
-    days = f"{progress['min_days']} days ({progress['days']} so far)"
+    wanted = "1 day" if progress["min_days"] == 1 else f"{progress['min_days']} days"
+    days = f"{wanted} ({progress['days']} so far)"
     outcomes = f"{progress['min_outcomes']:,} outcomes ({progress['outcomes']:,} so far) are in"
     return f"{days} and {outcomes}, and {verified}"
 
@@ -177,7 +189,7 @@ def _always(view: Row) -> list[str]:
 def _after(view: Row) -> list[str]:
     to, before = view["to"], view["from"]
     if view["state"] == "promoted" and before and set(view["incumbents"].values()) == {to}:
-        until = f"until event day {view['undo_until']}" if view["undo_until"] else "for now"
+        until = f"until event day {date(view['undo_until'])}" if view["undo_until"] else "for now"
         return [f"One order goes back to {before}, which is still on every device, {until}."]
     if view["state"] == "promoted":
         return ["Nothing: this rollout is over."]

@@ -105,6 +105,6 @@ def test_undo_is_one_order_and_downloads_nothing(world: World) -> None:
     assert world.state(number) == "undone"
     assert all(d["state"] == "good" for d in world.cloud.devices())
     for device in world.fleet.devices:
-        assert set(p.name for p in (device.folder / "blobs").iterdir()) <= set(blobs[device.name])
+        assert {p.name for p in (device.folder / "blobs").iterdir()} <= set(blobs[device.name])
     world.day()
     assert world.stored() == world.sent()

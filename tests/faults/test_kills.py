@@ -48,7 +48,7 @@ def _kill_worker(world: World, tools: typing.Any) -> None:
     _kill(pid)
 
 
-def _kill_device(world: World, tools: typing.Any) -> None:
+def _kill_device(world: World, _tools: typing.Any) -> None:
     """Kill an agent right after it has answered; what it has answered must count all the same."""
     device = world.fleet.devices[0]
     world.customers(device, 10)
@@ -80,7 +80,7 @@ def test_killing_each_process_in_the_middle_of_a_rollout_changes_nothing(world: 
     world.add(world.new_world(), "new")
     number = world.roll_out(world.train())
     kills = list(KILLS.items())
-    for day in range(20):
+    for _ in range(20):
         if kills and world.store.rollouts.stages(number)[0]["opened_s"]:
             name, kill = kills.pop(0)
             kill(world, world_tools)

@@ -37,7 +37,7 @@ def do_job(project: Project, store: Store, job: int, say: typing.Callable[[str],
 
 def _train(project: Project, store: Store, row: dict[str, typing.Any], say: typing.Callable[[str], None]) -> str:
     name = row["model"]
-    parent = store.registry.resolve(name, "@incumbent")["version"] if row["kind"] == "finetune" else ""
+    parent = store.models.resolve(name, "@incumbent")["version"] if row["kind"] == "finetune" else ""
     trained = train(project, store, Order(model=name, parent=parent, why=row["why"], actor=_ACTOR), say)
     if row["arguments"].get("rollout"):
         number = plan.start(

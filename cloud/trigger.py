@@ -66,7 +66,7 @@ def _performance(
     """Mean of the metric over the incumbents' mature outcomes of the window; and what is lacking."""
     end = day_of(event_s - model.label_window_days * DAY_S)
     start = end - trigger.window_days
-    versions = set(store.registry.incumbents(name).values())
+    versions = set(store.models.incumbents(name).values())
     rows = [row for row in store.evidence.by_day(name, from_day=0, before_day=end) if row["version"] in versions]
     window = [row for row in rows if row["day"] >= start]
     n = sum(row["outcomes"] for row in window)
@@ -82,7 +82,7 @@ def _performance(
 
 def _since_training(store: Store, name: str, model: ModelSettings, kind: str, event_s: float) -> float:
     """Days, or rows of data, since the newest version was trained."""
-    newest = store.registry.newest_ready(name)
+    newest = store.models.newest_ready(name)
     if newest is None:
         return 0.0
     trained_to_s = float(newest["detail"]["trained_to_s"])

@@ -32,7 +32,7 @@ def main() -> int:
     project = load_project((arguments.project or find_project(pathlib.Path.cwd())).resolve())
     store = Store(project)
     name, model = project.model(arguments.model)
-    incumbent = store.registry.resolve(name, "@incumbent")
+    incumbent = store.models.resolve(name, "@incumbent")
     seen_s = float(incumbent["detail"]["trained_to_s"])
     # The hold-out's days are not learned from: rows inside it are not new yet.
     parts = store.datasets.parts(model.data or name)

@@ -34,13 +34,13 @@ def main() -> int:
     project = load_project((arguments.project or find_project(pathlib.Path.cwd())).resolve())
     store = Store(project)
     name, _ = project.model(arguments.model)
-    version = store.registry.resolve(name, arguments.version)["version"]
+    version = store.models.resolve(name, arguments.version)["version"]
     known = project.settings.regions.order
     order = [region.strip() for region in arguments.regions.split(",")] if arguments.regions else list(known)
     if sorted(order) != sorted(known):
         raise UsageError(f"{order} are not all the regions, once each", field="--regions", fix=f"Order {list(known)}.")
     if arguments.dry_run:
-        first = not store.registry.incumbents(name)
+        first = not store.models.incumbents(name)
         for stage in plan.stages_of(order, is_first=first, settings=project.settings.rollout):
             print(f"{stage.kind:8} {'all regions' if stage.region == plan.FLEET else stage.region}")
         return 0

@@ -94,7 +94,7 @@ class SmallFleet:
 
     def version(self, *, parent: str = "", why: str = "it was time", override: str = "") -> str:
         """Register a version as training does; nothing is trained."""
-        registry = self.store.registry
+        registry = self.store.models
         made = registry.allocate(
             MODEL, parent=parent, why=why, data_version="d", features="features/late.toml", stateful=bool(parent)
         )

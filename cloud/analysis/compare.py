@@ -19,7 +19,12 @@ _RARE_RATE = 0.03
 
 
 def from_strata(
-    strata: typing.Sequence[Stratum], excess: typing.Sequence[float], metric: Metric, margin: float
+    strata: typing.Sequence[Stratum],
+    excess: typing.Sequence[float],
+    metric: Metric,
+    margin: float,
+    *,
+    doubt: float = 0.0,
 ) -> Evidence:
     """Compare two arms over strata.
 
@@ -33,6 +38,8 @@ def from_strata(
         Kind and direction.
     margin : float
         Non-inferiority margin in metric units, above 0.
+    doubt : float
+        Standard error of the sum of `excess`; it weakens the evidence for the candidate alone.
 
     Returns
     -------
@@ -63,13 +70,16 @@ def from_strata(
                 )
                 for s, e in known
             ]
-            return compare_rare(rates, design_effect([s for s, _ in known]), margin)
+            return compare_rare(rates, design_effect([s for s, _ in known]), margin, doubt=doubt)
     parts = [stratum_contrast(s, metric, margin, e) for s, e in known]
     contrast = combine([part for part in parts if part is not None])
-    return NOTHING if contrast is None else _from_contrast(contrast, margin)
+    if contrast is None:
+        return NOTHING
+    blur = doubt / math.fsum(s.candidate.n + e for s, e in known) if metric.kind == "bernoulli" else 0.0
+    return _from_contrast(contrast._replace(variance_worse=contrast.variance_worse + blur * blur), margin)
 
 
-def from_pairs(pairs: Pairs, lost: float, metric: Metric, margin: float) -> Evidence:
+def from_pairs(pairs: Pairs, lost: float, metric: Metric, margin: float, *, doubt: float = 0.0) -> Evidence:
     """Compare two models that answered the same inputs.
 
     Parameters
@@ -82,6 +92,8 @@ def from_pairs(pairs: Pairs, lost: float, metric: Metric, margin: float) -> Evid
         Only the kind matters: pairs are oriented already.
     margin : float
         Non-inferiority margin in metric units, above 0.
+    doubt : float
+        Standard error of `lost`; it weakens the evidence for the candidate alone.
 
     Returns
     -------
@@ -109,11 +121,11 @@ def from_pairs(pairs: Pairs, lost: float, metric: Metric, margin: float) -> Evid
         return _from_contrast(Contrast(pairs.sum / n, variance, variance, spread.df, n), margin)
     apart = (pairs.pos or 0.0) + (pairs.neg or 0.0)
     design = max(1.0, spread.variance * n * n / apart) if apart > 0.0 else 1.0
-    design *= few_clusters_factor(1.0 / spread.df)
+    design *= few_clusters_factor(1.0 / spread.df) * (1.0 + doubt * doubt / ((pairs.neg or 0.0) + lost + 1.0))
     n, neg = n + lost, (pairs.neg or 0.0) + lost
     variance = max(spread.variance, (apart + lost + 1.0) / (n * n))
     # Whoever is worse by the margin loses that share of the inputs at least, even if few were lost so far.
-    worse = max(variance, margin * (1.0 - margin) / n)
+    worse = max(variance, margin * (1.0 - margin) / n) + (doubt / n) ** 2
     seen = _from_contrast(Contrast((pairs.sum - lost) / n, variance, worse, spread.df, n), margin)
     never = log_e_below(n / design, neg / design, margin)
     return seen._replace(log_e_fine=log_mean_exp((seen.log_e_fine, never), (TWO_ARMS, ONE_ARM)))

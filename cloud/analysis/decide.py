@@ -74,8 +74,8 @@ def _find(record: DecideInput) -> Findings:
         amount = of_pairs(record.pairs)
     else:
         worse = from_strata(judged, blamed, record.metric, record.margin)
-        same = missing.most == blamed
-        fine = worse if same else from_strata(judged, missing.most, record.metric, record.margin)
+        same = missing.most == blamed and missing.error <= 0.0
+        fine = worse if same else from_strata(judged, missing.most, record.metric, record.margin, doubt=missing.error)
         amount = of_strata(judged)
     split = log_e_split(record.strata, record.assigned) if record.n_candidates == 1.0 else 0.0
     bad_regions = _bad_regions(record, judged, blamed, need_worse)
@@ -92,7 +92,7 @@ def _compare_pairs(record: DecideInput, missing: Missing, *, certain: bool) -> t
     if record.assigned is not None and not record.strata and record.matured is None:
         lost = max(lost, record.assigned.candidate - pairs.n)
     worse = from_pairs(pairs, surplus if certain else 0.0, record.metric, record.margin)
-    return worse, from_pairs(pairs, lost, record.metric, record.margin)
+    return worse, from_pairs(pairs, lost, record.metric, record.margin, doubt=missing.error)
 
 
 def _names(record: DecideInput) -> list[str]:

@@ -19,12 +19,13 @@ class Missing(typing.NamedTuple):
     """What is missing from the candidate beyond what is missing from the control.
 
     ``excess`` has the likely number of outcomes for each stratum, ``most`` the number that must be feared before a
-    promotion; ``fraction`` is the excess as a share of the candidate's inputs; ``log_e`` is the evidence that it is
-    no accident.
+    promotion, ``error`` the standard error of their sum; ``fraction`` is the excess as a share of the candidate's
+    inputs; ``log_e`` is the evidence that it is no accident.
     """
 
     excess: tuple[float, ...]
     most: tuple[float, ...]
+    error: float
     fraction: float
     log_e: float
 
@@ -63,7 +64,7 @@ def find_missing(all_strata: Strata, judged: Strata, assigned: Assigned | None, 
         return _by_stratum(judged, [pair for pair in own if pair is not None])
     if assigned is None or min(assigned.control, assigned.candidate) < 1.0:
         nothing = (0.0,) * len(judged)
-        return Missing(nothing, nothing, 0.0, 0.0)
+        return Missing(nothing, nothing, 0.0, 0.0, 0.0)
     return _by_total(all_strata, judged, assigned, pending=pending)
 
 
@@ -78,48 +79,49 @@ def _by_total(all_strata: Strata, judged: Strata, assigned: Assigned, *, pending
     fraction = min(_ALL, surplus / assigned.candidate)
     n1 = math.fsum(stratum.candidate.n for stratum in judged)
     likely = n1 * fraction / (1.0 - fraction)
-    # Where all outcomes are late, whatever is missing beyond the control's is missing from closed windows.
-    feared = _beyond_chance(surplus if pending else likely, lost0, lost1, odds)
     shares = [stratum.candidate.n / n1 if n1 > 0.0 else 0.0 for stratum in judged]
-    log_e = log_e_more([_fewer(Count(lost0, lost1, odds), design_effect(all_strata))])
-    return Missing(
-        tuple(likely * share for share in shares), tuple(feared * share for share in shares), fraction, log_e
-    )
+    # Where all outcomes are late, whatever is missing beyond the control's is missing from closed windows.
+    feared = surplus if pending else likely
+    design = design_effect(all_strata)
+    log_e = log_e_more([Count(lost0 / design, lost1 / design, odds)])
+    error = _error([(lost0, assigned.control, lost1, assigned.candidate, odds)], design)
+    excess, most = (tuple(total * share for share in shares) for total in (likely, feared))
+    return Missing(excess, most, error, fraction, log_e)
 
 
 def _by_stratum(judged: Strata, own: typing.Sequence[tuple[float, float]]) -> Missing:
-    counts, surplus = [], []
+    rows = []
+    surplus = []
     for stratum, (given0, given1) in zip(judged, own, strict=True):
         odds = given1 / given0 if min(given0, given1) >= 1.0 else 0.0
-        count = Count(max(0.0, given0 - stratum.control.n), max(0.0, given1 - stratum.candidate.n), odds)
-        surplus.append(count.candidate - count.control * odds if odds else 0.0)
-        counts += [count] if odds else []
+        lost0, lost1 = max(0.0, given0 - stratum.control.n), max(0.0, given1 - stratum.candidate.n)
+        rows += [(lost0, given0, lost1, given1, odds)] if odds else []
+        surplus.append(lost1 - lost0 * odds if odds else 0.0)
     # What one stratum lost by chance another gained: only the balance is held against the candidate.
     total = max(0.0, math.fsum(surplus))
     positive = math.fsum(max(0.0, lost) for lost in surplus)
-    shares = [max(0.0, lost) / positive if positive > 0.0 else 0.0 for lost in surplus]
-    lost0 = math.fsum(count.odds * count.odds * count.control for count in counts)
-    feared = _beyond_chance(total, lost0, math.fsum(count.candidate for count in counts), 1.0)
+    excess = tuple(total * max(0.0, lost) / positive if positive > 0.0 else 0.0 for lost in surplus)
     given = math.fsum(given1 for _, given1 in own)
     fraction = min(_ALL, total / given) if given > 0.0 else 0.0
     design = design_effect(judged)
-    log_e = log_e_more(sorted(_fewer(count, design) for count in counts))
-    return Missing(tuple(total * share for share in shares), tuple(feared * share for share in shares), fraction, log_e)
+    log_e = log_e_more(sorted(Count(lost0 / design, lost1 / design, odds) for lost0, _, lost1, _, odds in rows))
+    return Missing(excess, excess, _error(rows, design), fraction, log_e)
+
+
+def _error(rows: typing.Sequence[tuple[float, float, float, float, float]], design: float) -> float:
+    """Standard error of the excess: arms that lose much alike can hide much."""
+    variances = [
+        lost1 * max(0.0, 1.0 - lost1 / given1) + odds * odds * lost0 * max(0.0, 1.0 - lost0 / given0)
+        for lost0, given0, lost1, given1, odds in rows
+    ]
+    total = math.fsum(variances)
+    return math.sqrt(total * design) if total > 0.0 else 0.0
 
 
 def _own(stratum: Stratum) -> tuple[float, float] | None:
     """Inputs of both arms as the stratum itself counts them, if it does."""
     given0, given1 = stratum.control.assigned, stratum.candidate.assigned
     return None if given0 is None or given1 is None else (given0, given1)
-
-
-def _fewer(count: Count, design: float) -> Count:
-    return Count(count.control / design, count.candidate / design, count.odds)
-
-
-def _beyond_chance(surplus: float, lost0: float, lost1: float, odds: float) -> float:
-    """Take one standard error off: arms that lose much alike must not look different."""
-    return max(0.0, surplus - math.sqrt(lost1 + odds * odds * lost0))
 
 
 def log_e_split(strata: Strata, assigned: Assigned | None) -> float:

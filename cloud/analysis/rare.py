@@ -21,7 +21,7 @@ class Rates(typing.NamedTuple):
     bad1: float
 
 
-def compare_rare(strata: typing.Sequence[Rates], design: float, margin: float) -> Evidence:
+def compare_rare(strata: typing.Sequence[Rates], design: float, margin: float, *, doubt: float = 0.0) -> Evidence:
     """Compare rates of rare failures.
 
     Parameters
@@ -32,6 +32,8 @@ def compare_rare(strata: typing.Sequence[Rates], design: float, margin: float) -
         How many outcomes count as one, at least 1; infinite if that is not known.
     margin : float
         How much higher the candidate's rate may be, above 0.
+    doubt : float
+        Standard error of the candidate's failures where some are guessed.
 
     Returns
     -------
@@ -51,15 +53,15 @@ def compare_rare(strata: typing.Sequence[Rates], design: float, margin: float) -
     if math.isinf(design):
         return NOTHING
     rows = sorted(strata)
+    n, failures = math.fsum(row.n1 for row in rows), math.fsum(row.bad1 for row in rows)
+    blurred = design * (1.0 + doubt * doubt / (failures + 1.0))
     worse, fine = [], []
     for row in rows:
-        count = Count(row.bad0 / design, row.bad1 / design, row.n1 / row.n0)
+        worse.append(Count(row.bad0 / design, row.bad1 / design, row.n1 / row.n0))
         # Smoothed upwards: a control that was lucky so far must not make a large margin look small.
         base = (row.bad0 + 2.0) / (row.n0 + 4.0)
-        worse.append(count)
-        fine.append(count._replace(odds=count.odds * (base + margin) / base))
-    n, failures = math.fsum(row.n1 for row in rows), math.fsum(row.bad1 for row in rows)
-    below = log_e_below(n / design, failures / design, margin)
+        fine.append(Count(row.bad0 / blurred, row.bad1 / blurred, row.n1 / row.n0 * (base + margin) / base))
+    below = log_e_below(n / blurred, failures / blurred, margin)
     not_worse = log_mean_exp((log_e_fewer(fine), below), (TWO_ARMS, ONE_ARM))
     difference, error = _estimate(rows, design)
     return Evidence(log_e_more(worse), not_worse, difference, error)

@@ -22,7 +22,7 @@ def bundle() -> None:
 
 def _load(here: Here, model: str | None, version: str) -> SealedBundle:
     name, _ = here.project.model(model)
-    row = here.store.registry.resolve(name, version)
+    row = here.store.models.resolve(name, version)
     return load_bundle(SignedRepository(here.project.repository, here.project.keys), name, row["version"])
 
 
@@ -35,7 +35,7 @@ def _load(here: Here, model: str | None, version: str) -> SealedBundle:
 def build(here: Here, version: str, out: pathlib.Path | None, model: str | None, as_json: bool) -> None:
     """Put a trained VERSION together as a signed bundle; the same version gives the same bundle."""
     name, _ = here.project.model(model)
-    row = here.store.registry.resolve(name, version)
+    row = here.store.models.resolve(name, version)
     sealed = build_bundle(here.project, here.store, name, row["version"], actor=this_user())
     if out is not None:
         for file, data in sealed.files.items():
@@ -54,7 +54,7 @@ def show_(here: Here, version: str, model: str | None, as_json: bool) -> None:
     """Show the manifest of a VERSION and what its precomputed answers are worth."""
     sealed = _load(here, model, version)
     manifest = sealed.manifest
-    report = here.store.registry.get(manifest.model, manifest.version)["detail"].get("precomputed")
+    report = here.store.models.get(manifest.model, manifest.version)["detail"].get("precomputed")
     lines = [f"{manifest.model}@{manifest.version} ({manifest.variant}): {manifest.task}, {manifest.metric}"]
     lines += [f"  {file.name:16} {file.length:>10,} bytes  {file.sha256[:12]}" for file in manifest.files]
     if report:

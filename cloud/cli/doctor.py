@@ -97,7 +97,7 @@ def _repository(here: Here) -> str:
 
 def _bundles(here: Here) -> str:
     repository = SignedRepository(here.project.repository, here.project.keys)
-    ready = [row for row in here.store.registry.all() if row["status"] == "ready"]
+    ready = [row for row in here.store.models.all() if row["status"] == "ready"]
     for row in ready:
         verify_bundle(load_bundle(repository, row["model"], row["version"]))
     return f"{len(ready)} signed bundles are whole"

@@ -58,7 +58,7 @@ def train_(here: Here, model: str | None, features: str, data: str, why: str, dr
 def finetune(here: Here, model: str | None, parent: str, data: str, why: str, dry_run: bool, as_json: bool) -> None:
     """Continue a version on new rows (v1.1 after v1): stateful."""
     name, _ = here.project.model(model)
-    version = here.store.registry.resolve(name, parent)["version"]
+    version = here.store.models.resolve(name, parent)["version"]
     order = Order(model=name, parent=version, data=data, why=why, actor=this_user())
     _run(here, order, dry_run=dry_run, as_json=as_json)
 
@@ -110,7 +110,7 @@ def _lines(trained: Trained) -> list[str]:
 def override_(here: Here, version: str, model: str | None, reason: str, dry_run: bool, as_json: bool) -> None:
     """Sign a VERSION that a gate refused, and say why."""
     name, _ = here.project.model(model)
-    row = here.store.registry.resolve(name, version)
+    row = here.store.models.resolve(name, version)
     said = {"model": name, "version": row["version"], "reason": reason}
     if dry_run:
         show(said, [f"would sign {name}@{row['version']} although: {_refusal(row)}"], as_json=as_json)
@@ -134,7 +134,7 @@ def _refusal(row: dict[str, typing.Any]) -> str:
 def list_(here: Here, model: str | None, as_json: bool) -> None:
     """List versions."""
     names = [here.project.model(model)[0]] if model else list(here.project.settings.models)
-    rows = [row for name in names for row in here.store.registry.all(name)]
+    rows = [row for name in names for row in here.store.models.all(name)]
     lines = [row | {"incumbent": ", ".join(_regions_of(here, row))} for row in rows]
     columns = {"model": "model", "version": "version", "kind": "kind", "parent": "from", "status": "status",
                "incumbent": "incumbent in", "why": "why"}  # fmt: skip
@@ -143,7 +143,7 @@ def list_(here: Here, model: str | None, as_json: bool) -> None:
 
 def _regions_of(here: Here, row: dict[str, typing.Any]) -> list[str]:
     """Regions in which a version answers."""
-    return sorted(r for r, v in here.store.registry.incumbents(row["model"]).items() if v == row["version"])
+    return sorted(r for r, v in here.store.models.incumbents(row["model"]).items() if v == row["version"])
 
 
 @model.command("show")
@@ -154,7 +154,7 @@ def _regions_of(here: Here, row: dict[str, typing.Any]) -> list[str]:
 def show_(here: Here, name: str, model: str | None, as_json: bool) -> None:
     """Show everything about a VERSION: v1.1, @incumbent, @candidate or @latest."""
     model_name, _ = here.project.model(model)
-    row = here.store.registry.resolve(model_name, name)
+    row = here.store.models.resolve(model_name, name)
     detail = row["detail"]
     lines = [f"{row['model']}@{row['version']}: {row['kind']}, {row['status']}"]
     lines += [f"  from {row['parent']}"] if row["parent"] else []
@@ -172,7 +172,7 @@ def show_(here: Here, name: str, model: str | None, as_json: bool) -> None:
 def lineage(here: Here, model: str | None, as_json: bool) -> None:
     """Show which version came from which, and what became of it."""
     name, _ = here.project.model(model)
-    rows = here.store.registry.all(name)
+    rows = here.store.models.all(name)
     outcomes = {
         row["to_version"]: row["state"] for row in reversed(here.store.rollouts.all(1000)) if row["model"] == name
     }

@@ -46,10 +46,10 @@ def rollout() -> None:
 def start(here: Here, version: str, model: str | None, reason: str, dry_run: bool, as_json: bool) -> None:
     """Roll a VERSION out: shadow on the whole fleet, then region by region."""
     name, _ = here.project.model(model)
-    row = here.store.registry.resolve(name, version)
+    row = here.store.models.resolve(name, version)
     settings, order = here.project.settings.rollout, here.project.settings.regions.order
     if dry_run:
-        first = not here.store.registry.incumbents(name)
+        first = not here.store.models.incumbents(name)
         stages = [f"{s.kind} {s.region}" for s in plan.stages_of(order, is_first=first, settings=settings)]
         show(
             {"version": row["version"], "stages": stages},

@@ -25,7 +25,7 @@ def summarize(scene: Scene, facts: Row, seconds: float) -> Row:
     rolled_back = _rolled_back(scene, rollouts)
     quality = _quality(scene, rollouts)
     regions = _regions(statuses)
-    versions = [row["version"] for row in scene.store.registry.all(MODEL)]
+    versions = [row["version"] for row in scene.store.models.all(MODEL)]
     checks = {
         "v1_installed_in_every_region": _state(rollouts, "v1") == "promoted",
         "trigger_started_the_finetune": _trigger_fired(scene),

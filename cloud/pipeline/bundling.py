@@ -58,7 +58,7 @@ def build_bundle(project: Project, store: Store, model: str, version: str, *, ac
     ConflictError
         The version did not pass its gates.
     """
-    row = store.registry.get(model, version)
+    row = store.models.get(model, version)
     if row["status"] != "ready":
         raise ConflictError(f"{model}@{version} is {row['status']}", fix="Only what has passed its gates is signed.")
     kept = row["detail"]["pieces"]
@@ -67,6 +67,6 @@ def build_bundle(project: Project, store: Store, model: str, version: str, *, ac
     publish_bundle(SignedRepository(project.repository, project.keys), sealed)
     if row["manifest_sha256"] != sealed.sha256:
         with store.db.transaction():
-            store.registry.set_manifest(model, version, sealed.sha256)
+            store.models.set_manifest(model, version, sealed.sha256)
             store.audit.add("bundle build", f"{model}@{version}", actor=actor, manifest=sealed.sha256)
     return sealed

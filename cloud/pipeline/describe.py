@@ -72,7 +72,7 @@ def detail(
     parent_to_s = 0.0
     own = order.data in ("", work.model.data or order.model)
     if order.is_stateful:
-        parent_to_s = float(store.registry.get(order.model, order.parent)["detail"]["trained_to_s"])
+        parent_to_s = float(store.models.get(order.model, order.parent)["detail"]["trained_to_s"])
     settings = msgspec.to_builtins(work.model)
     return {
         "parameters": {key: settings[key] for key in ("estimator", "params", "steps", "finetune", "seed")},

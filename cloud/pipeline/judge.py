@@ -54,7 +54,7 @@ def quality(
     """
     if not len(work.holdout):
         return [GateResult(name="quality", passed=False, reason="there are no rows in the hold-out")]
-    versions = set(store.registry.incumbents(order.model).values()) or ({order.parent} if order.parent else set())
+    versions = set(store.models.incumbents(order.model).values()) or ({order.parent} if order.parent else set())
     candidate = Contender(work.features, exported, table, work.model.answer_order, "")
     if not versions:
         return [_against_base_rate(work, candidate)]

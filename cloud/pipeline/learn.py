@@ -31,7 +31,7 @@ def fit_model(store: Store, order: Order, work: Work, say: Say) -> estimator.Est
     """
     if not order.is_stateful:
         return fit.fit_stateless(estimator.build(work.model, order.model), work.rows)
-    parent = store.registry.get(order.model, order.parent)
+    parent = store.models.get(order.model, order.parent)
     base = joblib.load(io.BytesIO(store.blobs.get(parent["detail"]["estimator"])))
     seen_s = float(parent["detail"]["trained_to_s"])
     own = order.data in ("", work.model.data or order.model)

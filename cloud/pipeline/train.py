@@ -36,10 +36,10 @@ def train(project: Project, store: Store, order: Order, say: Say = lambda _line:
     """
     _, model = project.model(order.model)
     if order.is_stateful:
-        store.registry.get(order.model, order.parent)
+        store.models.get(order.model, order.parent)
     data = store.datasets.latest(order.data or model.data or order.model)
     version = str(
-        store.registry.allocate(
+        store.models.allocate(
             order.model,
             parent=order.parent,
             why=order.why,
@@ -55,7 +55,7 @@ def train(project: Project, store: Store, order: Order, say: Say = lambda _line:
         raise
     except BaseException as err:
         said = str(err) if isinstance(err, CoveyError) else repr(err)
-        store.registry.finish(order.model, version, "failed", {"error": said})
+        store.models.finish(order.model, version, "failed", {"error": said})
         raise
 
 
@@ -98,7 +98,7 @@ def _enforce(
     subject = f"{order.model}@{version}"
     with store.db.transaction():
         status: typing.Literal["refused", "ready"] = "refused" if failed else "ready"
-        store.registry.finish(order.model, version, status, detail, features=work.features.digest)
+        store.models.finish(order.model, version, status, detail, features=work.features.digest)
         action, reason = ("gate refused", failed[0].reason) if failed else ("model train", order.why)
         store.audit.add(action, subject, actor=order.actor, reason=reason)
     if failed:
@@ -119,7 +119,7 @@ def override(project: Project, store: Store, model: str, version: str, *, reason
     UsageError
         Nobody said why.
     """
-    row = store.registry.get(model, version)
+    row = store.models.get(model, version)
     if row["status"] != "refused":
         raise ConflictError(
             f"{model}@{version} is {row['status']}, no gate refused it", fix="Nothing needs to be done."
@@ -130,6 +130,6 @@ def override(project: Project, store: Store, model: str, version: str, *, reason
     detail["pieces"] = bundling.note_override(store, detail["pieces"], reason)
     failed = [gate["reason"] for gate in detail["gates"] if not gate["passed"]]
     with store.db.transaction():
-        store.registry.finish(model, version, "ready", detail, features=row["features_sha256"])
+        store.models.finish(model, version, "ready", detail, features=row["features_sha256"])
         store.audit.add("gate overridden", f"{model}@{version}", actor=actor, reason=reason, failed=failed)
     return bundling.build_bundle(project, store, model, version, actor=actor)

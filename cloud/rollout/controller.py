@@ -117,7 +117,7 @@ def _undo(project: Project, store: Store, rollout: Row, order: Row, event_day: i
     window = rollout["plan"]["undo_window_days"]
     if event_day - rollout["ended_day"] > window:
         return f"not done: the undo window of {window} days has passed"
-    if set(store.registry.incumbents(rollout["model"]).values()) != {rollout["to_version"]}:
+    if set(store.models.incumbents(rollout["model"]).values()) != {rollout["to_version"]}:
         return "not done: a later version is the incumbent"
     store.rollouts.end(rollout["id"], "undone", event_day=event_day, outcome=order["reason"] or "undone")
     _restore(project, store, rollout)
@@ -128,9 +128,9 @@ def _restore(project: Project, store: Store, rollout: Row) -> None:
     """Make the version before a rollout the incumbent everywhere."""
     for region in project.settings.regions.order:
         if rollout["from_version"]:
-            store.registry.set_incumbent(rollout["model"], region, rollout["from_version"])
+            store.models.set_incumbent(rollout["model"], region, rollout["from_version"])
         else:
-            store.registry.unset_incumbent(rollout["model"], region)
+            store.models.unset_incumbent(rollout["model"], region)
 
 
 # ---- stages
@@ -247,7 +247,7 @@ def _open(store: Store, rollout: Row, stage: Row, event_day: int) -> str:
     with store.db.transaction():
         store.rollouts.open_stage(stage["id"], event_day)
         if stage["kind"] == "install":
-            store.registry.set_incumbent(rollout["model"], stage["region"], rollout["to_version"])
+            store.models.set_incumbent(rollout["model"], stage["region"], rollout["to_version"])
         store.audit.add("stage opened", f"rollout {rollout['id']}", actor=_ACTOR, stage=_name(stage))
     return f"rollout {rollout['id']}: {_name(stage)} opened"
 
@@ -273,7 +273,7 @@ def _promote(
         return []
     with store.db.transaction():
         for region in project.settings.regions.order:
-            store.registry.set_incumbent(rollout["model"], region, rollout["to_version"])
+            store.models.set_incumbent(rollout["model"], region, rollout["to_version"])
         said = "installed in every region" if first else "; ".join(verdict.inputs["decision"]["reasons"])
         store.rollouts.end(rollout["id"], "promoted", event_day=event_day, outcome=said)
         store.audit.add("promoted", f"{rollout['model']}@{rollout['to_version']}", actor=_ACTOR, reason=said)

@@ -36,7 +36,7 @@ def course(project: Project, store: Store, number: int) -> Row:
     return view | {
         "measure": history.metric_of(model),
         "roles": history.roles(store, name),
-        "incumbents": store.registry.incumbents(name),
+        "incumbents": store.models.incumbents(name),
         "regions_order": list(project.settings.regions.order),
         "plan": row["plan"],
         "started": format_time(row["created_s"]),
@@ -60,7 +60,7 @@ def _actor(store: Store, number: int) -> str:
 
 
 def _version(store: Store, name: str, version: str) -> Row:
-    row = store.registry.get(name, version)
+    row = store.models.get(name, version)
     return {
         "kind": row["kind"],
         "parent": row["parent"],

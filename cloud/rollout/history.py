@@ -71,7 +71,7 @@ def roles(store: Store, name: str) -> dict[str, str]:
 
     ``incumbent``: it answers somewhere. ``older``: it did, everywhere, once. ``candidate``: it never has.
     """
-    incumbents = set(store.registry.incumbents(name).values())
+    incumbents = set(store.models.incumbents(name).values())
     rollouts = [row for row in store.rollouts.all() if row["model"] == name]
     led = {row["to_version"] for row in rollouts if row["state"] in _LED} | {row["from_version"] for row in rollouts}
     running = {row["to_version"] for row in rollouts if row["state"] == "running" and row["from_version"]}
@@ -81,7 +81,7 @@ def roles(store: Store, name: str) -> dict[str, str]:
             return "incumbent"
         return "older" if version in led and version not in running else "candidate"
 
-    return {row["version"]: role(row["version"]) for row in store.registry.all(name)}
+    return {row["version"]: role(row["version"]) for row in store.models.all(name)}
 
 
 def ratio(part: float, whole: float) -> float | None:

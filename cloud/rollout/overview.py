@@ -82,8 +82,8 @@ def _region(name: str, rows: list[Row]) -> Row:
 
 
 def _model(store: Store, name: str) -> Row:
-    incumbents = store.registry.incumbents(name)
-    rows = store.registry.all(name)
+    incumbents = store.models.incumbents(name)
+    rows = store.models.all(name)
     latency = {version: store.evidence.bins(name, version, what="latency_bins") for version in set(incumbents.values())}
     return {
         "incumbents": incumbents,

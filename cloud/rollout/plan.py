@@ -70,14 +70,14 @@ def start(
     ConflictError, PlanError
         The version is not ready, runs already, or another rollout does; or the plan can not work.
     """
-    row = store.registry.get(model, str(parse_version(version)))
+    row = store.models.get(model, str(parse_version(version)))
     if row["status"] != "ready":
         raise ConflictError(
             f"{model}@{version} is {row['status']}, not ready", fix="Train it: covey model train, or: covey model show"
         )
     if not row["manifest_sha256"]:
         raise ConflictError(f"{model}@{version} is not signed yet", fix=f"Sign it: covey bundle build {version}")
-    incumbents = set(store.registry.incumbents(model).values())
+    incumbents = set(store.models.incumbents(model).values())
     if len(incumbents) > 1:
         raise ConflictError(
             f"regions have different incumbents: {', '.join(sorted(incumbents))}", fix="Undo one first."

@@ -28,7 +28,7 @@ class Store:
         self.blobs = Blobs(project.blobs)
         self.audit = Audit(self.db)
         self.datasets = Datasets(self.db)
-        self.registry = Registry(self.db)
+        self.models = Registry(self.db)
         self.jobs = Jobs(self.db)
         self.fleet = Fleet(self.db)
         self.evidence = Evidence(self.db)

@@ -82,7 +82,7 @@ def _train_refused(world: World, **order: str) -> str:
     try:
         world.train(**order)
     except GateError:
-        version = world.store.registry.all("sales")[-1]["version"]
+        version = world.store.models.all("sales")[-1]["version"]
         override(world.project, world.store, "sales", version, reason="a test", actor="test")
         return str(version)
     raise AssertionError("the gate let it pass")

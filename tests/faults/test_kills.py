@@ -82,7 +82,7 @@ def test_killing_each_process_in_the_middle_of_a_rollout_changes_nothing(world: 
     kills = list(KILLS.items())
     for _ in range(20):
         if kills and world.store.rollouts.stages(number)[0]["opened_s"]:
-            name, kill = kills.pop(0)
+            _, kill = kills.pop(0)
             kill(world, world_tools)
         world.day()
         if world.state(number) != "running" and not kills:

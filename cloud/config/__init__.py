@@ -1,0 +1,45 @@
+"""A project's folder and its ``covey.toml``."""
+
+from cloud.config.fleet import (
+    CanarySettings,
+    DeviceSettings,
+    ProjectSettings,
+    RegionSettings,
+    RolloutSettings,
+    ServeSettings,
+    Settings,
+    ShadowSettings,
+)
+from cloud.config.model import (
+    FinetuneSettings,
+    GateSettings,
+    ModelSettings,
+    PrecomputeSettings,
+    StepSettings,
+    TriggerSettings,
+)
+from cloud.config.project import CONFIG_FILE, Project, find_project, load_project
+from cloud.config.table import Params, Table
+
+__all__ = [
+    "CONFIG_FILE",
+    "CanarySettings",
+    "DeviceSettings",
+    "FinetuneSettings",
+    "GateSettings",
+    "ModelSettings",
+    "Params",
+    "PrecomputeSettings",
+    "Project",
+    "ProjectSettings",
+    "RegionSettings",
+    "RolloutSettings",
+    "ServeSettings",
+    "Settings",
+    "ShadowSettings",
+    "StepSettings",
+    "Table",
+    "TriggerSettings",
+    "find_project",
+    "load_project",
+]

@@ -1,0 +1,114 @@
+"""Everything of ``covey.toml`` that is not about one model: serving, regions, devices, rollouts."""
+
+from __future__ import annotations
+
+import typing
+
+import msgspec
+
+from cloud.config.model import ModelSettings
+from cloud.config.table import AtLeastOne, Count, NotNegative, Positive, Ratio, Table
+
+
+class ProjectSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[project]``."""
+
+    name: str
+
+
+class ServeSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[serve]``: where the cloud answers and how often it looks.
+
+    Parameters
+    ----------
+    online_window_s : float
+        A device that was heard from within so long counts as online.
+    tick_interval_s : float
+        How often triggers and rollouts are looked at.
+    threads : int
+        Requests answered at the same time.
+    pages : str
+        Who may see the pages and their JSON: ``local``, people on this machine, or ``all`` who reach it.
+    """
+
+    host: str = "127.0.0.1"
+    port: typing.Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    online_window_s: Positive = 900.0
+    tick_interval_s: Positive = 5.0
+    threads: AtLeastOne = 4
+    pages: typing.Literal["local", "all"] = "local"
+
+
+class RegionSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[regions]``: their names, in the order in which a rollout opens them."""
+
+    order: tuple[str, ...]
+
+
+class DeviceSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[devices]``: what every channel tells its devices."""
+
+    poll_interval_s: typing.Annotated[float, msgspec.Meta(ge=0.05, le=7 * 86_400)] = 60.0
+    poll_jitter_ratio: Ratio = 0.2
+    heartbeat_s: NotNegative = 300.0
+    probation_s: NotNegative = 60.0
+    replay: bool = False
+
+
+class ShadowSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[rollout.shadow]``: the candidate is scored on the whole fleet, and never answers."""
+
+    min_days: Count = 7
+    min_outcomes: Count = 1600
+
+
+class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[rollout.canary]``: the candidate answers a share of requests, region by region."""
+
+    request_share: Ratio = 0.5
+    device_share: Ratio = 1.0
+    min_days: Count = 3
+    min_outcomes: Count = 300
+    keep_pairs: bool = True
+
+
+class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[rollout]``: the plan of every rollout that names no other.
+
+    Parameters
+    ----------
+    verified_share : float
+        Share of the online devices in a stage that must run the new generation, checked, before the next opens.
+    error_ratio, error_min_executed : float, int
+        A stage fails when so large a share of the devices that tried failed or timed out, once so many tried.
+    install_timeout_s : float
+        A device that is online and has not verified after so long counts as failed.
+    max_days : int
+        After so many days of event time without a verdict the rollout is aborted.
+    undo_window_days : int
+        How long after promotion an undo is one order.
+    """
+
+    verified_share: Ratio = 0.95
+    error_ratio: Ratio = 0.2
+    error_min_executed: AtLeastOne = 3
+    install_timeout_s: Positive = 3600.0
+    request_error_margin: Ratio = 0.01
+    alpha: typing.Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
+    alpha_promote: typing.Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
+    min_devices: Count = 20
+    max_days: AtLeastOne = 60
+    undo_window_days: AtLeastOne = 30
+    shadow: ShadowSettings = ShadowSettings()
+    canary: CanarySettings = CanarySettings()
+
+
+class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of ``covey.toml``."""
+
+    project: ProjectSettings
+    regions: RegionSettings
+    models: dict[str, ModelSettings] = msgspec.field(default_factory=dict)
+    serve: ServeSettings = ServeSettings()
+    devices: DeviceSettings = DeviceSettings()
+    rollout: RolloutSettings = RolloutSettings()

@@ -1,0 +1,152 @@
+"""``[models.NAME]``: data, estimator, gates, precomputed answers and triggers of a model."""
+
+from __future__ import annotations
+
+import typing
+
+import msgspec
+
+from cloud.config.table import AtLeastOne, Count, NotNegative, Params, Positive, Ratio, Table
+from shared.bundle import AnswerOrder
+from shared.metrics import Task
+
+
+class StepSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One step of a Pipeline: a dotted class name and its parameters."""
+
+    estimator: str
+    params: Params = msgspec.field(default_factory=dict)
+
+
+class FinetuneSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[models.NAME.finetune]``: stateful training.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the new rows.
+    replay_ratio : float
+        Old rows mixed in for each new one, against forgetting.
+    batch_size : int
+        Rows in a call of partial_fit.
+    """
+
+    epochs: AtLeastOne = 1
+    replay_ratio: NotNegative = 1.0
+    batch_size: AtLeastOne = 200
+
+
+class GateSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[models.NAME.gate]``: what a model must pass before it is signed.
+
+    Parameters
+    ----------
+    worse_by : float
+        How much worse than the incumbent it may be on the hold-out, in units of the metric.
+    forget_by, anchor_rows : float, int
+        How much worse than the incumbent it may be on anchors: so many older rows of the model's own data, spread over
+        all of their time.
+    parity_rows, parity_tolerance, parity_mismatch_ratio : int, float, float
+        The exported model must say what the trained one says: so many rows, so close, so many exceptions.
+    """
+
+    worse_by: NotNegative = 0.01
+    forget_by: NotNegative = 0.01
+    anchor_rows: AtLeastOne = 5000
+    parity_rows: typing.Annotated[int, msgspec.Meta(ge=10_000)] = 10_000
+    parity_tolerance: Positive = 1e-5
+    parity_mismatch_ratio: Ratio = 0.0
+
+
+class PrecomputeSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[models.NAME.precompute]``: answers made in the cloud.
+
+    Parameters
+    ----------
+    budget_bytes : int
+        Size of the table; 0 makes none.
+    teacher, teacher_params : str, dict
+        An estimator that stays in the cloud and gives the table's answers in place of the exported model.
+    """
+
+    budget_bytes: Count = 1 << 20
+    teacher: str = ""
+    teacher_params: Params = msgspec.field(default_factory=dict)
+
+
+class TriggerSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[models.NAME.trigger]]``: when to train again by itself.
+
+    Parameters
+    ----------
+    kind : str
+        ``performance`` looks at `metric` of the incumbent over `window_days` of mature outcomes; ``time`` at the days
+        since the last training; ``volume`` at the rows since then.
+    above : float
+        The trigger fires above this.
+    min_outcomes, cooldown_days : int
+        Too little evidence, or too soon after it last fired: it does not.
+    """
+
+    name: str
+    kind: typing.Literal["performance", "time", "volume"]
+    above: float
+    metric: typing.Literal["excess_log_loss", "metric"] = "excess_log_loss"
+    window_days: AtLeastOne = 14
+    min_outcomes: Count = 500
+    cooldown_days: Count = 7
+    action: typing.Literal["finetune", "train"] = "finetune"
+    rollout: bool = True
+
+
+class ModelSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[models.NAME]``.
+
+    Parameters
+    ----------
+    features : str
+        Path of the feature set, from the project's folder.
+    label, time : str
+        Columns of the data.
+    key : tuple of str
+        Columns that together name a row; two rows with the same key are an error.
+    classes : tuple
+        Labels in order; the second is the one a binary score speaks of. Learned from the data when empty.
+    estimator, params, steps : str, dict, tuple
+        A scikit-learn class by its dotted name, or the steps of a Pipeline.
+    holdout_days : int
+        The newest days of the data, kept for the gate.
+    margin : float
+        How much worse a candidate may be on the devices, in units of the metric.
+    metric_scale : float
+        Typical size of the metric; for regressions, so that sums keep their precision.
+    """
+
+    features: str
+    label: str
+    time: str
+    task: Task = "binary"
+    data: str = ""
+    key: tuple[str, ...] = ()
+    classes: tuple[str | int | bool, ...] = ()
+    estimator: str = ""
+    params: Params = msgspec.field(default_factory=dict)
+    steps: tuple[StepSettings, ...] = ()
+    holdout_days: AtLeastOne = 7
+    metric: str = ""
+    metric_scale: Positive = 1.0
+    margin: Positive = 0.02
+    threshold: Ratio = 0.5
+    label_window_days: Positive = 1.0
+    answer_order: AnswerOrder = "precomputed_first"
+    default: tuple[float, ...] = ()
+    seed: Count = 0
+    finetune: FinetuneSettings = FinetuneSettings()
+    gate: GateSettings = GateSettings()
+    precompute: PrecomputeSettings = PrecomputeSettings()
+    trigger: tuple[TriggerSettings, ...] = ()
+
+    @property
+    def metric_name(self) -> str:
+        """The metric, with the task's usual one as default."""
+        return self.metric or ("squared_error" if self.task == "regression" else "log_loss")

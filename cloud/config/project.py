@@ -1,0 +1,121 @@
+"""A project's folder: read ``covey.toml`` (default < TOML < COVEY_* environment < flag) and check it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import typing
+
+from cloud.config.fleet import Settings
+from cloud.config.model import ModelSettings
+from shared import settings
+from shared.errors import ConfigError, NotFoundError, UsageError
+from shared.features import FeatureSet, load_feature_set
+from shared.metrics import get_metric
+from shared.versions import check_name
+
+CONFIG_FILE = "covey.toml"
+
+
+class Project:
+    """A project's folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``covey.toml``.
+    settings : Settings
+        Its content, checked.
+    """
+
+    def __init__(self, folder: pathlib.Path, settings: Settings) -> None:
+        self.folder, self.settings = folder, settings
+        self.keys = folder / "keys"
+        self.var = folder / "var"
+        self.database = self.var / "covey.db"
+        self.blobs = self.var / "blobs"
+        self.parts = self.var / "parts"
+        self.repository = self.var / "repo"
+
+    def model(self, name: str | None) -> tuple[str, ModelSettings]:
+        """Return a model's name and settings; with a single model the name may be left out."""
+        models = self.settings.models
+        if name is None and len(models) == 1:
+            return next(iter(models.items()))
+        if name is None or name not in models:
+            raise NotFoundError(
+                f"no model {name!r}" if name else "there are several models or none",
+                field="model",
+                fix=f"Known are: {', '.join(models) or 'none; add [models.NAME] to covey.toml'}.",
+            )
+        return name, models[name]
+
+    def feature_set(self, path: str) -> FeatureSet:
+        """Read a feature set of this project."""
+        file = self.folder / path
+        try:
+            text = file.read_text()
+        except (OSError, UnicodeDecodeError) as err:
+            raise ConfigError(f"can not be read: {err}", field=str(file), fix="Mend the path.") from err
+        return load_feature_set(text, path)
+
+
+def load_project(folder: pathlib.Path, environ: typing.Mapping[str, str] = os.environ) -> Project:
+    """Read a project.
+
+    Raises
+    ------
+    NotFoundError
+        There is no ``covey.toml``.
+    ConfigError
+        With file, line, key and fix.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        text = path.read_text()
+    except FileNotFoundError as err:
+        raise NotFoundError(f"{folder} has no {CONFIG_FILE}", fix="Make a project: covey init NAME") from err
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"can not be read: {err}", field=str(path)) from err
+    data = settings.overlay_environment(settings.parse_toml(text, CONFIG_FILE), environ)
+    parsed = settings.convert(data, Settings, source=CONFIG_FILE, text=text)
+    try:
+        _check(parsed)
+    except UsageError as err:
+        line = settings.locate(text, err.field)
+        where = f"{CONFIG_FILE} line {line}: {err.field}" if line else f"{CONFIG_FILE}: {err.field}"
+        raise ConfigError(err.message, field=where, fix=err.fix) from err
+    return Project(folder, parsed)
+
+
+def find_project(start: pathlib.Path) -> pathlib.Path:
+    """Return the nearest folder, upwards, that has a ``covey.toml``."""
+    for folder in (start, *start.parents):
+        if (folder / CONFIG_FILE).exists():
+            return folder
+    raise NotFoundError(
+        f"no {CONFIG_FILE} in {start} or above",
+        fix="Go to a project, name it with --project, or make one: covey init NAME",
+    )
+
+
+def _check(parsed: Settings) -> None:
+    """Check what types can not say."""
+    order = parsed.regions.order
+    if not order:
+        raise ConfigError("no regions", field="regions.order", fix='Name at least one, such as ["all"].')
+    for i, region in enumerate(order):
+        check_name(region, "regions.order")
+        if region in order[:i]:
+            raise ConfigError(f"{region!r} stands twice", field="regions.order", fix="Name each region once.")
+    for name, model in parsed.models.items():
+        check_name(name, f"models.{name}")
+        where = f"models.{name}"
+        if bool(model.estimator) == bool(model.steps):
+            raise ConfigError("give an estimator, or steps", field=f"{where}.estimator", fix="One of the two.")
+        get_metric(model.metric_name, model.task)
+        repeated = [t.name for i, t in enumerate(model.trigger) if t.name in [u.name for u in model.trigger[:i]]]
+        if repeated:
+            raise ConfigError(f"two triggers are called {repeated[0]!r}", field=f"{where}.trigger", fix="Rename one.")
+        if model.label == model.time:
+            raise ConfigError("label and time are the same column", field=f"{where}.label", fix="Name two columns.")

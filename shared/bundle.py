@@ -13,14 +13,16 @@ from shared.errors import UsageError, WireError
 from shared.metrics import Task, get_metric
 from shared.versions import check_name, parse_version
 
-Sha256 = typing.Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Sha256 = typing.Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Positive = typing.Annotated[float, msgspec.Meta(gt=0)]
+Scale = typing.Annotated[float, msgspec.Meta(ge=1e-12, le=1e12)]
 AnswerOrder = typing.Literal["precomputed_first", "model_first", "precomputed_only"]
 MODEL_FILE = "model.onnx"
 FEATURES_FILE = "features.json"
 TABLE_FILE = "precomputed.bin"
 GOLDEN_FILE = "golden.json"
 CARD_FILE = "card.json"
+MANIFEST_FILE = "manifest.json"
 REQUIRED = (FEATURES_FILE, GOLDEN_FILE, CARD_FILE)
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 4 << 30
@@ -81,7 +83,7 @@ class Manifest(codec.Record, frozen=True, kw_only=True):
     variant: str = "standard"
     task: Task
     metric: str
-    metric_scale: Positive = 1.0
+    metric_scale: Scale = 1.0
     classes: tuple[str | int | bool, ...] = ()
     threshold: float = 0.5
     n_outputs: typing.Annotated[int, msgspec.Meta(ge=1, le=4096)]
@@ -136,17 +138,29 @@ def parse_manifest(data: bytes) -> Manifest:
         raise WireError(err.message, field=f"manifest {err.field}", fix=err.fix) from err
     names = [file.name for file in manifest.files]
     for i, name in enumerate(names):
-        if not _FILE_NAME.fullmatch(name) or name in names[:i]:
+        if not _FILE_NAME.fullmatch(name) or name in (MANIFEST_FILE, *names[:i]):
             raise WireError(f"{name[:80]!r} is twice there or no file name", field=f"manifest files[{i}].name")
     lacking = [name for name in REQUIRED if name not in names]
     if lacking:
         raise WireError(f"{lacking[0]} is missing", field="manifest files")
     if MODEL_FILE not in names and not (TABLE_FILE in names and manifest.answer_order == "precomputed_only"):
         raise WireError(f"{MODEL_FILE} is missing", field="manifest files")
+    _check_outputs(manifest)
+    return manifest
+
+
+def _check_outputs(manifest: Manifest) -> None:
+    if manifest.task == "regression" and manifest.n_outputs != 1:
+        raise WireError(f"a regression has one output, not {manifest.n_outputs}", field="manifest n_outputs")
     if manifest.task == "binary" and (len(manifest.classes), manifest.n_outputs) != (2, 2):
         raise WireError("two classes need two outputs", field="manifest classes")
     if manifest.task == "multiclass" and len(manifest.classes) != manifest.n_outputs:
         raise WireError(f"{len(manifest.classes)} classes, {manifest.n_outputs} outputs", field="manifest classes")
+    for i, label in enumerate(manifest.classes):
+        if label in manifest.classes[:i]:
+            raise WireError(f"{label!r:.40} is there twice", field="manifest classes")
     if manifest.default and len(manifest.default) != manifest.n_outputs:
         raise WireError(f"{len(manifest.default)} numbers, not {manifest.n_outputs}", field="manifest default")
-    return manifest
+    for number in manifest.default:
+        if abs(number) > codec.MAX_FLOAT32:
+            raise WireError(f"{number:g} does not fit into a float32", field="manifest default")

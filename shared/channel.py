@@ -134,4 +134,11 @@ def parse_channel(data: bytes) -> Channel:
     for i, entry in enumerate(channel.models):
         if (entry.candidate is None) != (entry.experiment is None):
             raise WireError("candidate and experiment go together", field=f"channel models[{i}]")
+        # A device keeps one folder and one arm for each version.
+        if (
+            entry.candidate
+            and entry.candidate != entry.incumbent
+            and entry.candidate.version == entry.incumbent.version
+        ):
+            raise WireError(f"{entry.candidate.version} is the incumbent", field=f"channel models[{i}].candidate")
     return channel

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import typing
 
-from shared.errors import DataError
+from shared.errors import DataError, shown
 
 DAY_S = 86_400
 FUTURE_SLACK_S = 300
@@ -41,11 +42,11 @@ def parse_time(value: object, field: str = "event_time") -> float:
             moment = moment.replace(tzinfo=dt.UTC)
         seconds = moment.timestamp()
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
+        seconds = float(value) if abs(value) < _MAX_EVENT_S else math.inf
     else:
-        raise DataError(f"{value!r:.40} is not a time", field=field, fix="Write it as ISO 8601.")
+        raise DataError(f"{shown(value)} is not a time", field=field, fix="Write it as ISO 8601.")
     if not 0 <= seconds < _MAX_EVENT_S:
-        raise DataError(f"{value!r:.40} is not between 1970 and 2100", field=field)
+        raise DataError(f"{shown(value)} is not between 1970 and 2100", field=field)
     return seconds
 
 

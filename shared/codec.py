@@ -12,6 +12,7 @@ from shared.errors import WireError, WireVersionError
 T = typing.TypeVar("T", bound="Record")
 _MAX_FRAME_HEADROOM_BYTES = 1 << 16
 _ZSTD_LEVEL = 6
+MAX_FLOAT32 = 3.4028234663852886e38
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +26,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             check_schema(self.schema, self.SCHEMA)
         else:
             msgspec.structs.force_setattr(self, "schema", self.SCHEMA)
+
+
+class _Head(msgspec.Struct):
+    """The one field that every record of every version has."""
+
+    schema: str
 
 
 def check_schema(seen: str, expected: str) -> None:
@@ -72,21 +79,18 @@ def _read(decode: typing.Callable[..., typing.Any], data: bytes | str, kind: typ
     if len(data) > limit_bytes:
         raise WireError(f"{len(data):,} bytes, at most {limit_bytes:,} are read", field=kind.SCHEMA)
     try:
+        # What it says it is comes first: another major version may have changed any field.
+        check_schema(decode(data, type=_Head).schema, kind.SCHEMA)
         record: T = decode(data, type=kind)
     except msgspec.ValidationError as err:
         raise _named(err, kind.SCHEMA) from err
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as err:
-        raise WireError(f"can not be read: {err}", field=kind.SCHEMA or kind.__name__) from err
-    if kind.SCHEMA and not record.schema:
-        raise WireError("the field is missing", field="schema")
+        raise WireError(f"can not be read: {err}", field=kind.SCHEMA) from err
     return record
 
 
 def _named(err: msgspec.ValidationError, schema: str) -> WireError:
     """Move msgspec's ``- at `$.a[0].b``` into the field of our error."""
-    cause = err.__cause__
-    if isinstance(cause, WireError):
-        return cause
     message, _, path = str(err).partition(" - at `$")
     return WireError(message[:1].lower() + message[1:], field=f"{schema} {path.rstrip('`').lstrip('.')}".strip())
 

@@ -30,6 +30,16 @@ from __future__ import annotations
 
 import typing
 
+_SHOWN = 40
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: short, and never a new error (the repr of a huge number is one)."""
+    try:
+        return repr(value)[:_SHOWN]
+    except (ValueError, RecursionError):
+        return f"this {type(value).__name__}"
+
 
 class CoveyError(Exception):
     """Base of everything Covey raises on purpose.

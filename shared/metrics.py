@@ -54,7 +54,8 @@ def _absolute_error(outputs: typing.Sequence[float], label: float) -> float:
 
 
 def _squared_error(outputs: typing.Sequence[float], label: float) -> float:
-    return (outputs[0] - label) ** 2
+    error = outputs[0] - label
+    return error * error  # ** would raise where this is infinite
 
 
 _CLASSES: tuple[Task, ...] = ("binary", "multiclass")

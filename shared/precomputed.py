@@ -23,6 +23,7 @@ import math
 import struct
 import typing
 
+from shared import codec
 from shared.errors import WireError
 
 MAGIC = b"COVEYPC1"
@@ -30,7 +31,8 @@ KEY_BYTES = 16
 MAX_KEYS = 50_000_000
 MAX_OUTPUTS = 4096
 _MAX_BITS = 20
-_HEAD = struct.Struct("<8sIII12x32s32s")
+_HEAD = struct.Struct("<8sIII12s32s32s")
+_ZERO = bytes(12)
 _KEYS_PER_BUCKET = 4
 
 Buffer = bytes | memoryview
@@ -69,10 +71,11 @@ def build(
     for key in keys:
         if len(key) != KEY_BYTES:
             raise WireError(f"a key has {len(key)} bytes, not {KEY_BYTES}", field="entries")
-        if len(entries[key]) != n_outputs or not all(map(math.isfinite, entries[key])):
+        if len(entries[key]) != n_outputs or not all(abs(number) <= codec.MAX_FLOAT32 for number in entries[key]):
             raise WireError(f"an answer is not {n_outputs} finite numbers: {entries[key]!r:.80}", field="entries")
     bits = index_bits(len(keys))
-    head = _HEAD.pack(MAGIC, len(keys), n_outputs, bits, bytes.fromhex(features_sha256), bytes.fromhex(model_sha256))
+    belongs_to = bytes.fromhex(features_sha256), bytes.fromhex(model_sha256)
+    head = _HEAD.pack(MAGIC, len(keys), n_outputs, bits, _ZERO, *belongs_to)
     values = struct.pack(f"<{len(keys) * n_outputs}f", *itertools.chain.from_iterable(entries[key] for key in keys))
     return b"".join([head, _index(keys, bits), *keys, values])
 
@@ -120,9 +123,11 @@ class PrecomputedTable:
         view = memoryview(data)  # type: ignore[arg-type]
         if len(view) < _HEAD.size:
             raise WireError(f"{len(view)} bytes are too few for a table", field="precomputed")
-        magic, n, m, bits, features, model = _HEAD.unpack_from(view)
+        magic, n, m, bits, zero, features, model = _HEAD.unpack_from(view)
         if magic != MAGIC:
             raise WireError(f"not a table: it begins with {magic!r}", field="precomputed")
+        if zero != _ZERO:
+            raise WireError("bytes 20 to 31 are not zero", field="precomputed")
         if n > MAX_KEYS or not 1 <= m <= MAX_OUTPUTS or bits > _MAX_BITS:
             raise WireError(f"n = {n}, m = {m}, b = {bits} are not possible", field="precomputed")
         self.n_keys, self.n_outputs = n, m

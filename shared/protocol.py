@@ -19,9 +19,9 @@ MAX_JSON_BYTES = 1 << 16
 _TOKEN_PREFIX = "covey-join"  # noqa: S105 - the prefix is public
 _TOKEN_PARTS = 4
 
-PublicKey = typing.Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Signature = typing.Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{128}$")]
-Name = typing.Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+PublicKey = typing.Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]  # $ would let a line end through
+Signature = typing.Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
+Name = typing.Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
 
 
 class JoinToken(typing.NamedTuple):

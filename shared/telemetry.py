@@ -16,6 +16,7 @@ MAX_ROWS = 50_000
 
 Count = typing.Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Total = typing.Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
+Moment = typing.Annotated[float, msgspec.Meta(ge=0, le=1e12)]  # not-a-number is refused too
 Small = typing.Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
 Word = typing.Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Text = typing.Annotated[str, msgspec.Meta(max_length=2000)]
@@ -66,7 +67,7 @@ class PairsRow(msgspec.Struct, frozen=True, array_like=True):
 class Event(msgspec.Struct, frozen=True):
     """Something that happened on the device, for people to read."""
 
-    at_s: float
+    at_s: Moment
     kind: Word
     detail: Text = ""
 
@@ -99,13 +100,13 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     generation: str = ""
     state: str = ""
-    watermark_s: float = 0.0
+    watermark_s: Moment = 0.0
     channel_sequence: Count = 0
     agent: str = ""
     models: tuple[ModelStatus, ...] = ()
     spool_bytes: Count = 0
     dropped_events: Count = 0
-    stale_s: float = 0.0
+    stale_s: Moment = 0.0
 
 
 class Batch(Record, frozen=True, kw_only=True):
@@ -115,7 +116,7 @@ class Batch(Record, frozen=True, kw_only=True):
     device: Word
     spool: Word
     sequence: Count
-    sent_s: float
+    sent_s: Moment
     status: DeviceStatus
     sums: typing.Annotated[tuple[SumsRow, ...], msgspec.Meta(max_length=MAX_ROWS)] = ()
     pairs: typing.Annotated[tuple[PairsRow, ...], msgspec.Meta(max_length=MAX_ROWS)] = ()

@@ -7,7 +7,7 @@ import typing
 
 from shared.errors import UsageError
 
-_VERSION = re.compile(r"v([1-9]\d{0,4})(?:\.([1-9]\d{0,4}))?")
+_VERSION = re.compile(r"v([1-9]\d{0,4})(?:\.([1-9]\d{0,4}))?", re.ASCII)
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[._-][a-z0-9]+)*")
 _MAX_NAME = 63
 _MAX_PART = 65535

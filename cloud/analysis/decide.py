@@ -11,7 +11,7 @@ from cloud.analysis.explain import numbers_of, reasons_of
 from cloud.analysis.findings import Findings
 from cloud.analysis.minimums import of_pairs, of_strata
 from cloud.analysis.missing import Missing, find_missing, log_e_split
-from cloud.analysis.records import DecideInput, Decision, Stratum, Word
+from cloud.analysis.records import DecideInput, Decision, Pairs, Stratum, Word
 
 
 def decide(record: DecideInput) -> Decision:
@@ -70,29 +70,29 @@ def _find(record: DecideInput) -> Findings:
     certain = missing.log_e >= need_fine
     blamed = missing.excess if certain else (0.0,) * len(judged)
     if record.pairs is not None and record.mode != "ab":
-        worse, fine = _compare_pairs(record, missing, certain=certain)
+        worse, fine = _compare_pairs(record, record.pairs, missing, certain=certain)
         amount = of_pairs(record.pairs)
     else:
         worse = from_strata(judged, blamed, record.metric, record.margin)
-        same = missing.most == blamed and missing.error <= 0.0
-        fine = worse if same else from_strata(judged, missing.most, record.metric, record.margin, doubt=missing.error)
+        same = missing.excess == blamed and missing.error <= 0.0
+        fine = worse if same else from_strata(judged, missing.excess, record.metric, record.margin, doubt=missing.error)
         amount = of_strata(judged)
     split = log_e_split(record.strata, record.assigned) if record.n_candidates == 1.0 else 0.0
     bad_regions = _bad_regions(record, judged, blamed, need_worse)
     return Findings(worse, fine, need_worse, need_fine, amount, missing, split, bad_regions)
 
 
-def _compare_pairs(record: DecideInput, missing: Missing, *, certain: bool) -> tuple[Evidence, Evidence]:
-    """Judge pairs as they are, unless some are missing for no accident; and with all that may be missing."""
-    pairs = record.pairs
-    if pairs is None:
-        raise TypeError
-    surplus = pairs.n * missing.fraction / (1.0 - missing.fraction)
+def _compare_pairs(record: DecideInput, pairs: Pairs, missing: Missing, *, certain: bool) -> tuple[Evidence, Evidence]:
+    """Judge pairs without what is missing, unless that is no accident; and with all that may be missing."""
+    judged = record.strata if record.matured is None else record.matured
+    served = math.fsum(stratum.candidate.n for stratum in judged)
+    ratio = pairs.n / served if served > 0.0 else 0.0
+    surplus = ratio * math.fsum(missing.excess)
     lost = max(surplus, (pairs.assigned or 0.0) - pairs.n)
     if record.assigned is not None and not record.strata and record.matured is None:
         lost = max(lost, record.assigned.candidate - pairs.n)
     worse = from_pairs(pairs, surplus if certain else 0.0, record.metric, record.margin)
-    return worse, from_pairs(pairs, lost, record.metric, record.margin, doubt=missing.error)
+    return worse, from_pairs(pairs, lost, record.metric, record.margin, doubt=ratio * missing.error)
 
 
 def _names(record: DecideInput) -> list[str]:

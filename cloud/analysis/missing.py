@@ -12,19 +12,16 @@ from cloud.analysis.mixture import log_mean_exp
 from cloud.analysis.records import Assigned, Stratum
 
 Strata = typing.Sequence[Stratum]
-_ALL = 0.999  # so that what is missing stays a finite multiple of what came
 
 
 class Missing(typing.NamedTuple):
     """What is missing from the candidate beyond what is missing from the control.
 
-    ``excess`` has the likely number of outcomes for each stratum, ``most`` the number that must be feared before a
-    promotion, ``error`` the standard error of their sum; ``fraction`` is the excess as a share of the candidate's
-    inputs; ``log_e`` is the evidence that it is no accident.
+    ``excess`` has one number of outcomes for each stratum, ``error`` the standard error of their sum; ``fraction`` is
+    the excess as a share of the candidate's inputs; ``log_e`` is the evidence that it is no accident.
     """
 
     excess: tuple[float, ...]
-    most: tuple[float, ...]
     error: float
     fraction: float
     log_e: float
@@ -63,8 +60,7 @@ def find_missing(all_strata: Strata, judged: Strata, assigned: Assigned | None, 
     if judged and None not in own:
         return _by_stratum(judged, [pair for pair in own if pair is not None])
     if assigned is None or min(assigned.control, assigned.candidate) < 1.0:
-        nothing = (0.0,) * len(judged)
-        return Missing(nothing, nothing, 0.0, 0.0, 0.0)
+        return Missing((0.0,) * len(judged), 0.0, 0.0, 0.0)
     return _by_total(all_strata, judged, assigned, pending=pending)
 
 
@@ -73,20 +69,16 @@ def _by_total(all_strata: Strata, judged: Strata, assigned: Assigned, *, pending
     if pending and assigned.share is not None and 0.0 < assigned.share < 1.0:
         # What is pending is recent, and recent inputs were split by the newest share.
         odds = max(odds, assigned.share / (1.0 - assigned.share))
+    n1 = math.fsum(stratum.candidate.n for stratum in all_strata)
     lost0 = max(0.0, assigned.control - math.fsum(stratum.control.n for stratum in all_strata))
-    lost1 = max(0.0, assigned.candidate - math.fsum(stratum.candidate.n for stratum in all_strata))
+    lost1 = max(0.0, assigned.candidate - n1)
     surplus = max(0.0, lost1 - lost0 * odds)
-    fraction = min(_ALL, surplus / assigned.candidate)
-    n1 = math.fsum(stratum.candidate.n for stratum in judged)
-    likely = n1 * fraction / (1.0 - fraction)
-    shares = [stratum.candidate.n / n1 if n1 > 0.0 else 0.0 for stratum in judged]
-    # Where all outcomes are late, whatever is missing beyond the control's is missing from closed windows.
-    feared = surplus if pending else likely
+    # Closed windows have their share of what is missing, which is all of it where nothing else has come yet.
+    excess = tuple(surplus * stratum.candidate.n / n1 if n1 > 0.0 else 0.0 for stratum in judged)
     design = design_effect(all_strata)
     log_e = log_e_more([Count(lost0 / design, lost1 / design, odds)])
     error = _error([(lost0, assigned.control, lost1, assigned.candidate, odds)], design)
-    excess, most = (tuple(total * share for share in shares) for total in (likely, feared))
-    return Missing(excess, most, error, fraction, log_e)
+    return Missing(excess, error, surplus / assigned.candidate, log_e)
 
 
 def _by_stratum(judged: Strata, own: typing.Sequence[tuple[float, float]]) -> Missing:
@@ -102,10 +94,10 @@ def _by_stratum(judged: Strata, own: typing.Sequence[tuple[float, float]]) -> Mi
     positive = math.fsum(max(0.0, lost) for lost in surplus)
     excess = tuple(total * max(0.0, lost) / positive if positive > 0.0 else 0.0 for lost in surplus)
     given = math.fsum(given1 for _, given1 in own)
-    fraction = min(_ALL, total / given) if given > 0.0 else 0.0
+    fraction = total / given if given > 0.0 else 0.0
     design = design_effect(judged)
     log_e = log_e_more(sorted(Count(lost0 / design, lost1 / design, odds) for lost0, _, lost1, _, odds in rows))
-    return Missing(excess, excess, _error(rows, design), fraction, log_e)
+    return Missing(excess, _error(rows, design), fraction, log_e)
 
 
 def _error(rows: typing.Sequence[tuple[float, float, float, float, float]], design: float) -> float:

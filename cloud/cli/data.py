@@ -8,7 +8,7 @@ import click
 
 from cloud.cli.base import Group, Here, dry_run_option, json_option, model_option, pass_here, say, show, table
 from cloud.data.check import check_table
-from cloud.data.parts import add_file
+from cloud.data.parts import add_file, known_keys
 from cloud.data.read import read_table
 from cloud.store.audit import this_user
 from shared.clock import format_time
@@ -44,7 +44,8 @@ def add(
     target = check_name(dataset, "--set") if dataset else settings.data or name
     feature_set = here.project.feature_set(features or settings.features)
     if dry_run:
-        checked = check_table(read_table(file), feature_set, settings, max_bad_ratio=max_bad_ratio)
+        known = known_keys(here.project, here.store, target, settings)
+        checked = check_table(read_table(file), feature_set, settings, max_bad_ratio=max_bad_ratio, known=known)
         report = checked.report
         lines = [f"{report['rows']:,} rows fit, {report['rejected']:,} would be left out"]
         show({"dataset": target, "dry_run": True} | report, lines, as_json=as_json)

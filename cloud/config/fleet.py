@@ -7,7 +7,7 @@ import typing
 import msgspec
 
 from cloud.config.model import ModelSettings
-from cloud.config.table import AtLeastOne, Count, NotNegative, Positive, Ratio, Table
+from cloud.config.table import AtLeastOne, Count, Positive, Ratio, Seconds, Table
 
 
 class ProjectSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,8 +50,8 @@ class DeviceSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     poll_interval_s: typing.Annotated[float, msgspec.Meta(ge=0.05, le=7 * 86_400)] = 60.0
     poll_jitter_ratio: Ratio = 0.2
-    heartbeat_s: NotNegative = 300.0
-    probation_s: NotNegative = 60.0
+    heartbeat_s: Seconds = 300.0
+    probation_s: Seconds = 60.0
     replay: bool = False
 
 
@@ -98,7 +98,7 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     alpha_promote: typing.Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
     min_devices: Count = 20
     max_days: AtLeastOne = 60
-    undo_window_days: AtLeastOne = 30
+    undo_window_days: typing.Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 30
     shadow: ShadowSettings = ShadowSettings()
     canary: CanarySettings = CanarySettings()
 

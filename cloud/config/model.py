@@ -6,7 +6,7 @@ import typing
 
 import msgspec
 
-from cloud.config.table import AtLeastOne, Count, NotNegative, Params, Positive, Ratio, Table
+from cloud.config.table import AtLeastOne, Count, Days, NotNegative, Number, Params, Positive, Ratio, Table
 from shared.bundle import AnswerOrder
 from shared.metrics import Task
 
@@ -90,7 +90,7 @@ class TriggerSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     name: str
     kind: typing.Literal["performance", "time", "volume"]
-    above: float
+    above: Number
     metric: typing.Literal["excess_log_loss", "metric"] = "excess_log_loss"
     window_days: AtLeastOne = 14
     min_outcomes: Count = 500
@@ -134,12 +134,12 @@ class ModelSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True
     steps: tuple[StepSettings, ...] = ()
     holdout_days: AtLeastOne = 7
     metric: str = ""
-    metric_scale: Positive = 1.0
+    metric_scale: typing.Annotated[float, msgspec.Meta(ge=1e-12, le=1e12)] = 1.0  # as a manifest can say it
     margin: Positive = 0.02
     threshold: Ratio = 0.5
-    label_window_days: Positive = 1.0
+    label_window_days: Days = 1.0
     answer_order: AnswerOrder = "precomputed_first"
-    default: tuple[float, ...] = ()
+    default: tuple[Number, ...] = ()
     seed: Count = 0
     finetune: FinetuneSettings = FinetuneSettings()
     gate: GateSettings = GateSettings()

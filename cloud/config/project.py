@@ -6,6 +6,8 @@ import os
 import pathlib
 import typing
 
+import msgspec
+
 from cloud.config.fleet import Settings
 from cloud.config.model import ModelSettings
 from shared import settings
@@ -15,6 +17,7 @@ from shared.metrics import get_metric
 from shared.versions import check_name
 
 CONFIG_FILE = "covey.toml"
+_TWO = 2
 
 
 class Project:
@@ -55,7 +58,7 @@ class Project:
         file = self.folder / path
         try:
             text = file.read_text()
-        except (OSError, UnicodeDecodeError) as err:
+        except (OSError, ValueError) as err:
             raise ConfigError(f"can not be read: {err}", field=str(file), fix="Mend the path.") from err
         return load_feature_set(text, path)
 
@@ -78,6 +81,7 @@ def load_project(folder: pathlib.Path, environ: typing.Mapping[str, str] = os.en
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"can not be read: {err}", field=str(path)) from err
     data = settings.overlay_environment(settings.parse_toml(text, CONFIG_FILE), environ)
+    _check_models(data.get("models"), text)
     parsed = settings.convert(data, Settings, source=CONFIG_FILE, text=text)
     try:
         _check(parsed)
@@ -99,6 +103,17 @@ def find_project(start: pathlib.Path) -> pathlib.Path:
     )
 
 
+def _check_models(models: object, text: str) -> None:
+    """Check the models, each under its own name: the keys of a mapping would be missing from the message."""
+    if not isinstance(models, dict):
+        return
+    fields = [(f"model{i}", ModelSettings) for i in range(len(models))]
+    names = dict(zip((field for field, _ in fields), models, strict=True))
+    named = msgspec.defstruct("Models", fields, rename=names, frozen=True)
+    kind = msgspec.defstruct("Named", [("models", named)], frozen=True)
+    settings.convert({"models": models}, kind, source=CONFIG_FILE, text=text)
+
+
 def _check(parsed: Settings) -> None:
     """Check what types can not say."""
     order = parsed.regions.order
@@ -113,9 +128,26 @@ def _check(parsed: Settings) -> None:
         where = f"models.{name}"
         if bool(model.estimator) == bool(model.steps):
             raise ConfigError("give an estimator, or steps", field=f"{where}.estimator", fix="One of the two.")
-        get_metric(model.metric_name, model.task)
+        _check_answers(model, where)
         repeated = [t.name for i, t in enumerate(model.trigger) if t.name in [u.name for u in model.trigger[:i]]]
         if repeated:
             raise ConfigError(f"two triggers are called {repeated[0]!r}", field=f"{where}.trigger", fix="Rename one.")
         if model.label == model.time:
             raise ConfigError("label and time are the same column", field=f"{where}.label", fix="Name two columns.")
+
+
+def _check_answers(model: ModelSettings, where: str) -> None:
+    """Check that task, metric and classes fit together."""
+    try:
+        get_metric(model.metric_name, model.task)
+    except UsageError as err:
+        raise ConfigError(err.message, field=f"{where}.metric", fix=err.fix) from err
+    classes = model.classes
+    if len(set(classes)) != len(classes):
+        raise ConfigError("a class stands twice", field=f"{where}.classes", fix="Name each class once.")
+    if classes and (model.task == "regression" or (model.task == "binary" and len(classes) != _TWO)):
+        raise ConfigError(
+            f"{len(classes)} classes do not fit the task {model.task!r}",
+            field=f"{where}.classes",
+            fix="A binary model has two, a regression has none.",
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import datetime as dt
 import difflib
+import math
 import time
 import typing
 
@@ -16,13 +17,16 @@ import pyarrow as pa
 from cloud.config import ModelSettings
 from cloud.data.read import Columns, plain
 from shared.clock import parse_time
-from shared.errors import DataError
+from shared.errors import DataError, shown
 from shared.features import Bucketed, FeatureSet, Numeric
 from shared.features.coding import is_missing
 from shared.features.columns import code_column
+from shared.features.kinds import AnyFeature
 
+EVENT_COLUMN = "__event_s"  # the event time, as parts keep it
 _SHOWN = 5
 _TOMORROW_S = 86_400
+Key = tuple[str, ...]
 
 
 class Checked(typing.NamedTuple):
@@ -60,12 +64,15 @@ def check_table(
     model: ModelSettings,
     *,
     max_bad_ratio: float = 0.0,
+    known: typing.Container[Key] = frozenset(),
     now_s: float | None = None,
 ) -> Checked:
     """Check a table.
 
     Parameters
     ----------
+    known : container of keys
+        Keys of rows that are there already, as `key_of` writes them.
     max_bad_ratio : float
         Share of bad rows that are left out (and counted) instead of refusing the file.
 
@@ -78,19 +85,21 @@ def check_table(
     columns = {name: plain(table[name], number=_is_number(name, features, model)) for name in table.column_names}
     bad: dict[int, str] = {}
     for feature in features.feature:
-        for row, err in code_column(feature, columns[feature.column])[1]:
-            bad.setdefault(row, str(err))
+        _check_feature(feature, columns[feature.column], bad)
     event_s = _times(columns[model.time], model.time, bad, time.time() if now_s is None else now_s)
     columns[model.label] = _labels(columns[model.label], model, bad)
-    _check_keys(columns, model, bad)
+    _check_keys(columns, model, known, bad)
     n = table.num_rows
-    if len(bad) > max_bad_ratio * n:
+    # Written so that a limit that is no number allows nothing.
+    if bad and not len(bad) <= max_bad_ratio * n:
         shown = [f"row {row + 1}: {message}" for row, message in sorted(bad.items())[:_SHOWN]]
         raise DataError(
             f"{len(bad):,} of {n:,} rows are bad: " + "; ".join(shown),
             field="rows",
             fix="Mend them, or leave out a share of them with --max-bad-ratio.",
         )
+    if len(bad) == n:
+        raise DataError("no row is left", field="rows", fix="Mend the rows.")
     report = Report(rows=n - len(bad), missing=_missing(columns), rejected=len(bad))
     report.problems = [f"row {row + 1}: {message}" for row, message in sorted(bad.items())[:50]]
     return _sorted(columns, event_s, [i for i in range(n) if i not in bad], report)
@@ -108,7 +117,18 @@ def _sorted(columns: Columns, event_s: npt.NDArray[np.float64], good: list[int],
     return Checked(kept, event_s[order], msgspec.structs.asdict(report))
 
 
+def _check_feature(feature: AnyFeature, values: list[object], bad: dict[int, str]) -> None:
+    """Note every row that the feature refuses; only the first ones come with a message of their own."""
+    codes, problems = code_column(feature, values)
+    for row, err in problems:
+        bad.setdefault(row, str(err))
+    for row in np.flatnonzero(np.isnan(codes)).tolist():
+        bad.setdefault(row, f"{feature.column}: the value does not fit")
+
+
 def _check_columns(names: list[str], features: FeatureSet, model: ModelSettings) -> None:
+    if EVENT_COLUMN in names:
+        raise DataError(f"the name {EVENT_COLUMN!r} is taken", field="columns", fix="Rename the column.")
     needed = [*features.columns, model.label, model.time, *model.key]
     missing = [name for name in dict.fromkeys(needed) if name not in names]
     if missing:
@@ -150,28 +170,46 @@ def _times(values: list[object], name: str, bad: dict[int, str], now_s: float) -
 def _labels(values: list[object], model: ModelSettings, bad: dict[int, str]) -> list[object]:
     """Bring labels to the type of the classes."""
     out: list[object] = list(values)
+    words = bool(model.classes) and all(isinstance(known, str) for known in model.classes)
     for i, value in enumerate(values):
         if is_missing(value):
             bad.setdefault(i, f"{model.label}: the label is missing")
         elif model.task == "regression":
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                bad.setdefault(i, f"{model.label}: {value!r:.40} is not a number")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                bad.setdefault(i, f"{model.label}: {shown(value)} is not a number")
         else:
-            label = int(value) if isinstance(value, float) and value.is_integer() else value
+            label = out[i] = _label(value, words=words)
             if model.classes and label not in model.classes:
-                bad.setdefault(i, f"{model.label}: {label!r:.40} is not one of {list(model.classes)}")
-            out[i] = label
+                bad.setdefault(i, f"{model.label}: {shown(label)} is not one of {list(model.classes)}")
+            elif not isinstance(label, str | int):
+                bad.setdefault(i, f"{model.label}: {shown(label)} can not be a class")
     return out
 
 
-def _check_keys(columns: Columns, model: ModelSettings, bad: dict[int, str]) -> None:
+def _label(value: object, *, words: bool) -> object:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return str(value) if words and isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def key_of(values: typing.Iterable[object]) -> Key:
+    """Return the key of a row: as text, since a number may come as one or the other."""
+    return tuple(map(str, values))
+
+
+def _check_keys(columns: Columns, model: ModelSettings, known: typing.Container[Key], bad: dict[int, str]) -> None:
     if not model.key:
         return
-    seen: dict[tuple[object, ...], int] = {}
-    for i, key in enumerate(zip(*(columns[name] for name in model.key), strict=True)):
-        first = seen.setdefault(key, i)
-        if first != i:
-            bad.setdefault(i, f"{', '.join(model.key)}: the same as in row {first + 1}")
+    names = ", ".join(model.key)
+    seen: dict[Key, int] = {}
+    for i, values in enumerate(zip(*(columns[name] for name in model.key), strict=True)):
+        key = key_of(values)
+        if any(map(is_missing, values)):
+            bad.setdefault(i, f"{names}: the key is missing")
+        elif (first := seen.setdefault(key, i)) != i:
+            bad.setdefault(i, f"{names}: the same as in row {first + 1}")
+        elif key in known:
+            bad.setdefault(i, f"{names}: a row with this key was added before")
 
 
 def _missing(columns: Columns) -> dict[str, int]:

@@ -14,14 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cloud.config import ModelSettings, Project
-from cloud.data.check import check_table
+from cloud.data.check import EVENT_COLUMN, Key, check_table, key_of
 from cloud.data.read import Columns, read_table
 from cloud.store.blobs import write_file
 from cloud.store.store import Store
 from shared.errors import TrustError
 from shared.features import FeatureSet
-
-EVENT_COLUMN = "__event_s"
 
 
 class Added(typing.NamedTuple):
@@ -80,7 +78,8 @@ def add_file(
     DataError, ConflictError
         Nothing is stored then.
     """
-    checked = check_table(read_table(path), features, model, max_bad_ratio=max_bad_ratio)
+    known = known_keys(project, store, dataset, model)
+    checked = check_table(read_table(path), features, model, max_bad_ratio=max_bad_ratio, known=known)
     data = to_parquet(checked.columns, checked.event_s)
     sha256 = hashlib.sha256(data).hexdigest()
     # The file first, then the row that names it: a crash between leaves a file that nobody reads.
@@ -97,6 +96,16 @@ def add_file(
         )
         store.audit.add("data add", dataset, actor=actor, file=path.name, version=version, rows=len(checked.event_s))
     return Added(dataset, version, sha256, checked.report)
+
+
+def known_keys(project: Project, store: Store, dataset: str, model: ModelSettings) -> set[Key]:
+    """Return the keys of all rows of a data set."""
+    keys: set[Key] = set()
+    for part in store.datasets.parts(dataset) if model.key else ():
+        table = pq.read_table(part_path(project, part["sha256"]))
+        if set(model.key) <= set(table.column_names):
+            keys.update(map(key_of, zip(*(table[name].to_pylist() for name in model.key), strict=True)))
+    return keys
 
 
 def part_path(project: Project, sha256: str) -> pathlib.Path:
@@ -128,18 +137,22 @@ def snapshot(project: Project, store: Store, version: str) -> Snapshot:
     TrustError
         A part has changed on disk.
     """
-    tables = []
-    for part in store.datasets.parts_of(version):
-        data = part_path(project, part["sha256"]).read_bytes()
-        if hashlib.sha256(data).hexdigest() != part["sha256"]:
-            raise TrustError(f"the part {part['sha256'][:12]} has changed on disk", fix="Restore it from a backup.")
-        tables.append(pq.read_table(io.BytesIO(data)))
-    table = pa.concat_tables(tables, promote_options="permissive")
-    event_s = table[EVENT_COLUMN].to_numpy()
+    parts = [_read_part(project, part["sha256"]) for part in store.datasets.parts_of(version)]
+    event_s = np.concatenate([times for times, _ in parts])
     order = np.argsort(event_s, kind="stable")
     columns: Columns = {}
-    for name in table.column_names:
-        if name != EVENT_COLUMN:
-            values = table[name].to_pylist()
-            columns[name] = [values[i] for i in order]
+    # A column may be text in one part, numbers in another and absent from a third: Arrow can not join these.
+    for name in dict.fromkeys(name for _, held in parts for name in held):
+        values = [value for times, held in parts for value in held.get(name, [None] * len(times))]
+        columns[name] = [values[i] for i in order]
     return Snapshot(columns, event_s[order], store.datasets.version(version)["version"])
+
+
+def _read_part(project: Project, sha256: str) -> tuple[npt.NDArray[np.float64], Columns]:
+    """Return the event times and the columns of a part."""
+    data = part_path(project, sha256).read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise TrustError(f"the part {sha256[:12]} has changed on disk", fix="Restore it from a backup.")
+    table = pq.read_table(io.BytesIO(data))
+    columns = {name: table[name].to_pylist() for name in table.column_names if name != EVENT_COLUMN}
+    return table[EVENT_COLUMN].to_numpy(), columns

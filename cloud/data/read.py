@@ -17,6 +17,7 @@ from shared.features import Bucketed, FeatureSet, Numeric
 Columns = dict[str, list[object]]
 MAX_ROWS = 200_000_000
 _PARQUET = b"PAR1"
+_UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError, KeyError)
 
 
 def read_table(path: pathlib.Path) -> pa.Table:
@@ -25,7 +26,8 @@ def read_table(path: pathlib.Path) -> pa.Table:
     Raises
     ------
     DataError
-        Not there, empty, not readable, or a column twice; the message has the line where the reader has it.
+        Not there, empty, not readable, a column twice or without a name, or several values in a cell; the message has
+        the line where the reader has it.
     """
     try:
         with path.open("rb") as file:
@@ -33,14 +35,22 @@ def read_table(path: pathlib.Path) -> pa.Table:
         if not start:
             raise DataError("the file is empty", field=str(path), fix="A CSV begins with the names of its columns.")
         table = pq.read_table(path) if start == _PARQUET else _read_csv(path)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as err:
+        table.validate(full=True)
+        names = table.column_names
+    except _UNREADABLE as err:
         raise DataError(
             f"can not be read: {err}", field=str(path), fix="Send CSV (UTF-8, with a header) or Parquet."
         ) from err
-    names = table.column_names
     repeated = [name for i, name in enumerate(names) if name in names[:i]]
     if repeated:
         raise DataError(f"the column {repeated[0]!r} stands twice", field=str(path), fix="Rename one.")
+    if "" in names:
+        raise DataError("a column has no name", field=str(path), fix="Name it, or take it out.")
+    nested = next((field for field in table.schema if pa.types.is_nested(field.type)), None)
+    if nested is not None:
+        raise DataError(
+            f"the column {nested.name!r} holds {nested.type}", field=str(path), fix="Send one value in each cell."
+        )
     if table.num_rows == 0:
         raise DataError("there are no rows", field=str(path))
     return table
@@ -59,21 +69,51 @@ def plain(column: pa.ChunkedArray, *, number: bool) -> list[object]:
     """Return a column as Python values: numbers where the feature wants numbers, else text; times as ISO 8601.
 
     A text that is no number stays text, so that the feature's coder refuses it with its row.
+
+    Raises
+    ------
+    DataError
+        A value is beyond what Python can hold, such as a time after the year 9999.
     """
+    try:
+        return _plain(column, number=number)
+    except _UNREADABLE as err:
+        raise DataError(f"values of type {column.type} can not be read: {err}", field="rows") from err
+
+
+def _plain(column: pa.ChunkedArray, *, number: bool) -> list[object]:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pa.types.is_string_view(column.type) or pa.types.is_large_string(column.type):
+        column = column.cast(pa.string())
     if number:
         return _numbers(column)
     if pa.types.is_temporal(column.type):
-        return [value.isoformat() if isinstance(value, dt.date) else value for value in column.to_pylist()]
+        return _times(column)
     if pa.types.is_floating(column.type):
         return [int(v) if isinstance(v, float) and v.is_integer() else v for v in column.to_pylist()]
     values: list[object] = column.to_pylist()
     return values
 
 
+def _times(column: pa.ChunkedArray) -> list[object]:
+    """Return text; Python has no nanoseconds, so these are cut off."""
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    elif pa.types.is_duration(column.type):
+        column = column.cast(pa.duration("us"), safe=False)
+    elif pa.types.is_time(column.type):
+        column = column.cast(pa.time64("us"), safe=False)
+    values = column.to_pylist()
+    return [value.isoformat() if isinstance(value, dt.date | dt.time) else _text(value) for value in values]
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
 def _numbers(column: pa.ChunkedArray) -> list[object]:
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if pa.types.is_string(column.type):
         try:
             return typing.cast("list[object]", pc.cast(column, pa.float64()).to_pylist())
         except pa.ArrowInvalid:
@@ -90,7 +130,7 @@ def _number(value: str | None) -> object:
     if word in ("true", "false"):
         return word == "true"
     try:
-        return float(word)
+        return value if "_" in word else float(word)
     except ValueError:
         return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import sys
 import typing
 
 from edge_agent.records import CANDIDATE, INCUMBENT, Answered, AnyRecord, Failed, OutcomeSeen, Spec
@@ -17,6 +18,7 @@ PairsKey = tuple[str, int, int]
 COUNTERS = ("requests", "precomputed", "onnx", "fallback", "failed", "timed_out")
 QUALITY = ("outcomes", "metric_sum", "metric_sumsq", "excess_sum", "positives")
 _N_SCORES = 2 * N_SCORE_BINS
+_LARGEST = sys.float_info.max
 
 
 @dataclasses.dataclass
@@ -129,9 +131,12 @@ def _outcome(out: Folded, record: OutcomeSeen, memory: Memory) -> None:
             out.n_unknown += 1
             return
         waits = Waiting(_outputs_of(record.score, spec.task), "", ())
+    if not _is_known(record.label, waits.outputs, spec.task):
+        out.n_unknown += 1
+        return
     value = _judge(out, record, spec, record.version, record.arm, waits.outputs, served=True)
     other_spec = memory.spec(record.model, waits.other_version) if waits.other_version else None
-    if other_spec is None:
+    if other_spec is None or not _is_known(record.label, waits.other_outputs, other_spec.task):
         return
     other_arm = CANDIDATE if record.arm == INCUMBENT else INCUMBENT
     other = _judge(out, record, other_spec, waits.other_version, other_arm, waits.other_outputs, served=False)
@@ -144,11 +149,17 @@ def _outputs_of(score: float, task: str) -> tuple[float, ...]:
     return (score,) if task == "regression" else (1.0 - score, score)
 
 
+def _is_known(label: float, outputs: tuple[float, ...], task: str) -> bool:
+    """Whether the version that gave these outputs knows the class: another version may have had other ones."""
+    return task == "regression" or (0 <= label < len(outputs) and label == int(label))
+
+
 def _judge(
     out: Folded, record: OutcomeSeen, spec: Spec, version: str, arm: int, outputs: tuple[float, ...], *, served: bool
 ) -> float:
     """Add one judged answer to its row; return its value in units of the metric's scale."""
-    value = get_metric(spec.metric, spec.task).score(outputs, record.label) / spec.metric_scale
+    # Finite, so that the difference of two of them is a number.
+    value = min(get_metric(spec.metric, spec.task).score(outputs, record.label) / spec.metric_scale, _LARGEST)
     row = out.sums[record.model, version, record.epoch, arm, served, day_of(record.event_s)]
     row.counts["outcomes"] += 1
     row.counts["metric_sum"] += quantise(value)

@@ -48,27 +48,42 @@ class JournalWriter:
     def __init__(self, folder: pathlib.Path, limit_bytes: int, after_segment: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._limit_bytes = folder, limit_bytes
+        # Only files that nobody writes to any more are deleted, so there must be several within the limit.
+        self._segment_bytes = min(_SEGMENT_BYTES, limit_bytes // 4)
         self._segment = max([*segments(folder), after_segment])
         self._earlier_bytes = sum(segment_path(folder, n).stat().st_size for n in segments(folder))
         self._lock = threading.Lock()
         self.n_dropped = 0
-        self._file = -1
-        self._next_segment()
-
-    def _next_segment(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-        self._segment += 1
-        path = segment_path(self._folder, self._segment)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._segment, self._file = self._new_file()
         self._size = 0
+
+    def _new_file(self) -> tuple[int, int]:
+        """Make the next file; return its number and its descriptor."""
+        number = self._segment + 1
+        while True:
+            path = segment_path(self._folder, number)
+            try:
+                return number, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+            except FileExistsError:
+                number += 1
+
+    def _rotate(self) -> None:
+        """Go on in a new file, or in the old one while no new one can be made."""
+        try:
+            number, file = self._new_file()
+        except OSError:
+            return
+        os.close(self._file)
+        self._earlier_bytes += self._size
+        self._segment, self._file, self._size = number, file, 0
 
     def append(self, record: AnyRecord) -> None:
         """Write a record; a full disk or a full journal drops and counts it, since answering must go on."""
         body = _encode(record)
         frame = _FRAME.pack(len(body), zlib.crc32(body)) + body
         with self._lock:
-            if self._earlier_bytes + self._size + len(frame) > self._limit_bytes:
+            used = self._earlier_bytes + self._size
+            if used + len(frame) > self._limit_bytes or len(body) > _MAX_RECORD_BYTES:
                 self.n_dropped += 1
                 return
             try:
@@ -81,9 +96,8 @@ class JournalWriter:
                 self.n_dropped += 1
                 if written:
                     self._cut_short(written)
-            if self._size >= _SEGMENT_BYTES:
-                self._earlier_bytes += self._size
-                self._next_segment()
+            if self._size >= self._segment_bytes:
+                self._rotate()
 
     def _cut_short(self, written: int) -> None:
         """Take back half a record (the disk filled up in the middle of it)."""
@@ -135,7 +149,7 @@ def read_from(folder: pathlib.Path, start: Position, *, max_records: int) -> tup
         offset = start.offset if number == start.segment else 0
         with segment_path(folder, number).open("rb") as file:
             file.seek(offset)
-            data = file.read(_SEGMENT_BYTES + _MAX_RECORD_BYTES)
+            data = file.read()
         used = 0
         while len(records) < max_records:
             frame = _next_frame(data, used)

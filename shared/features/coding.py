@@ -8,12 +8,11 @@ import math
 import struct
 import typing
 
-from shared.errors import DataError
+from shared.errors import DataError, shown
 from shared.features.kinds import Bucketed, Categorical, Feature, Numeric, TimePart
 
 Coder = typing.Callable[[object], float]
 _FLOAT32 = struct.Struct("<f")
-_SHOWN = 40
 
 
 def make_coder(feature: Feature) -> Coder:
@@ -38,6 +37,16 @@ def is_missing(value: object) -> bool:
     return value is None or value == "" or value != value  # noqa: PLR0124 - only NaN differs from itself
 
 
+def word_of(value: object) -> str | None:
+    """Return the word that a raw value stands for; None if it is not a word."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    try:
+        return str(value)
+    except ValueError:
+        return None  # a whole number of thousands of digits
+
+
 def _refuse(feature: Feature, message: str, fix: str = "") -> DataError:
     return DataError(message, field=feature.column, fix=fix)
 
@@ -51,7 +60,7 @@ def _number(feature: Feature, value: object) -> float:
         if math.isfinite(number):
             return number
         raise _refuse(feature, f"{number} is not a finite number")
-    raise _refuse(feature, f"{value!r:.{_SHOWN}} is not a number", "Send a number.")
+    raise _refuse(feature, f"{shown(value)} is not a number", "Send a number.")
 
 
 def _in_range(feature: Numeric | Bucketed, number: float) -> float:
@@ -99,9 +108,10 @@ def _categorical(feature: Categorical) -> Coder:
             if feature.missing == "error":
                 raise _refuse(feature, "the value is missing")
             return other + (feature.missing == "category")
-        if isinstance(value, bool | float) or not isinstance(value, str | int):
-            raise _refuse(feature, f"{value!r:.{_SHOWN}} is not a word", "Send text.")
-        return codes.get(str(value), other)
+        word = word_of(value)
+        if word is None:
+            raise _refuse(feature, f"{shown(value)} is not a word", "Send text.")
+        return codes.get(word, other)
 
     return code
 
@@ -116,7 +126,7 @@ def _time_part(feature: TimePart) -> Coder:
         try:
             moment = value if isinstance(value, dt.datetime) else dt.datetime.fromisoformat(value)  # type: ignore[arg-type]
         except (TypeError, ValueError) as err:
-            raise _refuse(feature, f"{value!r:.{_SHOWN}} is not a time", "Write it as ISO 8601.") from err
+            raise _refuse(feature, f"{shown(value)} is not a time", "Write it as ISO 8601.") from err
         part = read(moment)
         return bisect.bisect_right(cuts, part) if cuts else part
 

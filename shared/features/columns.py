@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import typing
 
 import numpy as np
@@ -11,7 +12,7 @@ from shared.errors import DataError
 from shared.features.coding import make_coder
 from shared.features.definition import FeatureSet
 from shared.features.encoder import Encoder
-from shared.features.kinds import Feature
+from shared.features.kinds import Feature, TimePart
 
 Columns = typing.Mapping[str, typing.Sequence[object]]
 Problem = tuple[int, DataError]
@@ -32,18 +33,28 @@ def code_column(feature: Feature, values: typing.Sequence[object]) -> tuple[npt.
     memo: dict[object, float | DataError] = {}
     codes = np.full(len(values), np.nan)
     problems: list[Problem] = []
-    for i, value in enumerate(values):
+    for i, value in enumerate(_as_written(feature, values)):
         # True == 1 == 1.0 as dictionary keys, but they are not the same value to a coder.
         key = (value.__class__, value)
-        code = memo.get(key)
-        if code is None:
-            code = memo[key] = _try(coder, value)
+        try:
+            code = memo.get(key)
+            if code is None:
+                code = memo[key] = _try(coder, value)
+        except TypeError:  # it has no hash, such as a list
+            code = _try(coder, value)
         if isinstance(code, DataError):
             if len(problems) < MAX_PROBLEMS:
                 problems.append((i, code))
         else:
             codes[i] = code
     return codes, problems
+
+
+def _as_written(feature: Feature, values: typing.Sequence[object]) -> typing.Iterable[object]:
+    """Take the offset from times: the same instant, equal and with the same hash, is another hour under another one."""
+    if not isinstance(feature, TimePart):
+        return values
+    return (value.replace(tzinfo=None) if isinstance(value, dt.datetime) else value for value in values)
 
 
 def _try(coder: typing.Callable[[object], float], value: object) -> float | DataError:

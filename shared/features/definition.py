@@ -10,6 +10,7 @@ import msgspec
 
 from shared import codec, settings
 from shared.errors import FeatureError, UsageError
+from shared.features.coding import is_missing, word_of
 from shared.features.kinds import AnyFeature, Categorical
 from shared.versions import check_name
 
@@ -84,7 +85,7 @@ class FeatureSet(codec.Record, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def _frequent(feature: Categorical, values: typing.Sequence[object]) -> tuple[str, ...]:
     """Most frequent words first, ties in alphabetical order; a word nobody can send stands in if there are none."""
-    counts = collections.Counter(str(value) for value in values if value is not None and value != "")
+    counts = collections.Counter(word for value in values if not is_missing(value) and (word := word_of(value)))
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: feature.max_categories]
     return tuple(word for word, n in ranked if n >= feature.min_count) or ("\x00none",)
 

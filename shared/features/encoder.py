@@ -15,6 +15,7 @@ from shared.features.kinds import Numeric
 
 KEY_BYTES = 16
 Codes = tuple[float, ...]
+_SHOWN = 60
 
 
 def check_columns(row: typing.Mapping[str, object], known: frozenset[str]) -> None:
@@ -27,10 +28,10 @@ def check_columns(row: typing.Mapping[str, object], known: frozenset[str]) -> No
     """
     if row.keys() <= known:
         return
-    column = min(set(row) - known)
+    column = min(set(row) - known)[:_SHOWN]
     near = difflib.get_close_matches(column, sorted(known), n=1)
     fix = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(known)[:12])}."
-    raise DataError("no feature reads this", field=column[:60], fix=fix)
+    raise DataError("no feature reads this", field=column, fix=fix)
 
 
 class Encoder:

@@ -9,6 +9,8 @@ import typing
 
 import msgspec
 
+from shared import codec
+
 Encoding = typing.Literal["onehot", "ordinal"]
 OutOfRange = typing.Literal["error", "clip"]
 MAX_CODES = 10_000
@@ -75,6 +77,9 @@ class Numeric(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
         """See `Feature.problem`."""
         if not (math.isfinite(self.min) and math.isfinite(self.max) and self.min < self.max):
             return f"min = {self.min} must be below max = {self.max}, both finite", "min"
+        for key, bound in (("min", self.min), ("max", self.max)):
+            if abs(bound) > codec.MAX_FLOAT32:
+                return f"{key} = {bound:g} does not fit into a float32", key
         if self.missing is not None and not self.min <= self.missing <= self.max:
             return f"missing = {self.missing} is outside min..max", "missing"
         return "", ""
@@ -117,6 +122,9 @@ class Bucketed(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, t
         wrong = _cuts_problem(self.cuts)
         if wrong:
             return wrong, "cuts"
+        for key, bound in (("min", self.min), ("max", self.max)):
+            if bound is not None and not math.isfinite(bound):
+                return f"{key} = {bound} must be a finite number", key
         if self.min is not None and self.max is not None and not self.min < self.max:
             return f"min = {self.min} must be below max = {self.max}", "min"
         return "", ""

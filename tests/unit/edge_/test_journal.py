@@ -1,0 +1,250 @@
+"""The journal: what was appended is read again in order, whatever a kill, a full disk or damage did to it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge_agent.records import Answered, AnyRecord, Failed, OutcomeSeen
+from edge_agent.telemetry import journal
+from edge_agent.telemetry.journal import JournalWriter, Position, read_from, segment_path, segments
+
+START = Position(0, 0)
+BIG = 1 << 24
+words = st.text(max_size=10)
+ints = st.integers(0, 2**40)
+floats = st.floats(allow_nan=False)
+outputs = st.lists(floats, max_size=3).map(tuple)
+records: st.SearchStrategy[AnyRecord] = st.one_of(
+    st.builds(
+        Answered, words, words, ints, ints, ints, ints, ints, st.booleans(), st.binary(max_size=6), outputs,
+        st.booleans(), words, outputs,
+    ),
+    st.builds(Failed, words, words, ints, ints, st.booleans(), ints),
+    st.builds(OutcomeSeen, words, words, ints, ints, ints, st.binary(max_size=6), floats, floats, ints),
+)  # fmt: skip
+
+
+def failed(n: int) -> Failed:
+    return Failed("late", "v1", 0, 0, served=True, event_s=n)
+
+
+def fill(folder: pathlib.Path, first: int, n: int, limit_bytes: int = BIG) -> JournalWriter:
+    writer = JournalWriter(folder, limit_bytes)
+    for i in range(first, first + n):
+        writer.append(failed(i))
+    return writer
+
+
+def read(folder: pathlib.Path, start: Position = START, max_records: int = 10_000) -> list[AnyRecord]:
+    return read_from(folder, start, max_records=max_records)[0]
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(written=st.lists(records, max_size=12), step=st.integers(1, 5))
+def test_records_are_read_as_they_were_written_in_any_portions(
+    tmp_path_factory: pytest.TempPathFactory, written: list[AnyRecord], step: int
+) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    writer = JournalWriter(folder, BIG)
+    for record in written:
+        writer.append(record)
+    got: list[AnyRecord] = []
+    position = START
+    while portion := read_from(folder, position, max_records=step):
+        if not portion[0]:
+            break
+        got += portion[0]
+        position = portion[1]
+    writer.close()
+    assert got == written
+    assert position == writer.position() or not written
+
+
+def test_a_new_process_begins_a_new_file_and_nothing_is_lost_between(tmp_path: pathlib.Path) -> None:
+    for i in range(4):
+        fill(tmp_path, i * 10, 10).close()
+    assert segments(tmp_path) == [1, 2, 3, 4]
+    assert read(tmp_path) == [failed(i) for i in range(40)]
+
+
+@pytest.mark.parametrize("cut", range(1, 20))
+def test_half_a_last_record_ends_its_file_and_the_next_file_is_read(tmp_path: pathlib.Path, cut: int) -> None:
+    fill(tmp_path, 0, 5).close()
+    path = segment_path(tmp_path, 1)
+    path.write_bytes(path.read_bytes()[:-cut])
+    fill(tmp_path, 5, 5).close()
+    assert read(tmp_path) == [failed(i) for i in (0, 1, 2, 3, 5, 6, 7, 8, 9)]
+
+
+def test_a_damaged_record_ends_its_file_and_is_never_misread(tmp_path: pathlib.Path) -> None:
+    fill(tmp_path, 0, 3).close()
+    path = segment_path(tmp_path, 1)
+    whole = path.read_bytes()
+    size = len(whole) // 3
+    fill(tmp_path, 3, 1).close()
+    for at in range(size, 2 * size):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        assert read(tmp_path) == [failed(0), failed(3)]
+
+
+@pytest.mark.parametrize("tail", [bytes(5000), b"\xff" * 5000, b"\x00\x00\x10\x00" + bytes(5000), b"x"])
+def test_what_a_power_cut_leaves_at_the_end_is_passed_over(tmp_path: pathlib.Path, tail: bytes) -> None:
+    fill(tmp_path, 0, 2).close()
+    with segment_path(tmp_path, 1).open("ab") as file:
+        file.write(tail)
+    fill(tmp_path, 2, 2).close()
+    assert read(tmp_path) == [failed(i) for i in range(4)]
+
+
+def test_a_record_of_another_kind_is_passed_over_as_damage(tmp_path: pathlib.Path) -> None:
+    fill(tmp_path, 0, 1).close()
+    body = b"\x93\xa1z\x01\x02"
+    with segment_path(tmp_path, 1).open("ab") as file:
+        file.write(journal._FRAME.pack(len(body), journal.zlib.crc32(body)) + body)
+    assert read(tmp_path) == [failed(0)]
+
+
+def test_files_of_others_in_the_folder_do_no_harm(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "notes.journal").write_bytes(b"x")
+    (tmp_path / "1.txt").write_bytes(b"x")
+    fill(tmp_path, 0, 1).close()
+    assert read(tmp_path) == [failed(0)]
+
+
+def test_reading_goes_on_at_a_position_that_survives_a_restart(tmp_path: pathlib.Path) -> None:
+    fill(tmp_path, 0, 10).close()
+    got, position = read_from(tmp_path, START, max_records=4)
+    fill(tmp_path, 10, 5).close()
+    again, end = read_from(tmp_path, Position(*position), max_records=100)
+    assert got + again == [failed(i) for i in range(15)]
+    assert read(tmp_path, end) == []
+
+
+def test_files_rotate_and_the_folded_ones_are_deleted(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_SEGMENT_BYTES", 200)
+    writer = fill(tmp_path, 0, 60)
+    assert len(segments(tmp_path)) > 5
+    got, position = read_from(tmp_path, START, max_records=10_000)
+    assert got == [failed(i) for i in range(60)]
+    assert position == writer.position()
+    writer.folded(position)
+    assert segments(tmp_path) == [position.segment]
+    writer.append(failed(60))
+    assert read(tmp_path, position) == [failed(60)]
+    writer.close()
+
+
+def test_a_number_that_was_folded_never_comes_again(tmp_path: pathlib.Path) -> None:
+    writer = JournalWriter(tmp_path, BIG, after_segment=41)
+    assert writer.position() == Position(42, 0)
+    writer.close()
+
+
+def test_a_full_journal_counts_what_it_drops_and_takes_records_again_once_folded(tmp_path: pathlib.Path) -> None:
+    writer = fill(tmp_path, 0, 500, limit_bytes=4096)
+    kept = read(tmp_path)
+    assert kept == [failed(i) for i in range(len(kept))]
+    assert 0 < writer.n_dropped == 500 - len(kept)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 4096
+    _, position = read_from(tmp_path, START, max_records=10_000)
+    writer.folded(position)
+    before = writer.n_dropped
+    writer.append(failed(1000))
+    assert writer.n_dropped == before
+    assert read(tmp_path, position) == [failed(1000)]
+    writer.close()
+
+
+def test_a_small_budget_never_stops_a_journal_that_is_folded_in_time(tmp_path: pathlib.Path) -> None:
+    writer = JournalWriter(tmp_path, 16_384)
+    position = START
+    n = 0
+    for i in range(3000):
+        writer.append(failed(i))
+        if i % 50 == 0:
+            got, position = read_from(tmp_path, position, max_records=10_000)
+            n += len(got)
+            writer.folded(position)
+    n += len(read(tmp_path, position))
+    assert (n, writer.n_dropped) == (3000, 0)
+    writer.close()
+
+
+class Disk:
+    """Stands in for ``os.write`` on a disk with so much room."""
+
+    def __init__(self, room: int, error: int = errno.ENOSPC) -> None:
+        self.room, self.error, self.write = room, error, os.write
+
+    def __call__(self, handle: int, data: bytes) -> int:
+        if self.room <= 0:
+            raise OSError(self.error, os.strerror(self.error))
+        n = self.write(handle, data[: self.room])
+        self.room -= n
+        return n
+
+
+@pytest.mark.parametrize("room", [0, 1, 30, 31, 50, 75])
+def test_a_full_disk_drops_whole_records_and_the_next_ones_are_kept(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    writer = fill(tmp_path, 0, 1)
+    disk = Disk(room)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", disk)
+        for i in range(1, 6):
+            writer.append(failed(i))
+    writer.append(failed(99))
+    writer.close()
+    got = read(tmp_path)
+    assert got[0] == failed(0)
+    assert got[-1] == failed(99)
+    assert len(got) == 7 - writer.n_dropped
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EMFILE, errno.EACCES])
+def test_when_no_new_file_can_be_made_the_old_one_goes_on(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    monkeypatch.setattr(journal, "_SEGMENT_BYTES", 100)
+    writer = fill(tmp_path, 0, 1)
+
+    def no(*_: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", no)
+        for i in range(1, 20):
+            writer.append(failed(i))
+    for i in range(20, 40):
+        writer.append(failed(i))
+    writer.close()
+    assert read(tmp_path) == [failed(i) for i in range(40)]
+    assert len(segments(tmp_path)) > 2
+
+
+def test_a_file_that_has_the_next_number_already_is_stepped_over(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_SEGMENT_BYTES", 100)
+    writer = fill(tmp_path, 0, 1)
+    segment_path(tmp_path, 2).touch()
+    for i in range(1, 10):
+        writer.append(failed(i))
+    writer.close()
+    assert read(tmp_path) == [failed(i) for i in range(10)]
+
+
+def test_a_record_larger_than_any_that_is_read_is_not_written(tmp_path: pathlib.Path) -> None:
+    writer = fill(tmp_path, 0, 1)
+    writer.append(Answered("m", "v1", 0, 0, 0, 0, 0, slow=False, nonce=b"", outputs=(0.5,) * 200_000))
+    writer.append(failed(1))
+    writer.close()
+    assert read(tmp_path) == [failed(0), failed(1)]
+    assert writer.n_dropped == 1

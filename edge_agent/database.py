@@ -7,7 +7,7 @@ import pathlib
 import sqlite3
 import typing
 
-from shared.errors import ConflictError
+from shared.errors import ConflictError, WireError
 
 _BUSY_S = 30.0
 
@@ -18,8 +18,19 @@ def open_database(path: pathlib.Path, schema: str, user_version: int) -> sqlite3
     Raises
     ------
     ConflictError
-        A newer program wrote it.
+        A newer program wrote it; or it can not be opened or written.
+    WireError
+        The file is damaged.
     """
+    try:
+        return _open(path, schema, user_version)
+    except sqlite3.OperationalError as err:
+        raise ConflictError(f"{path} can not be opened: {err}", fix="Look at its folder and the disk.") from err
+    except sqlite3.DatabaseError as err:
+        raise WireError(f"{path} is damaged: {err}", fix="Move it aside; what it held is lost.") from err
+
+
+def _open(path: pathlib.Path, schema: str, user_version: int) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     db.execute("pragma journal_mode = wal")
     db.execute("pragma synchronous = full")

@@ -12,6 +12,7 @@ from cloud.analysis.mixture import log_mean_exp
 from cloud.analysis.records import Assigned, Stratum
 
 Strata = typing.Sequence[Stratum]
+_LEAST_SHARE = 1e-9  # a share this small sends nobody to the candidate
 
 
 class Missing(typing.NamedTuple):
@@ -66,7 +67,7 @@ def find_missing(all_strata: Strata, judged: Strata, assigned: Assigned | None, 
 
 def _by_total(all_strata: Strata, judged: Strata, assigned: Assigned, *, pending: bool) -> Missing:
     odds = assigned.candidate / assigned.control
-    if pending and assigned.share is not None and 0.0 < assigned.share < 1.0:
+    if pending and assigned.share is not None and _is_split(assigned.share):
         # What is pending is recent, and recent inputs were split by the newest share.
         odds = max(odds, assigned.share / (1.0 - assigned.share))
     n1 = math.fsum(stratum.candidate.n for stratum in all_strata)
@@ -100,6 +101,10 @@ def _by_stratum(judged: Strata, own: typing.Sequence[tuple[float, float]]) -> Mi
     return Missing(excess, _error(rows, design), fraction, log_e)
 
 
+def _is_split(share: float) -> bool:
+    return _LEAST_SHARE < share < 1.0 - _LEAST_SHARE
+
+
 def _error(rows: typing.Sequence[tuple[float, float, float, float, float]], design: float) -> float:
     """Standard error of the excess: arms that lose much alike can hide much."""
     variances = [
@@ -107,7 +112,7 @@ def _error(rows: typing.Sequence[tuple[float, float, float, float, float]], desi
         for lost0, given0, lost1, given1, odds in rows
     ]
     total = math.fsum(variances)
-    return math.sqrt(total * design) if total > 0.0 else 0.0
+    return math.sqrt(total * min(design, max(1.0, total))) if total > 0.0 else 0.0  # at most, all were lost at once
 
 
 def _own(stratum: Stratum) -> tuple[float, float] | None:
@@ -140,7 +145,7 @@ def log_e_split(strata: Strata, assigned: Assigned | None) -> float:
     >>> log_e_split([Stratum(arm, few)], Assigned(5000.0, 4000.0, 0.5)) > 4.6
     True
     """
-    if len(strata) != 1 or assigned is None or assigned.share is None or not 0.0 < assigned.share < 1.0:
+    if len(strata) != 1 or assigned is None or assigned.share is None or not _is_split(assigned.share):
         return 0.0
     stratum = strata[0]
     if not has_data(stratum):

@@ -122,7 +122,8 @@ def log_t_tail(t: float, df: float) -> float:
     t : float
         At least 0.
     df : float
-        Degrees of freedom, above 0; fractions are welcome.
+        Degrees of freedom, above 0 and below a thousand, from where the gamma functions cancel; fractions are
+        welcome.
 
     Returns
     -------

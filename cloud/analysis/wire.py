@@ -176,15 +176,15 @@ def _check_clusters(arm: Arm, sums: tuple[float, float, float], at: str, names: 
 
 
 def _check_pairs(pairs: Pairs, kind: Kind) -> None:
+    _counts(pairs, "pairs.", ("n", "pos", "neg"))
+    _counts(pairs, "pairs.", ("sum",), signed=True)
+    if kind == "bernoulli":
+        limit = pairs.n * (1.0 + _SLACK)
+        if pairs.pos is None or pairs.neg is None:
+            name = "pos" if pairs.pos is None else "neg"
+            raise WireError("missing for a bernoulli metric", field=f"pairs.{name}", fix="Count the disagreements")
+        if pairs.pos + pairs.neg > limit:
+            raise _refuse("pairs.pos", pairs.pos, f"and neg = {pairs.neg!r} are more than n = {pairs.n!r}")
+        if abs(pairs.sum) > limit:
+            raise _refuse("pairs.sum", pairs.sum, f"is more than n = {pairs.n!r} of a bernoulli metric")
     _check_arm(pairs, "pairs", signed=True)
-    _counts(pairs, "pairs.", ("pos", "neg"))
-    if kind == "continuous":
-        return
-    limit = pairs.n * (1.0 + _SLACK)
-    if pairs.pos is None or pairs.neg is None:
-        name = "pos" if pairs.pos is None else "neg"
-        raise WireError("missing for a bernoulli metric", field=f"pairs.{name}", fix="Count the disagreements")
-    if pairs.pos + pairs.neg > limit:
-        raise _refuse("pairs.pos", pairs.pos, f"and neg = {pairs.neg!r} are more than n = {pairs.n!r}")
-    if abs(pairs.sum) > limit:
-        raise _refuse("pairs.sum", pairs.sum, f"is more than n = {pairs.n!r} of a bernoulli metric")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cloud.analysis import gates
 from cloud.analysis.gates import GateResult
+from cloud.data.read import coerce
 from cloud.export import onnx_file, precompute
 from cloud.export.parity import parity_gate
 from cloud.pipeline.order import Order
@@ -80,7 +81,7 @@ class Contender(typing.NamedTuple):
 
     def served(self, judged: Judged) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Return its answers, and which came from the table."""
-        codes = encode_columns(self.features, judged.rows.columns)
+        codes = encode_columns(self.features, coerce(judged.rows.columns, self.features))
         opened = PrecomputedTable(self.table) if self.table is not None and self.answer_order != "model_first" else None
         return precompute.served(
             opened, Encoder(self.features), codes, self.exported.answers(expand(self.features, codes))

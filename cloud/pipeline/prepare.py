@@ -56,7 +56,7 @@ class Work(typing.NamedTuple):
 def prepare(project: Project, store: Store, repository: SignedRepository, order: Order, model: ModelSettings) -> Work:
     """Read data, split it by time, learn categories, encode."""
     own = store.datasets.latest(model.data or order.model)
-    definition = project.feature_set(order.features or model.features)
+    definition = _definition(project, repository, order, model)
     trusted = _read(project, store, own["version"], definition)
     cut_s = float(trusted.event_s[-1]) - model.holdout_days * DAY_S
     holdout = trusted.where(trusted.event_s > cut_s)
@@ -69,12 +69,14 @@ def prepare(project: Project, store: Store, repository: SignedRepository, order:
             field="rows",
             fix="Add older rows, or set holdout_days lower.",
         )
-    lacking = [name for name in definition.columns if name not in learn.columns]
+    lacking = [name for name in definition.columns if name not in learn.columns or name not in trusted.columns]
     if lacking:
         raise DataError(f"the data has no column {lacking[0]!r}", field="features", fix="Add data that has it.")
-    features = _parent_features(repository, order) if order.is_stateful else definition.learn(learn.columns)
+    features = definition.learn(learn.columns)
     classes = _classes(model, learn)
     labels = label_numbers(learn, model, classes)
+    if not order.is_stateful:
+        _check_classes(labels, model, classes)
     codes = encode_columns(features, learn.columns)
     return Work(
         model=model,
@@ -109,8 +111,10 @@ def _spread(rows: Snapshot, n: int) -> Snapshot:
     return rows.where(mask)
 
 
-def _parent_features(repository: SignedRepository, order: Order) -> FeatureSet:
+def _definition(project: Project, repository: SignedRepository, order: Order, model: ModelSettings) -> FeatureSet:
     """A version that continues another keeps its features: the inputs must mean the same."""
+    if not order.is_stateful:
+        return project.feature_set(order.features or model.features)
     parent = load_bundle(repository, order.model, order.parent)
     return codec.from_json(parent.files[bundle.FEATURES_FILE], FeatureSet, limit_bytes=64 << 20)
 
@@ -122,6 +126,18 @@ def _classes(model: ModelSettings, rows: Snapshot) -> tuple[str | int | bool, ..
     if model.task == "binary" and len(found) != 2:  # noqa: PLR2004 - two classes
         raise DataError(f"the label has the values {list(found)[:10]!r}, two are needed", field=model.label)
     return typing.cast("tuple[str | int | bool, ...]", tuple(found))
+
+
+def _check_classes(
+    labels: npt.NDArray[typing.Any], model: ModelSettings, classes: tuple[str | int | bool, ...]
+) -> None:
+    """A class without a row would be missing from the estimator's answers."""
+    seen = set(labels.tolist())
+    unseen = [label for i, label in enumerate(classes) if i not in seen]
+    if unseen:
+        raise DataError(
+            f"no row to learn from has the class {unseen[0]!r}", field=model.label, fix="Add rows, or take it out."
+        )
 
 
 def label_numbers(

@@ -74,7 +74,9 @@ class Datasets:
 
     def version(self, version: str) -> Row:
         """Look a version up by its name or the beginning of it."""
-        rows = self._db.rows("select * from data_versions where version like ? || '%' limit 2", (version,))
+        rows = self._db.rows(
+            "select * from data_versions where substr(version, 1, length(?1)) = ?1 limit 2", (version,)
+        )
         if len(rows) != 1 or not version:
             word = "more than one" if rows else "no"
             raise NotFoundError(f"{word} data version {version!r}", fix="See: covey data list")

@@ -13,9 +13,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 from cloud.config import FinetuneSettings
 from cloud.training.estimator import Estimator, front, last_step, learns_on
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError, DataError, ModelError
 
 Floats = npt.NDArray[np.float32]
+_SHOWN = 300
 Labels = npt.NDArray[typing.Any]
 
 
@@ -55,8 +56,14 @@ def fit_stateless(estimator: Estimator, rows: Rows) -> Estimator:
         warnings.simplefilter("ignore", ConvergenceWarning)
         try:
             return estimator.fit(rows.inputs, rows.labels)
-        except ValueError as err:
-            raise DataError(f"the model can not be fitted: {err}", field="rows") from err
+        except Exception as err:
+            raise _not_fitted(err) from err
+
+
+def _not_fitted(err: Exception) -> DataError:
+    """An estimator may raise anything: for parameters that make no sense, and for rows that it can not learn from."""
+    fix = "Look at its parameters in covey.toml."
+    return DataError(f"the model can not be fitted: {str(err)[:_SHOWN]}", field="rows", fix=fix)
 
 
 def fit_stateful(
@@ -93,16 +100,31 @@ def fit_stateful(
     inputs = front(estimator, rows.inputs)
     learner = last_step(estimator)
     more = {"classes": np.arange(n_classes)} if n_classes and not hasattr(learner, "classes_") else {}
-    for _ in range(settings.epochs):
-        order = rng.permutation(len(rows))
-        for start in range(0, len(order), settings.batch_size):
-            batch = order[start : start + settings.batch_size]
-            learner.partial_fit(inputs[batch], rows.labels[batch], **more)
+    try:
+        for _ in range(settings.epochs):
+            order = rng.permutation(len(rows))
+            for start in range(0, len(order), settings.batch_size):
+                batch = order[start : start + settings.batch_size]
+                learner.partial_fit(inputs[batch], rows.labels[batch], **more)
+    except Exception as err:
+        raise _not_fitted(err) from err
     return estimator
 
 
 def answers(estimator: Estimator, inputs: Floats, task: str) -> npt.NDArray[np.float64]:
-    """What the trained model itself says, shape (n, n_outputs): probabilities, or one value."""
-    if task == "regression":
-        return np.asarray(estimator.predict(inputs), np.float64).reshape(len(inputs), -1)
-    return np.asarray(estimator.predict_proba(inputs), np.float64)
+    """What the trained model itself says, shape (n, n_outputs): probabilities, or one value.
+
+    Raises
+    ------
+    ModelError
+        It can not answer.
+    """
+    try:
+        if task == "regression":
+            return np.asarray(estimator.predict(inputs), np.float64).reshape(len(inputs), -1)
+        return np.asarray(estimator.predict_proba(inputs), np.float64)
+    except Exception as err:
+        name = type(last_step(estimator)).__name__
+        raise ModelError(
+            f"{name} can not answer rows that it has not seen: {str(err)[:_SHOWN]}", fix="Choose another estimator."
+        ) from err

@@ -9,8 +9,8 @@ import typing
 from edge_agent.generation import Generation, GenerationModel
 from edge_agent.predict.loaded import LoadedBundle, NotReadyError
 from edge_agent.records import CANDIDATE, INCUMBENT, Answered, Failed, OutcomeSeen, Recorder
-from shared import experiment
-from shared.errors import DataError, ModelError, NotFoundError
+from shared import codec, experiment
+from shared.errors import DataError, ModelError, NotFoundError, shown
 from shared.features.encoder import check_columns
 from shared.versions import parse_version
 
@@ -193,6 +193,8 @@ class Engine:
             other = active.bundle(other_arm)
             try:
                 other_outputs, _ = other.answer(prediction.row)
+            except NotReadyError:
+                other = None  # not scored; it has not failed
             except (ModelError, DataError):
                 self._record(self._failed(active, other_arm, prediction.event_s, served=False))
         bundle = prediction.bundle
@@ -243,14 +245,14 @@ class Engine:
     def _label(self, model: str, label: object) -> float:
         manifest = self.model(model).incumbent.manifest
         if manifest.task == "regression":
-            if isinstance(label, bool) or not isinstance(label, int | float) or not abs(label) < 1e300:  # noqa: PLR2004
-                raise DataError(f"{label!r:.40} is not a number", field="label", fix="Send the true value.")
+            if isinstance(label, bool) or not isinstance(label, int | float) or not abs(label) <= codec.MAX_FLOAT32:
+                raise DataError(f"{shown(label)} is not a number", field="label", fix="Send the true value.")
             return float(label)
         for i, known in enumerate(manifest.classes):
             if label == known:
                 return float(i)
         raise DataError(
-            f"{label!r:.40} is not a class", field="label", fix=f"Classes are {list(manifest.classes)!r:.200}."
+            f"{shown(label)} is not a class", field="label", fix=f"Classes are {list(manifest.classes)!r:.200}."
         )
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import typing
 
 import msgspec
@@ -75,7 +76,7 @@ def infer(api: Answerer, active: ActiveModel, version: str, body: bytes) -> Resp
     """
     request = replies.read(body, InferRequest)
     rows = _rows(request.inputs)
-    unit = request.parameters.unit or (request.id or None if len(rows) == 1 else request.id or "batch")
+    unit = request.parameters.unit or request.id or os.urandom(8).hex()
     made = api.answer(active, rows, unit, request.parameters.event_time)
     answered = made[0].bundle.version
     del version
@@ -116,9 +117,15 @@ def _rows(inputs: list[Tensor]) -> Rows:
         if tensor.name in rows[0]:
             raise DataError(f"{tensor.name!r:.60} is there twice", field=f"inputs[{i}].name")
         check = _checker(tensor.datatype, i)
-        for row, value in zip(rows, tensor.data, strict=True):
+        nested = len(tensor.shape) == 2  # noqa: PLR2004 - [n, 1] may come as [[a], [b]]
+        data = [_only(value) for value in tensor.data] if nested else tensor.data
+        for row, value in zip(rows, data, strict=True):
             row[tensor.name] = check(value)
     return rows
+
+
+def _only(value: object) -> object:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _checker(datatype: str, i: int) -> typing.Callable[[object], object]:

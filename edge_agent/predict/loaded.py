@@ -66,11 +66,16 @@ class LoadedBundle:
     def _open_table(self) -> PrecomputedTable | None:
         if self.manifest.file(TABLE_FILE) is None:
             return None
-        with (self.folder / TABLE_FILE).open("rb") as file:
-            table = PrecomputedTable(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        path = self.folder / TABLE_FILE
+        with path.open("rb") as file:
+            # An empty file can not be mapped; the table then says that it is no table.
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+        table = PrecomputedTable(data)
         model = self.manifest.file(MODEL_FILE)
         if table.features_sha256 != self.manifest.features_sha256 or table.n_outputs != self.manifest.n_outputs:
-            raise TrustError("the table belongs to other features", field=f"{self.manifest.model} {TABLE_FILE}")
+            raise TrustError(
+                "the table belongs to other features or outputs", field=f"{self.manifest.model} {TABLE_FILE}"
+            )
         if model and table.model_sha256 != model.sha256:
             raise TrustError("the table belongs to another model", field=f"{self.manifest.model} {TABLE_FILE}")
         return table
@@ -108,7 +113,9 @@ class LoadedBundle:
             try:
                 answer = ask(codes)
             except NotReadyError:
-                raise
+                answer = self._from_table(codes)
+                if answer is None:
+                    raise
             except ModelError as err:
                 failure = err
                 continue
@@ -127,9 +134,9 @@ class LoadedBundle:
 
     def _from_model(self, codes: Codes) -> Answer | None:
         if self._runtime is None:
-            if not self.is_loaded.is_set() and self.manifest.answer_order == "precomputed_first":
+            if not self.is_loaded.is_set():
                 raise NotReadyError("the model is still loading", fix="Try again in a second.")
-            raise ModelError(self._error or "the model is still loading")
+            raise ModelError(self._error)
         return self._runtime.run(self.encoder.vector(codes)), ONNX
 
     def _from_default(self, _codes: Codes) -> Answer | None:
@@ -141,20 +148,21 @@ class LoadedBundle:
         Raises
         ------
         ModelError
-            An output differs by more than the tolerance.
+            An output differs by more than the tolerance; or there is nothing to reproduce.
         """
         golden = codec.from_json((self.folder / GOLDEN_FILE).read_bytes(), Golden, limit_bytes=64 << 20)
+        n_rows, n_outputs = len(golden.rows), len(golden.outputs)
+        if not n_rows or n_rows != n_outputs:
+            what = f"{n_rows} golden rows, {n_outputs} outputs" if n_rows else "there are no golden rows"
+            raise ModelError(what, field=self.version)
         for i, (row, expected) in enumerate(zip(golden.rows, golden.outputs, strict=True)):
-            codes = self.encoder.encode(row)
             try:
-                got = self._golden_answer(codes)
+                got = self._golden_answer(self.encoder.encode(row))
             except DataError as err:
                 raise ModelError(f"golden row {i + 1} is refused: {err}", field=self.version) from err
-            if got is None or any(
-                not math.isclose(a, b, abs_tol=golden.tolerance, rel_tol=0) for a, b in zip(got, expected, strict=True)
-            ):
+            if got is None or not _is_close(got, expected, golden.tolerance):
                 raise ModelError(f"golden row {i + 1}: expected {expected}, got {got}", field=self.version)
-        return len(golden.rows)
+        return n_rows
 
     def check_encoding(self) -> None:
         """Encode the golden rows as training does, many at once, and one by one: on this device too they must agree.
@@ -181,3 +189,9 @@ class LoadedBundle:
             return self.table.get(self.encoder.key(codes)) if self.table else None
         answer = self._from_model(codes)
         return answer[0] if answer else None
+
+
+def _is_close(got: tuple[float, ...], expected: tuple[float, ...], tolerance: float) -> bool:
+    return len(got) == len(expected) and all(
+        math.isclose(a, b, abs_tol=tolerance, rel_tol=0) for a, b in zip(got, expected, strict=True)
+    )

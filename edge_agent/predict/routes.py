@@ -122,7 +122,8 @@ class Api:
         if (request.features is None) == (request.rows is None):
             raise DataError("send either features (one row) or rows (many)", field="features")
         active = self.engine.model(request.model)
-        made = self.answer(active, request.rows or [request.features or {}], request.unit, request.event_time)
+        rows = [request.features or {}] if request.rows is None else request.rows
+        made = self.answer(active, rows, request.unit, request.event_time)
         if request.rows is None:
             return replies.ok(replies.describe(made[0]), tuple(made))
         return replies.ok({"predictions": [replies.describe(one) for one in made]}, tuple(made))

@@ -72,10 +72,11 @@ class Runtime:
         rows = self._frombuffer(vector, self._float32).reshape(self._shape)
         try:
             out = self._run([self._output], {self._input: rows})[0]
+            outputs: tuple[float, ...] = tuple(out.ravel().tolist())
+            is_sound = len(outputs) == self._n_outputs and all(map(math.isfinite, outputs))
         except Exception as err:
             raise ModelError(f"failed: {err}", field="model") from err
-        outputs: tuple[float, ...] = tuple(out.ravel().tolist())
-        if len(outputs) != self._n_outputs or not all(map(math.isfinite, outputs)):
+        if not is_sound:
             raise ModelError(f"gave {outputs!r:.80}", field="model")
         return outputs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import typing
 
 import msgspec
@@ -29,20 +30,22 @@ def forward(
     Parameters
     ----------
     status : callable
-        What the device is doing, asked when a batch is sealed.
+        What the device is doing, asked just before a batch is sealed.
     send : callable
         Delivers one batch and returns the cloud's word; raises UnreachableError while there is no network.
     say_hello : bool
         Send a batch even if there is nothing but the status.
     """
 
-    def make_body(sequence: int, sums: list[SumsRow], pairs: list[PairsRow], events: list[Event]) -> bytes:
+    def make_body(
+        now: DeviceStatus, sequence: int, sums: list[SumsRow], pairs: list[PairsRow], events: list[Event]
+    ) -> bytes:
         batch = Batch(
             device=device,
             spool=outbox.spool_id,
             sequence=sequence,
             sent_s=now_s(),
-            status=status(),
+            status=now,
             sums=tuple(sums),
             pairs=tuple(pairs),
             events=tuple(events),
@@ -55,7 +58,8 @@ def forward(
         if sealed is None:
             if not outbox.has_pending() and not (say_hello and delivered == 0):
                 break
-            outbox.seal(make_body)
+            # The status is asked while nothing is locked: the serving process, who answers, may want the spool itself.
+            outbox.seal(functools.partial(make_body, status()))
             continue
         sequence, body = sealed
         word = send(body)

@@ -33,6 +33,7 @@ REGIONS = ("north", "south")
 COLUMNS = ("at", "colour", "price", "sold")
 LOGISTIC = 'estimator = "sklearn.linear_model.LogisticRegression"'
 SGD = 'estimator = "sklearn.linear_model.SGDClassifier"\nparams = { loss = "log_loss" }'
+EASY_GATES = "gate = { worse_by = 9.0, forget_by = 9.0 }"
 FEATURES = """\
 name = "sales"
 [[feature]]

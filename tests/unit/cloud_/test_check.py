@@ -43,9 +43,7 @@ def check(
     return check_table(pa.table(columns), FEATURES, model, max_bad_ratio=max_bad_ratio, now_s=NOW_S)
 
 
-def refusal(
-    changes: dict[str, typing.Any], *, model: ModelSettings = MODEL, max_bad_ratio: float = 0.0
-) -> str:
+def refusal(changes: dict[str, typing.Any], *, model: ModelSettings = MODEL, max_bad_ratio: float = 0.0) -> str:
     """What is said about rows that do not fit."""
     with pytest.raises(DataError) as caught:
         check(changes, model=model, max_bad_ratio=max_bad_ratio)
@@ -136,7 +134,7 @@ def test_two_rows_with_the_same_key_are_an_error() -> None:
 
 
 def test_a_key_that_is_missing_is_an_error() -> None:
-    assert "row 2: id: the key is missing" in refusal({"id": ["1", None, "2"]}, model=KEYED)
+    assert "row 2: id, colour: the key is missing" in refusal({"id": ["1", None, "2"]}, model=KEYED)
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])

@@ -222,7 +222,9 @@ def test_text_that_is_not_toml_is_refused_with_the_file(tmp_path: pathlib.Path, 
 
 
 def test_the_environment_lies_over_the_file(tmp_path: pathlib.Path) -> None:
-    read = load(tmp_path, toml(serve="port = 1"), COVEY_SERVE__PORT="81", COVEY_REGIONS__ORDER='["x", "y"]', COVEY_X="1")
+    read = load(
+        tmp_path, toml(serve="port = 1"), COVEY_SERVE__PORT="81", COVEY_REGIONS__ORDER='["x", "y"]', COVEY_X="1"
+    )
     assert read.serve.port == 81
     assert read.regions.order == ("x", "y")
 

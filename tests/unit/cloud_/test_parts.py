@@ -152,7 +152,7 @@ def weighed(rows: list[builders.Row]) -> list[builders.Row]:
 
 @pytest.fixture
 def keeping(tmp_path: pathlib.Path) -> Project:
-    return builders.make_project(tmp_path / "keeping", features=WITH_NOTE)
+    return builders.make_project(tmp_path / "keeping", features=WITH_NOTE, more=builders.EASY_GATES)
 
 
 def test_a_kept_column_can_be_learned_from_by_a_feature_set_that_reads_it(keeping: Project) -> None:

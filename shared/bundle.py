@@ -57,7 +57,7 @@ class Golden(codec.Record, frozen=True, kw_only=True):
     """Raw rows and the outputs that a sound device must reproduce from them."""
 
     SCHEMA: typing.ClassVar[str] = "covey.golden/1"
-    rows: tuple[dict[str, str | float | bool | None], ...]
+    rows: tuple[dict[str, str | int | float | bool | None], ...]
     outputs: tuple[tuple[float, ...], ...]
     tolerance: Positive = 1e-5
 

@@ -51,11 +51,10 @@ def train(project: Project, store: Store, order: Order, say: Say = lambda _line:
     say(f"{order.model}@{version}: {'continues ' + order.parent if order.parent else 'from scratch'}, {order.why}")
     try:
         return _build(project, store, order, version, say)
-    except GateError:
-        raise
     except BaseException as err:
-        said = str(err) if isinstance(err, CoveyError) else repr(err)
-        store.models.finish(order.model, version, "failed", {"error": said})
+        if store.models.get(order.model, version)["status"] == "training":  # else its end is on record already
+            said = str(err) if isinstance(err, CoveyError) else repr(err)
+            store.models.finish(order.model, version, "failed", {"error": said})
         raise
 
 

@@ -261,7 +261,7 @@ def test_regions_follow_the_fleet_when_none_suffers() -> None:
 
 
 def test_each_region_is_tested_at_its_share_of_alpha() -> None:
-    suffering = two(600, 0.9, 600, 0.855, region="z")
+    suffering = two(600, 0.9, 600, 0.83, region="z")
     alone = decide(ask(suffering))
     crowd = [two(90000, 0.9, 90000, 0.92, region=f"r{i}") for i in range(200)]
 
@@ -271,11 +271,11 @@ def test_each_region_is_tested_at_its_share_of_alpha() -> None:
 
 
 def test_a_region_waits_for_its_own_days() -> None:
-    young = Stratum(arm(2000, 0.9, days=2.0), arm(2000, 0.7, days=2.0), region="young")
+    young = Stratum(arm(2000, 0.9, days=4.0), arm(2000, 0.7, days=4.0), region="young")
     old = Stratum(arm(90000, 0.9, days=9.0), arm(90000, 0.9, days=9.0), region="old")
 
     assert decide(ask(young, old)).regions["young"] == "rollback"
-    assert decide(ask(young, old, minimum=Minimum(days=3.0))).regions["young"] == "promote"
+    assert decide(ask(young, old, minimum=Minimum(days=5.0))).regions["young"] == "promote"
 
 
 def test_devices_that_hold_both_arms_sharpen_the_decision() -> None:

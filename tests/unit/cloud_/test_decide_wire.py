@@ -148,15 +148,19 @@ def test_a_missing_field_is_named(path: Path) -> None:
     assert caught.value.field == named(path)
 
 
-@pytest.mark.parametrize("path", ALL, ids=named)
-@pytest.mark.parametrize("value", ["3", True, {"n": 1}, [[]]], ids=["text", "truth", "object", "list"])
-def test_a_value_of_the_wrong_type_is_named(path: Path, value: object) -> None:
+def is_of_the_same_type(path: Path, value: object) -> bool:
     original: typing.Any = RECORD
     for key in path:
         original = original[key]
-    if isinstance(original, str | list | dict) and isinstance(value, type(original)):
-        pytest.skip("the right type")
+    return isinstance(original, str | list | dict) and isinstance(value, type(original))
 
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [(path, v) for path in ALL for v in ("3", True, {"n": 1}, [[]]) if not is_of_the_same_type(path, v)],
+    ids=lambda part: named(part) if isinstance(part, tuple) else type(part).__name__,
+)
+def test_a_value_of_the_wrong_type_is_named(path: Path, value: object) -> None:
     with pytest.raises(WireError) as caught:
         parse_line(changed(path, value))
 
@@ -319,7 +323,7 @@ def test_a_damaged_line_is_decided_on_or_refused(data: st.DataObject) -> None:
     assert is_decided_or_refused(bytes(line[: data.draw(st.integers(len(line) - 5, len(line)))]))
 
 
-size = st.one_of(st.floats(1.0, 1e6), st.floats(1.0, 1e39), st.sampled_from([1.0, 1e16, 1e39]))
+size = st.one_of(st.floats(1.0, 1e6), st.floats(1.0, 1e15), st.sampled_from([1.0, 1e15]))
 
 
 @st.composite

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pathlib
+import sys
 import typing
 
 import joblib
@@ -45,8 +46,10 @@ def lead(store: Store, version: str) -> None:
 
 def test_versions_from_scratch_and_continued_are_numbered_as_the_field_does(project: Project, store: Store) -> None:
     easy = builders.write(project, "covey.toml", builders.config(more=builders.EASY_GATES))
-    builders.add(easy, store, LATER)
-    made = [builders.fit(easy, store, parent=parent).version for parent in ("v1", "", "v1.1", "v2", "")]
+    made = []
+    for first_day, parents in [(20, ("v1", "")), (40, ("v1.1", "v2", ""))]:
+        builders.add(easy, store, builders.sales(20, first_day=first_day, seed=first_day))
+        made += [builders.fit(easy, store, parent=parent).version for parent in parents]
     assert made == ["v1.1", "v2", "v1.2", "v2.1", "v3"]
     assert [store.models.get("sales", v)["kind"] for v in made] == [
         "stateful", "stateless", "stateful", "stateful", "stateless",
@@ -60,13 +63,13 @@ def test_a_number_is_used_up_by_a_failure_and_never_given_again(project: Project
     with pytest.raises(DataError, match="no rows are newer than v1's"):
         builders.fit(builders.write(project, "covey.toml", builders.config()), store, parent="v1", data="")
     assert versions(store) == [("v1", "ready"), ("v2", "failed"), ("v1.1", "failed")]
-    assert "nonsense" in store.models.get("sales", "v2")["detail"]["error"] or True
+    assert "loss" in store.models.get("sales", "v2")["detail"]["error"]
     again = builders.write(project, "covey.toml", builders.config(more=builders.EASY_GATES))
     assert builders.fit(again, store).version == "v3"
 
 
 def test_a_parent_or_data_that_is_not_there_uses_no_number_up(project: Project, store: Store) -> None:
-    with pytest.raises(NotFoundError, match="no version 'v7' of sales. Known are: v1"):
+    with pytest.raises(NotFoundError, match=r"no version 'v7' of sales\. Known are: v1"):
         builders.fit(project, store, parent="v7")
     with pytest.raises(NotFoundError, match="the data set 'vendor' is empty"):
         builders.fit(project, store, data="vendor")
@@ -80,7 +83,7 @@ def test_a_process_that_dies_in_training_leaves_the_number_taken(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("cloud.pipeline.train.prepare", killed)
+        patched.setattr(sys.modules["cloud.pipeline.train"], "prepare", killed)
         with pytest.raises(KeyboardInterrupt):
             builders.fit(project, store)
     assert versions(store) == [("v1", "ready"), ("v2", "failed")]
@@ -144,7 +147,7 @@ def shuffled(rows: list[builders.Row]) -> list[builders.Row]:
 def test_a_model_of_wrong_labels_is_refused_and_what_was_measured_is_kept(project: Project, store: Store) -> None:
     lead(store, "v1")
     builders.add(project, store, shuffled(builders.sales()), dataset="vendor")
-    with pytest.raises(GateError, match="quality: log_loss on 60 rows: .* worse than v1") as caught:
+    with pytest.raises(GateError, match=r"quality: log_loss on 60 rows: .* worse than v1") as caught:
         builders.fit(project, store, data="vendor")
     assert caught.value.exit_status == 3
     assert "covey model override v2 --reason" in str(caught.value)
@@ -163,9 +166,8 @@ def test_a_model_that_only_knows_the_newest_days_is_refused_by_the_forgetting_ga
     project: Project, store: Store
 ) -> None:
     lead(store, "v1")
-    builders.add(project, store, builders.sales(20, first_day=20, liked="blue"))
-    model = builders.SGD.replace('log_loss"', 'log_loss", alpha = 0.01')
-    learns_hard = builders.config(model=model, more="finetune = { epochs = 30, replay_ratio = 0.0 }")
+    builders.add(project, store, builders.sales(5, first_day=20, liked="blue"))
+    learns_hard = builders.config(more="finetune = { epochs = 30, replay_ratio = 0.0 }")
     with pytest.raises(GateError, match="forgetting: ") as caught:
         builders.fit(builders.write(project, "covey.toml", learns_hard), store, parent="v1")
     assert "quality: " not in str(caught.value)

@@ -11,6 +11,7 @@ import pathlib
 import sys
 
 from cloud.config import find_project, load_project
+from cloud.data.parts import snapshot
 from cloud.pipeline import Order, train
 from cloud.rollout import plan
 from cloud.store.audit import this_user
@@ -35,9 +36,9 @@ def main() -> int:
     incumbent = store.models.resolve(name, "@incumbent")
     seen_s = float(incumbent["detail"]["trained_to_s"])
     # The hold-out's days are not learned from: rows inside it are not new yet.
-    parts = store.datasets.parts(model.data or name)
-    until_s = max((part["to_s"] for part in parts), default=0.0) - model.holdout_days * DAY_S
-    n_new = sum(part["rows"] for part in parts if part["from_s"] > seen_s and part["to_s"] <= until_s)
+    rows = snapshot(project, store, store.datasets.latest(model.data or name)["version"]).event_s
+    until_s = float(rows[-1]) - model.holdout_days * DAY_S
+    n_new = int(((rows > seen_s) & (rows <= until_s)).sum())
     what = "train from scratch" if arguments.stateless else f"continue {incumbent['version']}"
     print(f"{name}: {n_new:,} new rows between {format_time(seen_s)} and {format_time(until_s)}")
     if n_new < arguments.min_new_rows or store.rollouts.running(name):

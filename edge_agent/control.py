@@ -14,6 +14,7 @@ from shared.errors import CoveyError, ModelError, UnreachableError
 Handler = typing.Callable[[dict[str, typing.Any]], typing.Awaitable[dict[str, object]]]
 _MAX_LINE_BYTES = 1 << 20
 _SOCKET_MODE = 0o600
+_REFUSED = "refused"  # not "error": what a sync did is a reply that may tell of an error, and has that key always
 
 
 def ask(path: pathlib.Path, command: str, *, timeout_s: float = 30.0, **arguments: object) -> dict[str, typing.Any]:
@@ -39,8 +40,8 @@ def ask(path: pathlib.Path, command: str, *, timeout_s: float = 30.0, **argument
         reply: dict[str, typing.Any] = msgspec.json.decode(line, type=dict)
     except msgspec.DecodeError as err:
         raise UnreachableError("the agent hung up", fix="See its log.") from err
-    if "error" in reply:
-        raise ModelError(str(reply["error"]))
+    if _REFUSED in reply:
+        raise ModelError(str(reply[_REFUSED]))
     return reply
 
 
@@ -87,6 +88,6 @@ async def _answer(handler: Handler, line: bytes) -> dict[str, object]:
         request = msgspec.json.decode(line, type=dict[str, typing.Any])
         return await handler(request)
     except msgspec.DecodeError as err:
-        return {"error": f"not a command: {err}"}
+        return {_REFUSED: f"not a command: {err}"}
     except CoveyError as err:
-        return {"error": str(err)}
+        return {_REFUSED: str(err)}

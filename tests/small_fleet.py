@@ -94,12 +94,12 @@ class SmallFleet:
 
     def version(self, *, parent: str = "", why: str = "it was time", override: str = "") -> str:
         """Register a version as training does; nothing is trained."""
-        registry = self.store.models
-        made = registry.allocate(
+        models = self.store.models
+        made = models.allocate(
             MODEL, parent=parent, why=why, data_version="d", features="features/late.toml", stateful=bool(parent)
         )
-        registry.finish(MODEL, str(made), "ready", {"override": override} if override else {})
-        registry.set_manifest(MODEL, str(made), "ab" * 32)
+        models.finish(MODEL, str(made), "ready", {"override": override} if override else {})
+        models.set_manifest(MODEL, str(made), "ab" * 32)
         return str(made)
 
     def start(self, version: str, *, day: int = 0, why: str = "a person asked") -> int:

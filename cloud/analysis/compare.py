@@ -59,17 +59,8 @@ def from_strata(
     if metric.kind == "continuous":
         known = [(s, 0.0) for s, _ in known]
     elif known:
-        failures = math.fsum(bad_outcomes(s.control, metric) for s, _ in known)
-        if failures < _RARE_RATE * math.fsum(s.control.n for s, _ in known):
-            rates = [
-                Rates(
-                    s.control.n,
-                    bad_outcomes(s.control, metric),
-                    s.candidate.n + e,
-                    bad_outcomes(s.candidate, metric) + e,
-                )
-                for s, e in known
-            ]
+        rates = [_rates(s, e, metric) for s, e in known]
+        if math.fsum(r.bad0 for r in rates) < _RARE_RATE * math.fsum(r.n0 for r in rates):
             return compare_rare(rates, design_effect([s for s, _ in known]), margin, doubt=doubt)
     parts = [stratum_contrast(s, metric, margin, e) for s, e in known]
     contrast = combine([part for part in parts if part is not None])
@@ -77,6 +68,12 @@ def from_strata(
         return NOTHING
     blur = doubt / math.fsum(s.candidate.n + e for s, e in known) if metric.kind == "bernoulli" else 0.0
     return _from_contrast(contrast._replace(variance_worse=contrast.variance_worse + blur * blur), margin)
+
+
+def _rates(stratum: Stratum, excess: float, metric: Metric) -> Rates:
+    control, candidate = stratum.control, stratum.candidate
+    failures = bad_outcomes(control, metric), bad_outcomes(candidate, metric) + excess
+    return Rates(control.n, failures[0], candidate.n + excess, failures[1])
 
 
 def from_pairs(pairs: Pairs, lost: float, metric: Metric, margin: float, *, doubt: float = 0.0) -> Evidence:

@@ -54,14 +54,15 @@ def decide_with_guardrails(quality: DecideInput, guardrails: typing.Mapping[str,
         name: decide(msgspec.structs.replace(guard, alpha=guard.alpha / len(guardrails)))
         for name, guard in sorted(guardrails.items())
     }
-    words = [main.word, *(other.word for other in others.values())]
-    word: Word = "continue"
-    if "rollback" in words:
-        word = "rollback"
-    elif set(words) == {"promote"}:
-        word = "promote"
     reasons = [*main.reasons, *(f"{name}: {reason}" for name, other in others.items() for reason in other.reasons)]
     numbers = main.numbers | {
         f"{name}.{key}": value for name, other in others.items() for key, value in other.numbers.items()
     }
-    return Decision(word, tuple(reasons), numbers, main.regions)
+    return Decision(_word([main, *others.values()]), tuple(reasons), numbers, main.regions)
+
+
+def _word(decisions: list[Decision]) -> Word:
+    words = {decision.word for decision in decisions}
+    if "rollback" in words:
+        return "rollback"
+    return "promote" if words == {"promote"} else "continue"

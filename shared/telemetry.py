@@ -10,12 +10,14 @@ from shared.codec import Record
 from shared.summary import N_LATENCY_BINS, N_SCORE_BINS
 
 SOURCES = ("precomputed", "onnx", "coarse", "default")
+APPROXIMATE = frozenset(map(SOURCES.index, ("coarse", "default")))  # answers that say nothing about a model's quality
 MAX_BATCH_BYTES = 4 << 20
 MAX_BATCH_RAW_BYTES = 64 << 20
 MAX_ROWS = 50_000
 
 Count = typing.Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Total = typing.Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
+Squares = typing.Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 Moment = typing.Annotated[float, msgspec.Meta(ge=0, le=1e12)]  # not-a-number is refused too
 Small = typing.Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
 Word = typing.Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -44,7 +46,7 @@ class SumsRow(msgspec.Struct, frozen=True, array_like=True):
     timed_out: Count = 0
     outcomes: Count = 0
     metric_sum: Total = 0
-    metric_sumsq: Count = 0
+    metric_sumsq: Squares = 0
     excess_sum: Total = 0
     positives: Count = 0
     score_bins: ScoreBins = (0,) * (2 * N_SCORE_BINS)
@@ -59,7 +61,7 @@ class PairsRow(msgspec.Struct, frozen=True, array_like=True):
     day: Small
     n: Count
     sum: Total
-    sumsq: Count
+    sumsq: Squares
     pos: Count
     neg: Count
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import time
 import typing
 
@@ -10,6 +12,7 @@ import msgspec
 from cloud.config import Project, RolloutSettings
 from cloud.rollout.channels import Publish, device_share_bp, publish_changes
 from cloud.rollout.devices import Counts, Wanted, count, fleet_event_s
+from cloud.rollout.orders import obey, restore
 from cloud.rollout.verdict import Evidence, Verdict, judge
 from cloud.store.store import Store
 from shared.clock import DAY_S, day_of
@@ -45,92 +48,41 @@ def tick(project: Project, store: Store, publish: Publish, *, now_s: float | Non
     """Look once at everything, and act.
 
     Each step is one transaction, and says in the database what it did: a controller that dies in between goes on
-    where it was.
+    where it was. A second controller waits, and then sees what the first has done.
     """
-    now = time.time() if now_s is None else now_s
-    revision = store.evidence.revision()
-    event_s = _event_time(project, store, now)
-    happened = _obey(project, store, day_of(event_s))
-    for rollout in store.rollouts.all_running():
-        happened += _advance(project, store, rollout, event_s, now)
-    published = publish_changes(project, store, publish)
+    with _alone(project):
+        now = time.time() if now_s is None else now_s
+        revision = store.evidence.revision()
+        event_s = _event_time(project, store, now)
+        happened = obey(project, store, day_of(event_s))
+        for rollout in store.rollouts.all_running():
+            happened += _advance(project, store, rollout, event_s, now)
+        published = publish_changes(project, store, publish)
     return Tick(revision, event_s, published, happened)
+
+
+@contextlib.contextmanager
+def _alone(project: Project) -> typing.Iterator[None]:
+    """Hold the controller's lock; it ends with the process, however that ends."""
+    with (project.var / "controller.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _event_time(project: Project, store: Store, now_s: float) -> float:
     """Move the fleet's event time on; it never goes back."""
     window = project.settings.serve.online_window_s
-    seen = fleet_event_s(store.fleet.all(), now_s=now_s, online_window_s=window, stuck_s=_STUCK_WINDOWS * window)
+    seen = fleet_event_s(
+        store.fleet.all(),
+        now_s=now_s,
+        online_window_s=window,
+        stuck_s=_STUCK_WINDOWS * window,
+        replay=project.settings.devices.replay,
+    )
     known = float(store.get_meta("event_s"))
     if seen > known:
         store.set_meta("event_s", seen)
     return max(seen, known)
-
-
-# ---- orders of people
-
-
-def _obey(project: Project, store: Store, event_day: int) -> list[str]:
-    """Do what people asked for."""
-    happened = []
-    for order in store.rollouts.open_orders():
-        rollout = store.rollouts.get(order["rollout"])
-        with store.db.transaction():
-            result = _carry_out(project, store, rollout, order, event_day)
-            store.rollouts.close_order(order["id"], result)
-            store.audit.add(
-                f"rollout {order['action']}",
-                f"rollout {rollout['id']}",
-                actor=order["actor"],
-                reason=order["reason"],
-                result=result,
-            )
-        happened.append(f"rollout {rollout['id']}: {order['action']}: {result}")
-    return happened
-
-
-def _carry_out(project: Project, store: Store, rollout: Row, order: Row, event_day: int) -> str:
-    running = rollout["state"] == "running"
-    action = order["action"]
-    if action in ("pause", "resume"):
-        if not running:
-            return f"not done: it is {rollout['state']}"
-        store.rollouts.set_paused(rollout["id"], paused=action == "pause")
-        return "done"
-    if action == "abort" or (action == "undo" and running):
-        if not running:
-            return f"not done: it is {rollout['state']}"
-        store.rollouts.end(rollout["id"], "aborted", event_day=event_day, outcome=order["reason"] or "aborted")
-        _restore(project, store, rollout)
-        return "done"
-    return _undo(project, store, rollout, order, event_day)
-
-
-def _undo(project: Project, store: Store, rollout: Row, order: Row, event_day: int) -> str:
-    """Go back to the version before: one channel for each region, nothing to download."""
-    if rollout["state"] != "promoted":
-        return f"not done: it is {rollout['state']}"
-    if not rollout["from_version"]:
-        return "not done: there was no version before"
-    if store.rollouts.running(rollout["model"]):
-        return "not done: another rollout of the model is running"
-    window = rollout["plan"]["undo_window_days"]
-    if event_day - rollout["ended_day"] > window:
-        return f"not done: the undo window of {window} days has passed"
-    if set(store.models.incumbents(rollout["model"]).values()) != {rollout["to_version"]}:
-        return "not done: a later version is the incumbent"
-    store.rollouts.end(rollout["id"], "undone", event_day=event_day, outcome=order["reason"] or "undone")
-    _restore(project, store, rollout)
-    return "done"
-
-
-def _restore(project: Project, store: Store, rollout: Row) -> None:
-    """Make the version before a rollout the incumbent everywhere."""
-    for region in project.settings.regions.order:
-        if rollout["from_version"]:
-            store.models.set_incumbent(rollout["model"], region, rollout["from_version"])
-        else:
-            store.models.unset_incumbent(rollout["model"], region)
 
 
 # ---- stages
@@ -218,6 +170,7 @@ def _count(
         salt=rollout["salt"],
         device_share_bp=device_share_bp(rollout, stage),
         opened_s=stage["opened_s"],
+        told_s={row["region"]: row["published_s"] for row in store.rollouts.channels()},
     )
     return count(
         devices,
@@ -258,7 +211,7 @@ def _fail(project: Project, store: Store, rollout: Row, stage: Row, verdict: Ver
     with store.db.transaction():
         store.rollouts.judge(stage, "FAIL", event_day=event_day, reasons=verdict.reasons, inputs=verdict.inputs)
         store.rollouts.end(rollout["id"], "rolled_back", event_day=event_day, outcome=f"{_name(stage)}: {why}")
-        _restore(project, store, rollout)
+        restore(project, store, rollout)
         store.audit.add("rolled back", f"{rollout['model']}@{rollout['to_version']}", actor=_ACTOR, reason=why)
     return f"rollout {rollout['id']}: rolled back in {_name(stage)}: {why}"
 
@@ -284,7 +237,7 @@ def _give_up(project: Project, store: Store, rollout: Row, plan: RolloutSettings
     why = f"no verdict after {plan.max_days} days"
     with store.db.transaction():
         store.rollouts.end(rollout["id"], "aborted", event_day=event_day, outcome=why)
-        _restore(project, store, rollout)
+        restore(project, store, rollout)
         store.audit.add("rollout given up", f"rollout {rollout['id']}", actor=_ACTOR, reason=why)
     return f"rollout {rollout['id']}: aborted: {why}"
 

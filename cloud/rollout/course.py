@@ -13,7 +13,7 @@ from cloud.analysis.records import DecideInput
 from cloud.config import ModelSettings, Project, RolloutSettings
 from cloud.rollout import history, overview
 from cloud.rollout.band import band_of
-from cloud.rollout.sums import pairs_of
+from cloud.rollout.sums import faults_of, pairs_of
 from cloud.store.store import Store
 from shared.clock import DAY_S, day_of, format_day, format_time
 from shared.metrics import get_metric
@@ -153,7 +153,7 @@ def _error_ratio(devices: Row) -> float:
 def _faults_of(rows: list[Row], arm: int) -> Row:
     mine = [row for row in rows if row["arm"] == arm]
     requests = sum(row["requests"] for row in mine)
-    bad = sum(row["failed"] + row["timed_out"] for row in mine)
+    bad = sum(map(faults_of, mine))
     return {"requests": requests, "bad": bad, "ratio": history.ratio(bad, requests)}
 
 

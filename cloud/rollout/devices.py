@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 
 import msgspec
@@ -10,6 +11,7 @@ from shared.experiment import in_stage
 from shared.telemetry import DeviceStatus, ModelStatus
 
 Row = typing.Mapping[str, typing.Any]
+AHEAD_S = 300.0
 
 
 class Wanted(typing.NamedTuple):
@@ -25,6 +27,8 @@ class Wanted(typing.NamedTuple):
         Which devices take part.
     opened_s : float
         When the stage opened (wall time).
+    told_s : mapping
+        When each region's channel changed last: whatever changed, its devices have a new generation to prove.
     """
 
     model: str
@@ -33,6 +37,7 @@ class Wanted(typing.NamedTuple):
     salt: str
     device_share_bp: int
     opened_s: float
+    told_s: typing.Mapping[str, float] = {}
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,9 +101,16 @@ def count(
             failed += 1
         elif is_online and is_verified(status, wanted):
             verified += 1
-        elif is_online and now_s - max(wanted.opened_s, device["online_since_s"]) > install_timeout_s:
+        elif is_online and now_s - _asked_s(device, wanted) > install_timeout_s:
             timed_out += 1
     return Counts(total=total, online=online, verified=verified, failed=failed, timed_out=timed_out)
+
+
+def _asked_s(device: Row, wanted: Wanted) -> float:
+    """Since when a device could have done what it is asked for."""
+    told_s = wanted.told_s.get(device["region"], 0.0)
+    online_since_s: float = device["online_since_s"]
+    return max(wanted.opened_s, told_s, online_since_s)
 
 
 def status_of(device: Row) -> DeviceStatus:
@@ -121,13 +133,26 @@ def is_verified(status: DeviceStatus, wanted: Wanted) -> bool:
     return runs.incumbent == wanted.version
 
 
-def fleet_event_s(devices: typing.Sequence[Row], *, now_s: float, online_window_s: float, stuck_s: float) -> float:
+def fleet_event_s(
+    devices: typing.Sequence[Row], *, now_s: float, online_window_s: float, stuck_s: float, replay: bool
+) -> float:
     """Latest event time that all online devices have passed; 0 while nobody is online.
 
     A device whose clock has not moved for `stuck_s` while others are ahead of it is left out: it must not hold
-    the fleet's clock back for ever.
+    the fleet's clock back for ever. Outside a replay event time is the time of the wall: no device moves the fleet
+    further ahead than `AHEAD_S`, and one that is `stuck_s` behind the others has a wrong clock and is left out too.
     """
-    online = [d for d in devices if now_s - d["seen_s"] <= online_window_s and d["watermark_s"] > 0]
-    newest = max((d["watermark_s"] for d in online), default=0.0)
-    moving = [d for d in online if d["watermark_s"] >= newest or now_s - d["moved_s"] <= stuck_s]
-    return min((d["watermark_s"] for d in moving), default=0.0)
+    latest_s = math.inf if replay else now_s + AHEAD_S
+    online = [
+        (min(d["watermark_s"], latest_s), d["moved_s"])
+        for d in devices
+        if now_s - d["seen_s"] <= online_window_s and d["watermark_s"] > 0
+    ]
+    newest = max((mark_s for mark_s, _ in online), default=0.0)
+    far_behind_s = -math.inf if replay else newest - stuck_s
+    moving = [
+        mark_s
+        for mark_s, moved_s in online
+        if mark_s >= newest or (mark_s >= far_behind_s and now_s - moved_s <= stuck_s)
+    ]
+    return min(moving, default=0.0)

@@ -6,6 +6,7 @@ import collections
 import typing
 
 from cloud.config import ModelSettings, Project
+from cloud.rollout.sums import faults_of
 from cloud.store.store import Store
 from shared.clock import DAY_S, day_of, format_day
 from shared.metrics import get_metric
@@ -120,7 +121,7 @@ def _answers(rows: list[Row]) -> Row:
     return {
         "requests": requests,
         "hit_ratio": ratio(sum(row["precomputed"] for row in rows), requests),
-        "error_ratio": ratio(sum(row["failed"] + row["timed_out"] for row in rows), requests),
+        "error_ratio": ratio(sum(map(faults_of, rows)), requests),
     }
 
 

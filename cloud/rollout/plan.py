@@ -70,22 +70,24 @@ def start(
     ConflictError, PlanError
         The version is not ready, runs already, or another rollout does; or the plan can not work.
     """
-    row = store.models.get(model, str(parse_version(version)))
-    if row["status"] != "ready":
-        raise ConflictError(
-            f"{model}@{version} is {row['status']}, not ready", fix="Train it: covey model train, or: covey model show"
-        )
-    if not row["manifest_sha256"]:
-        raise ConflictError(f"{model}@{version} is not signed yet", fix=f"Sign it: covey bundle build {version}")
-    incumbents = set(store.models.incumbents(model).values())
-    if len(incumbents) > 1:
-        raise ConflictError(
-            f"regions have different incumbents: {', '.join(sorted(incumbents))}", fix="Undo one first."
-        )
-    if version in incumbents:
-        raise ConflictError(f"{model}@{version} is the incumbent already", fix="Nothing needs to be done.")
-    stages = stages_of(order, is_first=not incumbents, settings=settings)
+    # In one transaction: a controller that promotes or undoes meanwhile would make `from_version` a lie.
     with store.db.transaction():
+        row = store.models.get(model, str(parse_version(version)))
+        if row["status"] != "ready":
+            raise ConflictError(
+                f"{model}@{version} is {row['status']}, not ready",
+                fix="Train it: covey model train, or: covey model show",
+            )
+        if not row["manifest_sha256"]:
+            raise ConflictError(f"{model}@{version} is not signed yet", fix=f"Sign it: covey bundle build {version}")
+        incumbents = set(store.models.incumbents(model).values())
+        if len(incumbents) > 1:
+            raise ConflictError(
+                f"regions have different incumbents: {', '.join(sorted(incumbents))}", fix="Undo one first."
+            )
+        if version in incumbents:
+            raise ConflictError(f"{model}@{version} is the incumbent already", fix="Nothing needs to be done.")
+        stages = stages_of(order, is_first=not incumbents, settings=settings)
         rollout = store.rollouts.create(
             model,
             next(iter(incumbents), ""),

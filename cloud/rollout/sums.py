@@ -63,11 +63,12 @@ class Measure(typing.NamedTuple):
     square: typing.Callable[[Row], float]
 
 
-def _faults(row: Row) -> float:
-    return float(row["failed"] + row["timed_out"])
+def faults_of(row: Row) -> float:
+    """Requests that failed, took too long, or got an approximate answer in place of the model's."""
+    return float(min(row["requests"], row["failed"] + row["timed_out"] + row["fallback"]))
 
 
-FAULTS = Measure("requests", _faults, _faults)
+FAULTS = Measure("requests", faults_of, faults_of)
 QUALITY = Measure("outcomes", lambda row: restore(row["metric_sum"]), lambda row: restore(row["metric_sumsq"]))
 
 

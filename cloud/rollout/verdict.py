@@ -73,11 +73,11 @@ def judge(
         if counts.total == 0:
             return _verdict([], [], "no devices have joined yet", inputs=inputs)
         return _verdict(bad, waits, f"{counts.verified} of {counts.online} online devices verified", inputs=inputs)
-    quality, asked = _quality(evidence, plan, metric, margin)
+    quality, asked = _quality(kind, evidence, plan, metric, margin)
     inputs |= {"decide": msgspec.to_builtins(asked), "decision": msgspec.to_builtins(quality)}
     if quality.word == "rollback":
         bad.append(f"{metric.name}: {'; '.join(quality.reasons)}")
-    bad += _regions(evidence, plan, metric, margin, n_regions)
+    bad += _regions(kind, evidence, plan, metric, margin, n_regions)
     faults = _faults(evidence, plan)
     inputs["faults"] = msgspec.to_builtins(faults)
     if faults.word == "rollback":
@@ -113,12 +113,15 @@ def _installed(counts: Counts, plan: RolloutSettings) -> tuple[list[str], list[s
     return bad, waits
 
 
-def _quality(evidence: Evidence, plan: RolloutSettings, metric: Metric, margin: float) -> tuple[Decision, DecideInput]:
-    asked = _decide_input(evidence.pairs, evidence.served, plan, metric, margin, alpha=plan.alpha)
+def _quality(
+    kind: str, evidence: Evidence, plan: RolloutSettings, metric: Metric, margin: float
+) -> tuple[Decision, DecideInput]:
+    asked = _decide_input(kind, evidence.pairs, evidence.served, plan, metric, margin, alpha=plan.alpha)
     return decide(asked), asked
 
 
 def _decide_input(
+    kind: str,
     pairs: typing.Sequence[Row],
     served: typing.Sequence[Row],
     plan: RolloutSettings,
@@ -127,8 +130,8 @@ def _decide_input(
     *,
     alpha: float,
 ) -> DecideInput:
-    """Pairs decide where they were kept, the split between arms otherwise."""
-    paired = bool(pairs) or plan.canary.keep_pairs
+    """Pairs decide where they are kept, what each arm's own answers did otherwise."""
+    paired = _is_paired(kind, plan)
     return DecideInput(
         schema=SCHEMA,
         mode="canary",
@@ -139,18 +142,20 @@ def _decide_input(
         metric=DecideMetric(kind=metric.kind, direction=metric.direction),
         strata=() if paired else strata_of(served, QUALITY),
         pairs=pairs_of(pairs, bernoulli=metric.kind == "bernoulli") if paired else None,
-        minimum=Minimum(devices=plan.min_devices, days=plan.shadow.min_days),
+        minimum=Minimum(devices=plan.min_devices, days=(plan.shadow if paired else plan.canary).min_days),
     )
 
 
-def _regions(evidence: Evidence, plan: RolloutSettings, metric: Metric, margin: float, n_regions: int) -> list[str]:
+def _regions(
+    kind: str, evidence: Evidence, plan: RolloutSettings, metric: Metric, margin: float, n_regions: int
+) -> list[str]:
     """The same rollback test in each region alone: a small region must not drown in the pool."""
     bad = []
     names = sorted({row["region"] for row in (*evidence.pairs, *evidence.served)})
     for name in names:
         pairs = [row for row in evidence.pairs if row["region"] == name]
         served = [row for row in evidence.served if row["region"] == name]
-        asked = _decide_input(pairs, served, plan, metric, margin, alpha=plan.alpha / max(n_regions, 1))
+        asked = _decide_input(kind, pairs, served, plan, metric, margin, alpha=plan.alpha / max(n_regions, 1))
         word = decide(asked)
         if word.word == "rollback":
             bad.append(f"{metric.name} in {name}: {'; '.join(word.reasons)}")

@@ -1,0 +1,73 @@
+"""What people ask the controller for: pause, resume, abort, undo."""
+
+from __future__ import annotations
+
+import typing
+
+from cloud.config import Project
+from cloud.store.store import Store
+
+Row = dict[str, typing.Any]
+
+
+def obey(project: Project, store: Store, event_day: int) -> list[str]:
+    """Do what people asked for."""
+    happened = []
+    for order in store.rollouts.open_orders():
+        rollout = store.rollouts.get(order["rollout"])
+        with store.db.transaction():
+            result = _carry_out(project, store, rollout, order, event_day)
+            store.rollouts.close_order(order["id"], result)
+            store.audit.add(
+                f"rollout {order['action']}",
+                f"rollout {rollout['id']}",
+                actor=order["actor"],
+                reason=order["reason"],
+                result=result,
+            )
+        happened.append(f"rollout {rollout['id']}: {order['action']}: {result}")
+    return happened
+
+
+def _carry_out(project: Project, store: Store, rollout: Row, order: Row, event_day: int) -> str:
+    running = rollout["state"] == "running"
+    action = order["action"]
+    if action in ("pause", "resume"):
+        if not running:
+            return f"not done: it is {rollout['state']}"
+        store.rollouts.set_paused(rollout["id"], paused=action == "pause")
+        return "done"
+    if action == "abort" or (action == "undo" and running):
+        if not running:
+            return f"not done: it is {rollout['state']}"
+        store.rollouts.end(rollout["id"], "aborted", event_day=event_day, outcome=order["reason"] or "aborted")
+        restore(project, store, rollout)
+        return "done"
+    return _undo(project, store, rollout, order, event_day)
+
+
+def _undo(project: Project, store: Store, rollout: Row, order: Row, event_day: int) -> str:
+    """Go back to the version before: one channel for each region, nothing to download."""
+    if rollout["state"] != "promoted":
+        return f"not done: it is {rollout['state']}"
+    if not rollout["from_version"]:
+        return "not done: there was no version before"
+    if store.rollouts.running(rollout["model"]):
+        return "not done: another rollout of the model is running"
+    window = rollout["plan"]["undo_window_days"]
+    if event_day - rollout["ended_day"] > window:
+        return f"not done: the undo window of {window} days has passed"
+    if set(store.models.incumbents(rollout["model"]).values()) != {rollout["to_version"]}:
+        return "not done: a later version is the incumbent"
+    store.rollouts.end(rollout["id"], "undone", event_day=event_day, outcome=order["reason"] or "undone")
+    restore(project, store, rollout)
+    return "done"
+
+
+def restore(project: Project, store: Store, rollout: Row) -> None:
+    """Make the version before a rollout the incumbent everywhere."""
+    for region in project.settings.regions.order:
+        if rollout["from_version"]:
+            store.models.set_incumbent(rollout["model"], region, rollout["from_version"])
+        else:
+            store.models.unset_incumbent(rollout["model"], region)

@@ -1,0 +1,329 @@
+"""A simulated fleet under the real controller: real database, real ingest, one clock; a step is a day.
+
+Devices do what their channel says, or what their part in a test is. Only the signed repository is left out: channels
+are kept as they are published.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import random
+import shutil
+import tempfile
+import time
+import typing
+
+import pytest
+
+from cloud.config import load_project
+from cloud.rollout import controller, plan
+from cloud.store.ingest import ingest
+from cloud.store.store import Store
+from shared.channel import Channel, ModelChannel, parse_channel
+from shared.clock import DAY_S, day_of
+from shared.experiment import in_stage
+from shared.summary import quantise
+from shared.telemetry import Batch, DeviceStatus, ModelStatus, PairsRow, SumsRow
+
+MODEL, OTHER = "late", "rain"
+ORDER = ("west", "mid", "east")
+START_S = 20_000 * DAY_S
+TOML = """
+[project]
+name = "simulated"
+[serve]
+online_window_s = 130000.0
+[regions]
+order = ["west", "mid", "east"]
+[rollout]
+min_devices = {min_devices}
+install_timeout_s = 200000.0
+{rollout}
+[rollout.shadow]
+min_days = 3
+min_outcomes = 100
+[rollout.canary]
+min_days = 2
+min_outcomes = 50
+{canary}
+[models.late]
+features = "features/late.toml"
+label = "late"
+time = "at"
+estimator = "sklearn.linear_model.LogisticRegression"
+[models.rain]
+features = "features/late.toml"
+label = "rain"
+time = "at"
+estimator = "sklearn.linear_model.LogisticRegression"
+"""
+Row = dict[str, typing.Any]
+
+
+@dataclasses.dataclass
+class Device:
+    """A device, and how it behaves.
+
+    Parameters
+    ----------
+    installs : str
+        ``ok``; ``refuses`` a candidate; ``hangs``, so that it goes on with what it has; or stays on ``trial``.
+    """
+
+    name: str
+    region: str
+    installs: str = "ok"
+    online: bool = True
+    clock_runs: bool = True
+    sequence: int = 0
+    day: int = 0
+    models: dict[str, ModelStatus] = dataclasses.field(default_factory=dict)
+
+
+class Fleet:
+    """The fleet, its cloud, and the clock of both.
+
+    Parameters
+    ----------
+    n : int
+        Devices in each region.
+    gain : float
+        Of the candidate over the incumbent, on each input.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        n: int = 4,
+        rollout: str = "max_days = 40",
+        canary: str = "",
+        min_devices: int = 2,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "covey.toml").write_text(TOML.format(rollout=rollout, canary=canary, min_devices=min_devices))
+        self.project = load_project(folder)
+        shutil.copytree(_database(), self.project.var, dirs_exist_ok=True)
+        self.store = Store(self.project)
+        self.now_s, self.rng = START_S, random.Random(5)
+        monkeypatch.setattr(time, "time", lambda: self.now_s)
+        self.gain, self.served_gain, self.failed_ratio, self.requests = 0.0, 0.0, 0.0, 60
+        self.channels: dict[str, Channel] = {}
+        self.publishings: list[list[str]] = []
+        self.said: list[str] = []
+        for region in ORDER:
+            self.store.fleet.add_token(region, "secret", region, uses=99, lifetime_s=1e9)
+        self.devices = [self.join(region, i) for region in ORDER for i in range(n)]
+
+    def join(self, region: str, number: int) -> Device:
+        """Let a device in."""
+        device = Device(f"{region}-{number}", region)
+        self.store.fleet.join(device.name, "00" * 32, region, "secret")
+        return device
+
+    # ---- versions and rollouts
+
+    def version(self, model: str = MODEL) -> str:
+        """Register a version as training does; nothing is trained."""
+        models = self.store.models
+        made = models.allocate(model, parent="", why="a test", data_version="d", features="f", stateful=False)
+        models.finish(model, str(made), "ready", {})
+        models.set_manifest(model, str(made), "ab" * 32)
+        return str(made)
+
+    def start(self, version: str = "", model: str = MODEL) -> int:
+        """Start a rollout, of a new version by default."""
+        settings = self.project.settings.rollout
+        day = day_of(float(self.store.get_meta("event_s")))
+        version = version or self.version(model)
+        return plan.start(
+            self.store, settings, ORDER, model=model, version=version, why="a test", actor="ada", event_day=day
+        )
+
+    def install(self, model: str = MODEL) -> None:
+        """Bring a first version everywhere."""
+        number = self.start(model=model)
+        self.days(5)
+        assert self.row(number)["state"] == "promoted", self.row(number)
+
+    def trial(self, *, days: int = 0, model: str = MODEL) -> int:
+        """Install v1 and start v2; let some days pass."""
+        self.install(model)
+        number = self.start(model=model)
+        self.tick()
+        self.days(days)
+        return number
+
+    def order(self, number: int, action: str) -> str:
+        """Give an order, let the controller see it, and return what came of it."""
+        made = self.store.rollouts.order(number, action, actor="ada", reason="a test")
+        self.tick()
+        return str(self.store.rollouts.get_order(made)["result"])
+
+    # ---- time
+
+    def days(self, n: int = 1) -> None:
+        """Let days pass: devices work, deliver, and the controller looks."""
+        for _ in range(n):
+            self.now_s += DAY_S
+            for device in self.devices:
+                self.deliver(device)
+            self.tick()
+
+    def until(self, is_so: typing.Callable[[], bool], *, most: int = 60) -> int:
+        """Let days pass until something is so; return how many."""
+        for n in range(most):
+            if is_so():
+                return n
+            self.days()
+        raise AssertionError(f"not within {most} days: {self.said[-3:]}")
+
+    def tick(self) -> controller.Tick:
+        """Let the controller look, once."""
+        done = controller.tick(self.project, self.store, self.publish)
+        self.said += done.happened
+        return done
+
+    def publish(self, files: typing.Mapping[str, bytes]) -> None:
+        """Keep channels as they are published."""
+        if files:
+            self.publishings.append(sorted(files))
+        self.channels |= {channel.region: channel for channel in map(parse_channel, files.values())}
+
+    # ---- devices
+
+    def obey(self, device: Device, entry: ModelChannel) -> ModelStatus:
+        """Do what the channel says of one model."""
+        before = device.models.get(entry.model, ModelStatus(model=entry.model))
+        trial, refused = entry.experiment, dict(before.refused)
+        candidate = entry.candidate.version if entry.candidate else ""
+        if not candidate or trial is None or not in_stage(trial.salt, device.name, trial.device_share_bp):
+            candidate, trial = "", None
+        if device.installs == "hangs" and (candidate or not before.incumbent):
+            return before
+        if device.installs == "refuses" and candidate:
+            refused[candidate], candidate, trial = "golden inputs differ", "", None
+        return ModelStatus(
+            model=entry.model,
+            incumbent=entry.incumbent.version,
+            candidate=candidate,
+            epoch=trial.epoch if trial else 0,
+            refused=refused,
+        )
+
+    def deliver(self, device: Device) -> None:
+        """Deliver a batch of one device: the day that is over, with what it ran, and what it runs from now on."""
+        if not device.online:
+            return
+        channel = self.channels.get(device.region)
+        day = day_of(self.now_s) - 1
+        ran = [status for status in device.models.values() if status.incumbent and self.requests]
+        device.models = {entry.model: self.obey(device, entry) for entry in channel.models} if channel else {}
+        device.day = day + 1 if device.clock_runs else device.day
+        device.sequence += 1
+        batch = Batch(
+            device=device.name,
+            spool="spool",
+            sequence=device.sequence,
+            sent_s=self.now_s,
+            status=DeviceStatus(
+                generation="g",
+                state="trial" if device.installs == "trial" else "good",
+                watermark_s=device.day * DAY_S,
+                models=tuple(device.models.values()),
+                channel_sequence=channel.sequence if channel else 0,
+            ),
+            sums=tuple(row for status in ran for row in self.sums(status, day)),
+            pairs=tuple(row for status in ran for row in self.pairs(status, day)),
+        )
+        assert ingest(self.store.db, batch, self.project.settings.serve.online_window_s)
+
+    def trial_of(self, status: ModelStatus) -> Row | None:
+        """Stage that a device's epoch belongs to."""
+        return self.store.db.row("select * from stages where id = ?", (status.epoch,))
+
+    def sums(self, status: ModelStatus, day: int) -> list[SumsRow]:
+        """A day's answers: of the incumbent alone, or shared out between the arms."""
+        stage = self.trial_of(status)
+        share = self.project.settings.rollout.canary.request_share if stage and stage["kind"] == "canary" else 0.0
+        n = round(self.requests * share)
+        rows = [self.answers(status, day, arm=0, n=self.requests - n)]
+        if status.candidate:
+            rows.append(self.answers(status, day, arm=1, n=n) if n else self.answers(status, day, arm=1, n=0))
+        return rows
+
+    def answers(self, status: ModelStatus, day: int, *, arm: int, n: int) -> SumsRow:
+        """Answers of one arm; of the candidate, some fail."""
+        loss = 0.5 - (self.served_gain if arm else 0.0) + self.rng.gauss(0, 0.01)
+        return SumsRow(
+            model=status.model,
+            version=status.candidate if arm else status.incumbent,
+            epoch=status.epoch,
+            arm=arm,
+            served=n > 0,
+            day=day,
+            requests=n or self.requests,
+            onnx=n or self.requests,
+            failed=round((n or self.requests) * self.failed_ratio) if arm else 0,
+            outcomes=n,
+            metric_sum=quantise(loss) * n,
+            metric_sumsq=quantise(loss * loss) * n,
+        )
+
+    def pairs(self, status: ModelStatus, day: int) -> list[PairsRow]:
+        """A day's pairs of both arms on the same inputs."""
+        stage = self.trial_of(status)
+        if not status.candidate or (stage and stage["kind"] == "canary" and not self.keeps_pairs):
+            return []
+        n, d = self.requests, self.gain + self.rng.gauss(0, 0.01)
+        return [PairsRow(status.model, status.epoch, day, n, quantise(d) * n, quantise(d * d) * n, n, 0)]
+
+    @property
+    def keeps_pairs(self) -> bool:
+        """Whether the other arm is scored too while the candidate answers."""
+        return self.project.settings.rollout.canary.keep_pairs
+
+    # ---- what is so
+
+    def row(self, number: int) -> Row:
+        """Return a rollout."""
+        return self.store.rollouts.get(number)
+
+    def stages(self, number: int) -> dict[str, Row]:
+        """Stages by region; the shadow is ``*``."""
+        return {stage["region"]: stage for stage in self.store.rollouts.stages(number)}
+
+    def exposed(self, version: str, model: str = MODEL) -> set[str]:
+        """Regions whose channel names a version, as incumbent or candidate."""
+        return {
+            region
+            for region, channel in self.channels.items()
+            for entry in channel.models
+            if entry.model == model
+            and version in (entry.incumbent.version, entry.candidate and entry.candidate.version)
+        }
+
+    def answering(self, model: str = MODEL) -> list[str]:
+        """Regions in which a candidate answers requests, in their order."""
+        return [
+            region
+            for region in ORDER
+            for entry in self.channels[region].models
+            if entry.model == model and entry.experiment and entry.experiment.request_share_bp
+        ]
+
+
+_made: list[pathlib.Path] = []
+
+
+def _database() -> pathlib.Path:
+    """A folder with an empty database; made once in a process."""
+    if not _made:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="covey-test-"))
+        (folder / "covey.toml").write_text(TOML.format(rollout="max_days = 40", canary="", min_devices=2))
+        project = load_project(folder)
+        Store(project).close()
+        _made.append(project.var)
+    return _made[0]

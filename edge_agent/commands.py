@@ -141,8 +141,11 @@ def _sync_here(layout: Layout) -> dict[str, typing.Any]:
 
     settings = layout.load_settings(os.environ)
     Spool(layout.spool_db, settings.spool.limit_bytes).close()
-    done = Sync(layout, layout.load_identity(), settings).one_pass()
-    return msgspec.structs.asdict(done)
+    passing = Sync(layout, layout.load_identity(), settings)
+    try:
+        return msgspec.structs.asdict(passing.one_pass())
+    finally:
+        passing.close()
 
 
 def _sync_child(layout: Layout) -> int:
@@ -178,8 +181,8 @@ def self_test(arguments: Arguments) -> int:
     limit_memory(arguments.limit_bytes)
     folder = pathlib.Path(arguments.folder)
     bundle = LoadedBundle(folder, parse_manifest((folder / "manifest.json").read_bytes()))
-    if bundle.table:
-        bundle.table.check()
+    for table in filter(None, (bundle.table, bundle.coarse)):
+        table.check()
     bundle.load_model()
     rows = bundle.check_golden()
     bundle.check_encoding()

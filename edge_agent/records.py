@@ -21,8 +21,8 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, tag="a"):
         The answer took longer than the model's budget.
     keep : bool
         The outputs do not fit into the prediction id and must wait for the outcome.
-    other_version, other_outputs : str, tuple
-        What the other arm would have said, where it was scored.
+    other_version, other_outputs, other_source : str, tuple, int
+        What the other arm would have said, where it was scored; an approximate answer has a source, and no outputs.
     """
 
     model: str
@@ -38,6 +38,7 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, tag="a"):
     keep: bool = False
     other_version: str = ""
     other_outputs: tuple[float, ...] = ()
+    other_source: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="f"):
@@ -58,6 +59,8 @@ class OutcomeSeen(msgspec.Struct, frozen=True, array_like=True, tag="o"):
     ----------
     event_s, seen_s : int
         Event time of the answer, and when its outcome arrived.
+    source : int
+        Where the answer came from.
     """
 
     model: str
@@ -69,6 +72,7 @@ class OutcomeSeen(msgspec.Struct, frozen=True, array_like=True, tag="o"):
     score: float
     label: float
     seen_s: int
+    source: int = 0
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ AnswerOrder = typing.Literal["precomputed_first", "model_first", "precomputed_on
 MODEL_FILE = "model.onnx"
 FEATURES_FILE = "features.json"
 TABLE_FILE = "precomputed.bin"
+COARSE_FILE = "coarse.bin"
 GOLDEN_FILE = "golden.json"
 CARD_FILE = "card.json"
 MANIFEST_FILE = "manifest.json"
@@ -75,6 +76,8 @@ class Manifest(codec.Record, frozen=True, kw_only=True):
         For two classes: label 1 from this probability on.
     answer_order, default
         Which answer comes first, and what is answered when nothing else can be.
+    coarse : tuple
+        Features that the keys of the fallback table are made of, if there is one.
     """
 
     SCHEMA: typing.ClassVar[str] = "covey.bundle/1"
@@ -91,6 +94,7 @@ class Manifest(codec.Record, frozen=True, kw_only=True):
     files: tuple[File, ...]
     answer_order: AnswerOrder = "precomputed_first"
     default: tuple[float, ...] = ()
+    coarse: tuple[str, ...] = ()
     label_window_s: typing.Annotated[float, msgspec.Meta(ge=0)] = 86_400.0
     budgets: Budgets = Budgets()
     lineage: Lineage
@@ -145,6 +149,8 @@ def parse_manifest(data: bytes) -> Manifest:
         raise WireError(f"{lacking[0]} is missing", field="manifest files")
     if MODEL_FILE not in names and not (TABLE_FILE in names and manifest.answer_order == "precomputed_only"):
         raise WireError(f"{MODEL_FILE} is missing", field="manifest files")
+    if (COARSE_FILE in names) != bool(manifest.coarse):
+        raise WireError(f"it goes with {COARSE_FILE}, and one of them is missing", field="manifest coarse")
     _check_outputs(manifest)
     return manifest
 

@@ -67,11 +67,18 @@ class PrecomputeSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields
         Size of the table; 0 makes none.
     teacher, teacher_params : str, dict
         An estimator that stays in the cloud and gives the table's answers in place of the exported model.
+    coarse : list
+        Features of a second, much smaller table: what is answered, marked as approximate, where a device has neither
+        a precomputed answer nor a model that works.
+    coarse_budget_bytes : int
+        Size of that table.
     """
 
     budget_bytes: Count = 1 << 20
     teacher: str = ""
     teacher_params: Params = msgspec.field(default_factory=dict)
+    coarse: tuple[str, ...] = ()
+    coarse_budget_bytes: Count = 1 << 16
 
 
 class TriggerSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -93,6 +93,39 @@ def build_table(
     )
 
 
+def build_coarse(
+    encoder: Encoder,
+    codes: Floats,
+    answers: npt.NDArray[typing.Any],
+    names: typing.Sequence[str],
+    *,
+    n_keys: int,
+    model_sha256: str,
+) -> bytes:
+    """Precompute what is answered where nothing better is left: the mean answer over rows that share some codes.
+
+    Parameters
+    ----------
+    codes, answers : array, shape (n, n_features) and (n, n_outputs)
+        Rows of the training data, and the exported model's answers to them.
+    names : sequence of str
+        Features whose codes make the key.
+    n_keys : int
+        At most so many keys, the most frequent.
+    """
+    key_of = encoder.coarse_key(names)
+    keys, groups = np.unique(
+        np.array([key_of(encoder.codes_of(row)).hex() for row in codes.tolist()]), return_inverse=True
+    )
+    counts = np.bincount(groups)
+    means = np.stack([np.bincount(groups, column) / counts for column in np.asarray(answers, np.float64).T], axis=1)
+    ranked = np.lexsort((keys, -counts))[:n_keys]
+    entries = {bytes.fromhex(keys[i]): means[i].tolist() for i in ranked}
+    return precomputed.build(
+        entries, n_outputs=means.shape[1], features_sha256=encoder.feature_set.digest, model_sha256=model_sha256
+    )
+
+
 def served(
     table: precomputed.PrecomputedTable | None, encoder: Encoder, codes: Floats, model: npt.NDArray[typing.Any]
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:

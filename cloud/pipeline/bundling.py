@@ -23,6 +23,7 @@ class Pieces(typing.NamedTuple):
     model: bytes
     features: FeatureSet
     table: bytes | None
+    coarse: bytes | None
     golden: Golden
     card: dict[str, object]
 
@@ -37,6 +38,8 @@ def keep_pieces(store: Store, pieces: Pieces) -> dict[str, object]:
     }
     if pieces.table is not None:
         files[bundle.TABLE_FILE] = pieces.table
+    if pieces.coarse is not None:
+        files[bundle.COARSE_FILE] = pieces.coarse
     return {
         "draft": msgspec.to_builtins(pieces.draft),
         "files": {name: store.blobs.put(data) for name, data in files.items()},

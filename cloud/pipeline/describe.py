@@ -38,7 +38,7 @@ def golden(work: Work, exported: onnx_file.Exported) -> Golden:
     return Golden(rows=typing.cast("typing.Any", rows), outputs=tuple(map(tuple, outputs)))
 
 
-def draft(model: ModelSettings, order: Order, version: str, work: Work) -> Manifest:
+def draft(model: ModelSettings, order: Order, version: str, work: Work, *, has_coarse: bool) -> Manifest:
     """Return the manifest but for its files."""
     return Manifest(
         model=order.model,
@@ -53,6 +53,7 @@ def draft(model: ModelSettings, order: Order, version: str, work: Work) -> Manif
         files=(),
         answer_order=model.answer_order,
         default=model.default,
+        coarse=model.precompute.coarse if has_coarse else (),
         label_window_s=model.label_window_days * DAY_S,
         lineage=Lineage(
             kind="stateful" if order.is_stateful else "stateless", parent=order.parent, data_version=work.train.version

@@ -46,6 +46,18 @@ def fit_model(store: Store, order: Order, work: Work, say: Say) -> estimator.Est
     return fit.fit_stateful(base, new, old, work.model.finetune, seed=work.model.seed, n_classes=len(work.classes))
 
 
+def precompute_coarse(work: Work, exported: onnx_file.Exported, model_sha256: str) -> bytes | None:
+    """Precompute the fallback table, if the model's settings ask for one."""
+    settings = work.model.precompute
+    n_keys = precompute.n_keys_in(settings.coarse_budget_bytes, max(len(work.classes), 1))
+    if not settings.coarse or not n_keys:
+        return None
+    answers = exported.answers(work.rows.inputs)
+    return precompute.build_coarse(
+        Encoder(work.features), work.codes, answers, settings.coarse, n_keys=n_keys, model_sha256=model_sha256
+    )
+
+
 def precompute_table(
     name: str, work: Work, exported: onnx_file.Exported, model_sha256: str, say: Say
 ) -> tuple[bytes | None, str]:

@@ -19,7 +19,7 @@ from cloud.training import fit
 from shared import bundle, codec
 from shared.clock import DAY_S
 from shared.errors import DataError
-from shared.features import FeatureSet
+from shared.features import Encoder, FeatureSet
 from shared.features.columns import encode_columns, expand
 from shared.metrics import Metric, get_metric
 
@@ -73,6 +73,7 @@ def prepare(project: Project, store: Store, repository: SignedRepository, order:
     if lacking:
         raise DataError(f"the data has no column {lacking[0]!r}", field="features", fix="Add data that has it.")
     features = definition.learn(learn.columns)
+    Encoder(features).coarse_key(model.precompute.coarse)  # a name that no feature has is refused before any work
     classes = _classes(model, learn)
     labels = label_numbers(learn, model, classes)
     if not order.is_stateful:

@@ -68,16 +68,18 @@ def _build(project: Project, store: Store, order: Order, version: str, say: Say)
     file = onnx_file.export(fitted, width=work.features.width, task=model.task, properties=properties)
     exported = onnx_file.Exported(file, model.task)
     table, source = learn.precompute_table(order.model, work, exported, bundle.digest_of(file), say)
+    coarse = learn.precompute_coarse(work, exported, bundle.digest_of(file))
     measured = [judge.parity(work, fitted, exported), *judge.quality(store, repository, order, work, exported, table)]
     for gate in measured:
         say(f"gate {gate.name}: {'PASS' if gate.passed else 'FAIL'}, {gate.reason}")
     report = judge.table_report(work, exported, table, source)
     detail = describe.detail(project, store, order, work, measured, report)
     pieces = bundling.Pieces(
-        draft=describe.draft(model, order, version, work),
+        draft=describe.draft(model, order, version, work, has_coarse=coarse is not None),
         model=file,
         features=work.features,
         table=table,
+        coarse=coarse,
         golden=describe.golden(work, exported),
         card=describe.card(order, version, detail),
     )

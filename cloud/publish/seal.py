@@ -100,13 +100,15 @@ def verify_bundle(sealed: SealedBundle) -> list[str]:
     features = codec.from_json(sealed.files[bundle.FEATURES_FILE], FeatureSet, limit_bytes=64 << 20)
     if features.digest != manifest.features_sha256:
         raise TrustError("the feature set is not the one of the manifest", field=bundle.FEATURES_FILE)
-    if bundle.TABLE_FILE in sealed.files:
-        table = PrecomputedTable(sealed.files[bundle.TABLE_FILE])
+    for name in (bundle.TABLE_FILE, bundle.COARSE_FILE):
+        if name not in sealed.files:
+            continue
+        table = PrecomputedTable(sealed.files[name])
         table.check()
         model = manifest.file(bundle.MODEL_FILE)
         if table.features_sha256 != features.digest or (model and table.model_sha256 != model.sha256):
-            raise TrustError("the table belongs to another model", field=bundle.TABLE_FILE)
-        checked.append(f"table: {table.n_keys:,} keys in order")
+            raise TrustError("the table belongs to another model", field=name)
+        checked.append(f"{name}: {table.n_keys:,} keys in order")
     golden = codec.from_json(sealed.files[bundle.GOLDEN_FILE], Golden, limit_bytes=64 << 20)
     checked.append(f"golden rows: {len(golden.rows)}")
     return checked

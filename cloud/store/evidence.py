@@ -54,7 +54,8 @@ class Evidence:
         marks = ", ".join("?" * len(epochs))
         return self._db.rows(
             "select s.epoch, s.arm, s.device, d.region, s.day, sum(s.requests) as requests, sum(s.failed) as failed,"
-            " sum(s.timed_out) as timed_out from sums s join devices d on d.device = s.device"
+            " sum(s.timed_out) as timed_out, sum(s.fallback) as fallback"
+            " from sums s join devices d on d.device = s.device"
             f" where s.model = ? and s.epoch in ({marks}) group by s.epoch, s.arm, s.device, s.day",
             (model, *epochs),
         )

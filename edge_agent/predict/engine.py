@@ -12,6 +12,7 @@ from edge_agent.records import CANDIDATE, INCUMBENT, Answered, Failed, OutcomeSe
 from shared import codec, experiment
 from shared.errors import DataError, ModelError, NotFoundError, shown
 from shared.features.encoder import check_columns
+from shared.telemetry import APPROXIMATE
 from shared.versions import parse_version
 
 _NONCE_MODULUS = 1 << (8 * experiment.NONCE_BYTES)
@@ -185,25 +186,14 @@ class Engine:
 
     def finish(self, prediction: Prediction) -> None:
         """Score the other arm where the experiment asks for it, and record the answer."""
-        active, arm = prediction.active, prediction.arm
-        other: LoadedBundle | None = None
-        other_outputs: tuple[float, ...] = ()
-        if active.scores_other and not prediction.fell_back:
-            other_arm = INCUMBENT if arm == CANDIDATE else CANDIDATE
-            other = active.bundle(other_arm)
-            try:
-                other_outputs, _ = other.answer(prediction.row)
-            except NotReadyError:
-                other = None  # not scored; it has not failed
-            except (ModelError, DataError):
-                self._record(self._failed(active, other_arm, prediction.event_s, served=False))
-        bundle = prediction.bundle
+        active, bundle = prediction.active, prediction.bundle
+        other_version, other_outputs, other_source = self._score_other(prediction)
         self._record(
             Answered(
                 active.entry.model,
                 bundle.version,
                 active.epoch,
-                arm,
+                prediction.arm,
                 prediction.source,
                 prediction.event_s,
                 int(prediction.latency_s * 1e6),
@@ -211,10 +201,27 @@ class Engine:
                 prediction.nonce,
                 prediction.outputs,
                 active.keeps_outputs or bool(other_outputs),
-                other.version if other and other_outputs else "",
+                other_version,
                 other_outputs,
+                other_source,
             )
         )
+
+    def _score_other(self, prediction: Prediction) -> tuple[str, tuple[float, ...], int]:
+        """Ask the other arm: version (empty if it was not asked or failed), outputs, source."""
+        active = prediction.active
+        if not active.scores_other or prediction.fell_back:
+            return "", (), 0
+        arm = INCUMBENT if prediction.arm == CANDIDATE else CANDIDATE
+        other = active.bundle(arm)
+        try:
+            outputs, source = other.answer(prediction.row)
+        except NotReadyError:
+            return "", (), 0  # it has not failed
+        except (ModelError, DataError):
+            self._record(self._failed(active, arm, prediction.event_s, served=False))
+            return "", (), 0
+        return other.version, () if source in APPROXIMATE else outputs, source
 
     def outcome(self, prediction_id: str, label: object, *, now_s: float) -> None:
         """Record the truth about an earlier answer, which arrived at the event time `now_s`.
@@ -239,6 +246,7 @@ class Engine:
                 said.score,
                 self._label(name, label),
                 int(now_s),
+                said.source,
             )
         )
 

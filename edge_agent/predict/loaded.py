@@ -10,14 +10,14 @@ import typing
 
 from edge_agent.predict.runtime import Runtime
 from shared import codec
-from shared.bundle import FEATURES_FILE, GOLDEN_FILE, MODEL_FILE, TABLE_FILE, Golden, Manifest
+from shared.bundle import COARSE_FILE, FEATURES_FILE, GOLDEN_FILE, MODEL_FILE, TABLE_FILE, Golden, Manifest
 from shared.errors import DataError, ModelError, TrustError
 from shared.features import Encoder, FeatureSet
 from shared.features.encoder import Codes
 from shared.precomputed import PrecomputedTable
 from shared.telemetry import SOURCES
 
-PRECOMPUTED, ONNX, _COARSE, DEFAULT = range(len(SOURCES))
+PRECOMPUTED, ONNX, COARSE, DEFAULT = range(len(SOURCES))
 Answer = tuple[tuple[float, ...], int]
 
 
@@ -53,31 +53,32 @@ class LoadedBundle:
                 "the feature set is not the one of the manifest", field=f"{manifest.model} {FEATURES_FILE}"
             )
         self.encoder = Encoder(feature_set)
-        self.table = self._open_table()
+        self.table = self._open_table(TABLE_FILE)
+        self.coarse = self._open_table(COARSE_FILE)
+        self._coarse_key = self.encoder.coarse_key(manifest.coarse)
         self._runtime: Runtime | None = None
         self._error = ""
         self.is_loaded = threading.Event()
-        self._ask = {
-            "precomputed_first": (self._from_table, self._from_model, self._from_default),
-            "model_first": (self._from_model, self._from_table, self._from_default),
-            "precomputed_only": (self._from_table, self._from_default),
+        best = {
+            "precomputed_first": (self._from_table, self._from_model),
+            "model_first": (self._from_model, self._from_table),
+            "precomputed_only": (self._from_table,),
         }[manifest.answer_order]
+        self._ask = (*best, self._from_coarse, self._from_default)
 
-    def _open_table(self) -> PrecomputedTable | None:
-        if self.manifest.file(TABLE_FILE) is None:
+    def _open_table(self, name: str) -> PrecomputedTable | None:
+        if self.manifest.file(name) is None:
             return None
-        path = self.folder / TABLE_FILE
+        path = self.folder / name
         with path.open("rb") as file:
             # An empty file can not be mapped; the table then says that it is no table.
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
         table = PrecomputedTable(data)
         model = self.manifest.file(MODEL_FILE)
         if table.features_sha256 != self.manifest.features_sha256 or table.n_outputs != self.manifest.n_outputs:
-            raise TrustError(
-                "the table belongs to other features or outputs", field=f"{self.manifest.model} {TABLE_FILE}"
-            )
+            raise TrustError("the table belongs to other features or outputs", field=f"{self.manifest.model} {name}")
         if model and table.model_sha256 != model.sha256:
-            raise TrustError("the table belongs to another model", field=f"{self.manifest.model} {TABLE_FILE}")
+            raise TrustError("the table belongs to another model", field=f"{self.manifest.model} {name}")
         return table
 
     def load_model(self) -> None:
@@ -138,6 +139,10 @@ class LoadedBundle:
                 raise NotReadyError("the model is still loading", fix="Try again in a second.")
             raise ModelError(self._error)
         return self._runtime.run(self.encoder.vector(codes)), ONNX
+
+    def _from_coarse(self, codes: Codes) -> Answer | None:
+        found = self.coarse.get(self._coarse_key(codes)) if self.coarse else None
+        return None if found is None else (found, COARSE)
 
     def _from_default(self, _codes: Codes) -> Answer | None:
         return (self.manifest.default, DEFAULT) if self.manifest.default else None

@@ -10,7 +10,7 @@ from edge_agent.predict.engine import Prediction
 from edge_agent.records import ARM_NAMES
 from shared import protocol
 from shared.errors import CoveyError, WireError
-from shared.telemetry import SOURCES
+from shared.telemetry import APPROXIMATE, SOURCES
 
 Scalar = str | int | float | bool | None
 Time = str | float | int | None
@@ -110,9 +110,10 @@ def label_index(prediction: Prediction) -> int:
 
 def parameters(prediction: Prediction) -> dict[str, object]:
     """Say who answered and how."""
-    return {
+    said: dict[str, object] = {
         "arm": ARM_NAMES[prediction.arm],
         "version": prediction.bundle.version,
         "source": SOURCES[prediction.source],
         "prediction_id": prediction.prediction_id,
     }
+    return said | {"approximate": True} if prediction.source in APPROXIMATE else said

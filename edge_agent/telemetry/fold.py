@@ -11,7 +11,7 @@ from edge_agent.records import CANDIDATE, INCUMBENT, Answered, AnyRecord, Failed
 from shared.clock import day_of
 from shared.metrics import expected_log_loss, get_metric
 from shared.summary import N_LATENCY_BINS, N_SCORE_BINS, latency_bin, quantise, score_bin
-from shared.telemetry import SOURCES
+from shared.telemetry import APPROXIMATE, SOURCES
 
 SumsKey = tuple[str, str, int, int, bool, int]
 PairsKey = tuple[str, int, int]
@@ -72,13 +72,14 @@ class Folded:
     n_duplicates: int = 0
     n_late: int = 0
     n_unknown: int = 0
+    n_approximate: int = 0
 
 
 def fold(records: typing.Iterable[AnyRecord], memory: Memory) -> Folded:
     """Add up records in the order of the journal.
 
     An outcome whose label window has closed is counted as late and left out, so that a day that counts as mature
-    never changes any more.
+    never changes any more. The outcome of an approximate answer is counted as such and judges nobody.
     """
     out = Folded()
     for record in records:
@@ -96,14 +97,16 @@ def _answered(out: Folded, record: Answered) -> None:
     row = out.sums[record.model, record.version, record.epoch, record.arm, True, day]
     row.counts["requests"] += 1
     source = SOURCES[record.source]
-    row.counts[source if source in ("precomputed", "onnx") else "fallback"] += 1
+    row.counts["fallback" if record.source in APPROXIMATE else source] += 1
     row.counts["timed_out"] += record.slow
     row.latency_bins[latency_bin(record.latency_us * 1e-6)] += 1
     if record.other_version:
         other = CANDIDATE if record.arm == INCUMBENT else INCUMBENT
-        out.sums[record.model, record.other_version, record.epoch, other, False, day].counts["requests"] += 1
+        scored = out.sums[record.model, record.other_version, record.epoch, other, False, day]
+        scored.counts["requests"] += 1
+        scored.counts["fallback"] += record.other_source in APPROXIMATE
     if record.keep:
-        waits = Waiting(record.outputs, record.other_version, record.other_outputs)
+        waits = Waiting(record.outputs, record.other_version if record.other_outputs else "", record.other_outputs)
         out.waiting[record.nonce] = (record.event_s, waits)
 
 
@@ -124,14 +127,11 @@ def _outcome(out: Folded, record: OutcomeSeen, memory: Memory) -> None:
     if not memory.see_outcome(record.nonce, record.event_s):
         out.n_duplicates += 1
         return
-    held = out.waiting.pop(record.nonce, None)
-    waits = held[1] if held else memory.take_waiting(record.nonce)
-    if waits is None:
-        if spec.task == "multiclass":
-            out.n_unknown += 1
-            return
-        waits = Waiting(_outputs_of(record.score, spec.task), "", ())
-    if not _is_known(record.label, waits.outputs, spec.task):
+    waits = _outputs(out, record, memory, spec.task)
+    if record.source in APPROXIMATE:
+        out.n_approximate += 1
+        return
+    if waits is None or not _is_known(record.label, waits.outputs, spec.task):
         out.n_unknown += 1
         return
     value = _judge(out, record, spec, record.version, record.arm, waits.outputs, served=True)
@@ -142,6 +142,15 @@ def _outcome(out: Folded, record: OutcomeSeen, memory: Memory) -> None:
     other = _judge(out, record, other_spec, waits.other_version, other_arm, waits.other_outputs, served=False)
     candidate, incumbent = (value, other) if record.arm == CANDIDATE else (other, value)
     _pair(out, record, spec, candidate, incumbent)
+
+
+def _outputs(out: Folded, record: OutcomeSeen, memory: Memory, task: str) -> Waiting | None:
+    """Take the outputs that wait for an outcome, or make them from what the prediction id carries."""
+    held = out.waiting.pop(record.nonce, None)
+    waits = held[1] if held else memory.take_waiting(record.nonce)
+    if waits is None and task != "multiclass":
+        return Waiting(_outputs_of(record.score, task), "", ())
+    return waits
 
 
 def _outputs_of(score: float, task: str) -> tuple[float, ...]:

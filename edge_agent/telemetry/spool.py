@@ -125,6 +125,7 @@ class Spool:
             "duplicate_outcomes": folded.n_duplicates,
             "late_outcomes": folded.n_late,
             "unknown_outcomes": folded.n_unknown,
+            "approximate_outcomes": folded.n_approximate,
         }
         self._db.executemany(
             "insert into totals values (?, ?) on conflict (name) do update set value = value + excluded.value",

@@ -82,6 +82,37 @@ class Encoder:
         state.update(self._pack(*codes))
         return state.digest()
 
+    def coarse_key(self, names: typing.Sequence[str]) -> typing.Callable[[Codes], bytes]:
+        """Return what gives the 128-bit key of a coded row that is looked at with some of its features only.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Features, by name; other names give other keys, even where the codes are the same.
+
+        Raises
+        ------
+        DataError
+            No feature has one of the names.
+        """
+        places = {feature.name: i for i, feature in enumerate(self.feature_set.feature)}
+        for name in names:
+            if name not in places:
+                near = difflib.get_close_matches(name, places, n=1)
+                fix = f"Did you mean {near[0]!r}?" if near else f"Features are {', '.join(places)}."
+                raise DataError(f"no feature is called {name!r:.80}", field="coarse", fix=fix)
+        picked = [places[name] for name in names]
+        pack = struct.Struct("<" + "".join("f" if self._numeric[i] else "H" for i in picked)).pack
+        base = self._hash.copy()
+        base.update(("\0".join(names) + "\0").encode())
+
+        def key(codes: Codes) -> bytes:
+            state = base.copy()
+            state.update(pack(*[codes[i] for i in picked]))
+            return state.digest()
+
+        return key
+
     def codes_of(self, row: typing.Iterable[float]) -> Codes:
         """Return codes that went through a matrix of floats: what is not a number is a whole number again."""
         return tuple([code if number else int(code) for code, number in zip(row, self._numeric, strict=True)])

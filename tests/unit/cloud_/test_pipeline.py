@@ -24,6 +24,7 @@ from shared import bundle, codec
 from shared.bundle import Golden
 from shared.errors import ConfigError, ConflictError, CoveyError, DataError, GateError, NotFoundError, UsageError
 from shared.features import Encoder, FeatureSet
+from shared.precomputed import PrecomputedTable
 from tests.unit.cloud_ import builders
 
 LATER = builders.sales(20, first_day=20, seed=3)
@@ -302,6 +303,31 @@ def test_golden_rows_survive_whole_numbers_as_words_booleans_and_times(tmp_path:
         made = builders.fit(project, store)
     assert bundle.TABLE_FILE not in made.sealed.files
     assert reproduces(*golden_of(project))
+
+
+def test_a_fallback_table_holds_the_mean_answer_of_the_rows_that_share_a_key(tmp_path: pathlib.Path) -> None:
+    more = f'{builders.EASY_GATES}\nprecompute = {{ coarse = ["colour"] }}'
+    project = builders.make_project(tmp_path / "p", more=more)
+    with builders.opened(project) as store:
+        builders.add(project, store, builders.sales())
+        made = builders.fit(project, store).sealed
+    assert made.manifest.coarse == ("colour",)
+    assert f"{bundle.COARSE_FILE}: 3 keys in order" in verify_bundle(made)
+    _, features, model = golden_of(project)
+    encoder, table = Encoder(features), PrecomputedTable(made.files[bundle.COARSE_FILE])
+    rows = [row for row in builders.sales()[:340] if row["colour"] == "red"]
+    codes = [encoder.encode({name: row[name] for name in ("colour", "price")}) for row in rows]
+    inputs = np.array([encoder.vector(one) for one in codes], np.float32)
+    stored = table.get(encoder.coarse_key(["colour"])(codes[0]))
+    assert stored == pytest.approx(model.answers(inputs).mean(axis=0).tolist(), abs=1e-6)
+
+
+def test_a_fallback_key_of_a_feature_that_is_not_there_is_refused_before_any_work(tmp_path: pathlib.Path) -> None:
+    project = builders.make_project(tmp_path / "p", more='precompute = { coarse = ["color"] }')
+    with builders.opened(project) as store:
+        builders.add(project, store, builders.sales())
+        with pytest.raises(DataError, match="Did you mean 'colour'"):
+            builders.fit(project, store)
 
 
 def test_everything_about_how_a_version_came_to_be_is_kept(project: Project, store: Store) -> None:

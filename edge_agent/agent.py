@@ -98,6 +98,8 @@ class Agent:
         self.switch.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(self._fold)
+        # A cancelled task leaves its thread running; a database that is closed under it would take the process down.
+        await asyncio.get_running_loop().shutdown_default_executor()
         self.recorder.close()
         self.state.close()
 

@@ -21,7 +21,7 @@ from edge_agent.telemetry.forward import forward, parse_acknowledgement, status_
 from edge_agent.telemetry.outbox import Outbox
 from edge_agent.update.install import Installer
 from edge_agent.update.self_test import run_self_test
-from edge_agent.update.state import State
+from edge_agent.update.state import OUTCOME_CHARACTERS, State
 from edge_agent.update.trust import Repository
 from shared import __version__, bundle, protocol
 from shared.channel import Channel, parse_channel
@@ -48,6 +48,10 @@ class Pass(msgspec.Struct, kw_only=True):
     generation: str = ""
     models: tuple[str, ...] = ()
     next_s: float = _DEFAULT_POLL_S
+
+
+def _note(done: Pass, err: CoveyError) -> None:
+    done.ok, done.error, done.code = False, str(err), err.code
 
 
 class ServerProxy:
@@ -111,16 +115,23 @@ class Sync:
         done = Pass()
         with lock(self._layout.sync_lock, wait=True):
             self._flush()
+            before = str(self.state.job()["outcome"])
             try:
                 outcome = self._installer.bring_up_to_date()
                 done.changed, done.generation = outcome.changed, outcome.generation
                 done.error = outcome.note
+            except UnreachableError as err:
+                self.state.move("idle", outcome=before)
+                _note(done, err)
             except CoveyError as err:
-                self._note(done, err)
+                self._remember(err, before)
+                _note(done, err)
             try:
                 done.delivered = self._deliver()
             except CoveyError as err:
-                self._note(done, err)
+                if done.ok and not isinstance(err, UnreachableError):
+                    self._remember(err, before)
+                _note(done, err)
         done.channel_sequence = self.state.floor("channel")
         running = self._generations.running()
         if running:
@@ -129,16 +140,17 @@ class Sync:
         done.next_s = self._next_poll_s()
         return done
 
-    def _note(self, done: Pass, err: CoveyError) -> None:
-        if done.ok and not isinstance(err, UnreachableError):
-            self._add_event(err)
-        done.ok, done.error, done.code = False, str(err), err.code
+    def close(self) -> None:
+        """Close databases and connections."""
+        self.state.close()
+        self.outbox.close()
+        self._link.close()
 
-    def _add_event(self, err: CoveyError) -> None:
+    def _remember(self, err: CoveyError, before: str) -> None:
         """Keep a refusal once, however often it repeats."""
         said = f"{err.code}: {err}"
-        if self.state.job()["outcome"] != said[:500]:
-            self.state.move("idle", outcome=said)
+        self.state.move("idle", outcome=said)
+        if said[:OUTCOME_CHARACTERS] != before:
             self.outbox.add_event("update-refused", said)
 
     def _flush(self) -> None:

@@ -13,8 +13,9 @@ from edge_agent.update.state import State
 from edge_agent.update.trust import Repository, Stream
 from shared import bundle, channel
 from shared.channel import BundleRef, Channel
-from shared.errors import ConflictError, ModelError, TrustError, UnreachableError
+from shared.errors import ConflictError, ModelError, TrustError, UnreachableError, WireError
 
+T = typing.TypeVar("T")
 SelfTest = typing.Callable[[pathlib.Path, bundle.Manifest], None]
 _CHANNEL_FLOOR = "channel"
 
@@ -109,7 +110,8 @@ class Installer:
 
     def _read_channel(self) -> Channel:
         path = channel.target_path(self._identity.region)
-        says = channel.parse_channel(self._repository.target(path, cache=self._layout.tuf / "channel.json"))
+        data = self._repository.target(path, cache=self._layout.tuf / "channel.json")
+        says = _parse(channel.parse_channel, data, path)
         check_channel(says, self._identity.region, self._state.floor(_CHANNEL_FLOOR))
         return says
 
@@ -121,7 +123,7 @@ class Installer:
                 path = bundle.target_path(entry.model, ref.version, ref.variant)
                 cache = self._layout.tuf / "manifests" / f"{entry.model}@{ref.version}@{ref.variant}.json"
                 data = self._repository.target(path, cache=cache)
-                manifest = bundle.parse_manifest(data)
+                manifest = _parse(bundle.parse_manifest, data, path)
                 if (manifest.model, manifest.version, manifest.variant) != (entry.model, ref.version, ref.variant):
                     raise TrustError(f"the manifest is of {manifest.model}@{manifest.version}", field=path)
                 found.add(ref, manifest, data)
@@ -143,11 +145,16 @@ class Installer:
         """Download what is missing; each file is kept only if its length and hash are the signed ones."""
         self._state.move("download", generation.digest)
         for entry in generation.models:
-            for sha256 in entry.versions.values():
+            for version, sha256 in entry.versions.items():
                 for file in manifests.manifest(sha256).files:
                     if not self._blobs.has(file.sha256, file.length):
-                        url = self._repository.blob_url(file.sha256)
-                        self._blobs.put(self._stream(url), file.sha256, file.length)
+                        self._fetch_file(file, f"{entry.model}@{version} {file.name}")
+
+    def _fetch_file(self, file: bundle.File, name: str) -> None:
+        try:
+            self._blobs.put(self._stream(self._repository.blob_url(file.sha256)), file.sha256, file.length)
+        except TrustError as err:
+            raise TrustError(err.message, field=name) from err
 
     def _test(self, generation: Generation, digest: str, manifests: Manifests) -> str:
         """Self-test what is new here: a candidate that fails is refused, its reason returned; an incumbent raises."""
@@ -243,6 +250,14 @@ class Manifests:
     def manifest(self, sha256: str) -> bundle.Manifest:
         """Look a manifest up by hash."""
         return self._parsed[sha256]
+
+
+def _parse(parse: typing.Callable[[bytes], T], data: bytes, path: str) -> T:
+    """Parse a signed target; an error names it."""
+    try:
+        return parse(data)
+    except WireError as err:
+        raise type(err)(err.message, field=f"{path} {err.field}", fix=err.fix) from err
 
 
 def _versions(generation: Generation) -> list[tuple[str, str]]:

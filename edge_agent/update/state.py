@@ -10,6 +10,7 @@ from edge_agent.database import open_database, transaction
 
 USER_VERSION = 1
 BOOTS = 3
+OUTCOME_CHARACTERS = 500
 _SCHEMA = """
 create table generations (digest text primary key, state text not null check (state in ('trial', 'good', 'bad')),
     boots_left int not null, since_s real not null, note text not null) without rowid;
@@ -143,7 +144,7 @@ class State:
         """Store where the update is, before acting on it."""
         self._db.execute(
             "update job set position = ?, generation = ?, outcome = ?, since_s = ?",
-            (position, generation, outcome[:500], time.time()),
+            (position, generation, outcome[:OUTCOME_CHARACTERS], time.time()),
         )
 
     def job(self) -> dict[str, object]:

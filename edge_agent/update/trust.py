@@ -20,6 +20,7 @@ from tuf.ngclient.updater import Updater
 from shared.errors import NotFoundError, TrustError, UnreachableError
 
 Stream = typing.Callable[[str], typing.Iterator[bytes]]
+_TARGETS = "targets/"
 _CONFIG = UpdaterConfig(
     max_root_rotations=256,
     timestamp_max_length=16 << 10,
@@ -30,12 +31,14 @@ _CONFIG = UpdaterConfig(
 
 
 class _Fetcher(FetcherInterface):
-    """Fetches over the device's line."""
+    """Fetches over the device's line; `last` is what was asked for last, below the repository's address."""
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    def __init__(self, stream: Stream, base: str) -> None:
+        self._stream, self._base = stream, base
+        self.last = "metadata"
 
     def _fetch(self, url: str) -> typing.Iterator[bytes]:
+        self.last = url.removeprefix(self._base)
         try:
             yield from self._stream(url)
         except NotFoundError as err:
@@ -61,7 +64,8 @@ class Repository:
 
     def __init__(self, folder: pathlib.Path, root: bytes, url: str, stream: Stream) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._root, self._url, self._stream = folder, root, url.rstrip("/") + "/", stream
+        self._folder, self._root, self._url = folder, root, url.rstrip("/") + "/"
+        self._fetcher = _Fetcher(stream, self._url)
         self._updater: Updater | None = None
 
     def refresh(self) -> None:
@@ -75,12 +79,12 @@ class Repository:
             The repository shows something that is unsigned, expired, or older than what was seen before.
         """
         self._updater = None
-        with _named():
+        with _named(self._fetcher):
             updater = Updater(
                 str(self._folder),
                 self._url + "metadata/",
-                target_base_url=self._url + "targets/",
-                fetcher=_Fetcher(self._stream),
+                target_base_url=self._url + _TARGETS,
+                fetcher=self._fetcher,
                 config=_CONFIG,
                 bootstrap=self._root,
             )
@@ -102,7 +106,7 @@ class Repository:
         """
         if self._updater is None:
             raise TrustError("the repository was not refreshed", field=path)
-        with _named():
+        with _named(self._fetcher, path):
             info = self._updater.get_targetinfo(path)
             if info is None:
                 raise NotFoundError("nobody signs this", field=path)
@@ -127,20 +131,24 @@ class Repository:
 
 
 class _named:  # noqa: N801 - reads as a verb where it is used
-    """Turn python-tuf's exceptions into ours."""
+    """Turn python-tuf's exceptions into ours; they name what was fetched last, a target by its own path."""
+
+    def __init__(self, fetcher: _Fetcher, target: str = "") -> None:
+        self._fetcher, self._target = fetcher, target
 
     def __enter__(self) -> None:
         """Begin."""
 
     def __exit__(self, _kind: object, err: BaseException | None, _trace: object) -> None:
         """Name the error by whose fault it is."""
+        what = self._target if self._fetcher.last.startswith(_TARGETS) else self._fetcher.last
         if isinstance(err, exceptions.DownloadLengthMismatchError):
-            raise TrustError(f"more data than signed: {err}", field="metadata") from err
+            raise TrustError(f"more data than signed: {err}", field=what) from err
         if isinstance(err, exceptions.DownloadError):
             raise UnreachableError(f"the repository can not be reached: {err}") from err
         if isinstance(err, exceptions.ExpiredMetadataError):
             raise TrustError(f"expired: {err}", field="metadata", fix="The cloud must sign anew.") from err
         if isinstance(err, exceptions.BadVersionNumberError):
-            raise TrustError(f"older than what was seen before: {err}", field="metadata") from err
+            raise TrustError(f"older than what was seen before: {err}", field=what) from err
         if isinstance(err, exceptions.RepositoryError):
-            raise TrustError(f"not to be trusted: {err}", field="metadata") from err
+            raise TrustError(f"not to be trusted: {err}", field=what) from err

@@ -10,10 +10,14 @@ import asyncio
 import contextlib
 import datetime as dt
 import functools
+import http.client
+import json
 import math
 import pathlib
 import threading
+import time
 import typing
+import urllib.parse
 
 import msgspec
 import numpy as np
@@ -31,7 +35,8 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from edge_agent.config import Identity, Layout
+from edge_agent.agent import Agent
+from edge_agent.config import Identity, Layout, ServeSettings, Settings, SpoolSettings
 from edge_agent.files import BlobStore, write_atomic
 from edge_agent.generation import Generation, GenerationModel, Generations
 from edge_agent.predict.engine import ActiveModel, Engine
@@ -548,3 +553,63 @@ class SignedRepository:
             return
         for at in range(0, len(found), 1000):
             yield found[at : at + 1000]
+
+
+# ---- a running agent
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop for a thread: signals belong to the main thread, which is the test's."""
+
+    def add_signal_handler(self, *_args: object) -> None:
+        """Leave signals alone."""
+
+
+@contextlib.contextmanager
+def running_agent(layout: Layout) -> typing.Iterator[Agent]:
+    """Run the serving process' agent in a thread, without its sync child; yield it once it answers."""
+    loop = _Loop()
+    settings = Settings(serve=ServeSettings(port=0), spool=SpoolSettings(fold_interval_s=0.05))
+    agent = Agent(layout, layout.load_identity(), settings)
+    ready = threading.Event()
+    faults: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(agent.run(lambda _: ready.set(), with_sync=False))
+        except BaseException as err:  # noqa: BLE001 - told by the test's own thread
+            faults.append(err)
+        finally:
+            loop.close()
+            ready.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    ready.wait()
+    try:
+        yield agent
+    finally:
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            loop.call_soon_threadsafe(agent._stop.set)
+        thread.join()
+    assert faults == []
+
+
+def post(address: str, path: str, body: object) -> tuple[int, dict[str, typing.Any]]:
+    """Post JSON to an agent; return status and reply."""
+    where = urllib.parse.urlsplit(address)
+    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=30)
+    try:
+        connection.request("POST", path, json.dumps(body))
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def wait_for(is_so: typing.Callable[[], object], timeout_s: float = 20.0) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.005)

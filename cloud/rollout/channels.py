@@ -15,10 +15,9 @@ Publish = typing.Callable[[typing.Mapping[str, bytes]], None]
 Row = typing.Mapping[str, typing.Any]
 
 
-def trial_in(rollout: Row, stages: typing.Sequence[Row], region: str) -> Row | None:
+def trial_in(stages: typing.Sequence[Row], region: str) -> Row | None:
     """Return the stage that a region is in: its own canary once that has opened, the shadow until then."""
     opened = [stage for stage in stages if stage["opened_s"] and stage["kind"] != "install"]
-    del rollout
     return next((stage for stage in reversed(opened) if stage["region"] in (region, "*")), None)
 
 
@@ -26,7 +25,7 @@ def model_channel(
     incumbent: str, rollout: Row | None, stages: typing.Sequence[Row], model: str, region: str
 ) -> ModelChannel:
     """Return what runs of one model in a region."""
-    stage = trial_in(rollout, stages, region) if rollout else None
+    stage = trial_in(stages, region) if rollout else None
     if rollout is None or stage is None:
         return ModelChannel(model=model, incumbent=BundleRef(version=incumbent))
     canary = rollout["plan"]["canary"]

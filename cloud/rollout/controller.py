@@ -117,7 +117,7 @@ def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s
     if all(stage["passed_s"] for stage in stages if stage["opened_s"]) and waiting:
         happened.append(_open(store, rollout, waiting[0], event_day))
     elif not waiting and all(stage["passed_s"] for stage in stages):
-        happened += _promote(project, store, rollout, plan, verdict, event_day)
+        happened += _promote(project, store, rollout, verdict, event_day)
     if event_day - rollout["created_day"] > plan.max_days and store.rollouts.get(rollout["id"])["state"] == "running":
         happened.append(_give_up(project, store, rollout, plan, event_day))
     return happened
@@ -216,11 +216,8 @@ def _fail(project: Project, store: Store, rollout: Row, stage: Row, verdict: Ver
     return f"rollout {rollout['id']}: rolled back in {_name(stage)}: {why}"
 
 
-def _promote(
-    project: Project, store: Store, rollout: Row, plan: RolloutSettings, verdict: Verdict | None, event_day: int
-) -> list[str]:
+def _promote(project: Project, store: Store, rollout: Row, verdict: Verdict | None, event_day: int) -> list[str]:
     """Make the candidate the incumbent, once, for the whole fleet, when the evidence says so."""
-    del plan
     first = not rollout["from_version"]
     if verdict is None or not (first or verdict.promote):
         return []

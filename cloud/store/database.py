@@ -16,6 +16,7 @@ from cloud.store.schema import migrations
 from shared.errors import ConflictError
 
 _BUSY_S = 30.0
+_FULL = (1 << 63) - 1
 
 
 class Database:
@@ -114,12 +115,13 @@ def _lock(path: pathlib.Path) -> typing.Iterator[None]:
 
 
 def add_bins(a: bytes, b: bytes) -> bytes:
-    """Add two packed lists of 64-bit counts of the same length.
+    """Add two packed lists of 64-bit counts of the same length; a count that is full stays full.
 
     >>> add_bins(pack_bins([1, 2]), pack_bins([10, 20])) == pack_bins([11, 22])
     True
     """
-    return array.array("q", [x + y for x, y in zip(array.array("q", a), array.array("q", b), strict=True)]).tobytes()
+    pairs = zip(array.array("q", a), array.array("q", b), strict=True)
+    return array.array("q", [min(x + y, _FULL) for x, y in pairs]).tobytes()
 
 
 def pack_bins(counts: typing.Iterable[int]) -> bytes:

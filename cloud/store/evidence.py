@@ -13,7 +13,10 @@ _COUNTS = (
     "requests", "precomputed", "onnx", "fallback", "failed", "timed_out",
     "outcomes", "metric_sum", "metric_sumsq", "excess_sum", "positives",
 )  # fmt: skip
-_TOTALS = ", ".join(f"sum({name}) as {name}" for name in _COUNTS)
+# Unlike sum(), total() does not fail when a device sends nonsense that is too large to add up; what is real is exact.
+_TOTAL = "cast(total({0}) as integer) as {0}"
+_TOTALS = ", ".join(_TOTAL.format(name) for name in _COUNTS)
+_FAULTS = ", ".join(_TOTAL.format(name) for name in ("requests", "failed", "timed_out", "fallback"))
 
 
 class Evidence:
@@ -53,9 +56,8 @@ class Evidence:
         """What each arm was asked, served or only scored, and failed at: sums of (epoch, arm, device, region, day)."""
         marks = ", ".join("?" * len(epochs))
         return self._db.rows(
-            "select s.epoch, s.arm, s.device, d.region, s.day, sum(s.requests) as requests, sum(s.failed) as failed,"
-            " sum(s.timed_out) as timed_out, sum(s.fallback) as fallback"
-            " from sums s join devices d on d.device = s.device"
+            f"select s.epoch, s.arm, s.device, d.region, s.day, {_FAULTS} from sums s"
+            " join devices d on d.device = s.device"
             f" where s.model = ? and s.epoch in ({marks}) group by s.epoch, s.arm, s.device, s.day",
             (model, *epochs),
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import sqlite3
 import time
 
 from cloud.store.database import Database, pack_bins
 from shared import codec
-from shared.errors import ForbiddenError, NotFoundError
+from shared.errors import ConflictError, ForbiddenError, NotFoundError, WireError
 from shared.telemetry import Batch, PairsRow, SumsRow
 
+_MAX_REPORT_BYTES = 1 << 18  # it is read again at every tick
 _ADD = "{0} = {0} + excluded.{0}"
 _COUNTS = (
     "requests", "precomputed", "onnx", "fallback", "failed", "timed_out", "outcomes",
@@ -34,8 +37,15 @@ def ingest(db: Database, batch: Batch, online_window_s: float) -> bool:
     ------
     NotFoundError, ForbiddenError
         The device is unknown, or was retired.
+    ConflictError
+        Another batch came under this number before: one of the two would be lost if it were acknowledged.
+    WireError
+        The status is too large to keep.
     """
     now = time.time()
+    report = codec.to_json(batch.status).decode()
+    if len(report) > _MAX_REPORT_BYTES:
+        raise WireError(f"{len(report):,} bytes, at most {_MAX_REPORT_BYTES:,} are kept", field="status")
     with db.transaction() as connection:
         device = db.row(
             "select status, seen_s, online_since_s, report_key from devices where device = ?", (batch.device,)
@@ -44,9 +54,7 @@ def ingest(db: Database, batch: Batch, online_window_s: float) -> bool:
             raise NotFoundError(f"no device {batch.device!r}", field="device", fix="Join again.")
         if device["status"] != "accepted":
             raise ForbiddenError(f"{batch.device!r} was retired", field="device")
-        fresh = connection.execute(
-            "insert or ignore into inbox values (?, ?, ?, ?)", (batch.device, batch.spool, batch.sequence, now)
-        ).rowcount
+        fresh = _is_fresh(connection, batch, now)
         since = device["online_since_s"] if now - device["seen_s"] <= online_window_s else now
         connection.execute(
             "update devices set seen_s = ?, online_since_s = ? where device = ?", (now, since, batch.device)
@@ -62,12 +70,31 @@ def ingest(db: Database, batch: Batch, online_window_s: float) -> bool:
         )
         # Batches may arrive out of order (a file carried by hand): only a newer one says what the device does now.
         key = f"{batch.spool}/{batch.sequence:020d}"
-        if not device["report_key"].startswith(batch.spool) or device["report_key"] < key:
-            _report(db, batch, key)
+        if not device["report_key"].startswith(f"{batch.spool}/") or device["report_key"] < key:
+            _report(db, batch, key, report)
     return True
 
 
-def _report(db: Database, batch: Batch, key: str) -> None:
+def _is_fresh(connection: sqlite3.Connection, batch: Batch, now: float) -> bool:
+    """Note a batch in the inbox; false if the same one is there."""
+    sha256 = hashlib.sha256(codec.to_msgpack(batch)).hexdigest()
+    number = (batch.device, batch.spool, batch.sequence)
+    fresh = connection.execute("insert or ignore into inbox values (?, ?, ?, ?, ?)", (*number, now, sha256)).rowcount
+    if fresh:
+        return True
+    (before,) = connection.execute(
+        "select sha256 from inbox where device = ? and spool = ? and sequence = ?", number
+    ).fetchone()
+    if before not in ("", sha256):
+        raise ConflictError(
+            f"another batch came as number {batch.sequence} of spool {batch.spool!r}",
+            field="sequence",
+            fix="Its spool was put back to an older state: keep a copy of spool.db, and let it make a new one.",
+        )
+    return False
+
+
+def _report(db: Database, batch: Batch, key: str, report: str) -> None:
     status = batch.status
     db.connection.execute(
         "update devices set generation = ?, generation_state = ?, channel_sequence = ?, report = ?, report_key = ?,"
@@ -76,7 +103,7 @@ def _report(db: Database, batch: Batch, key: str) -> None:
             status.generation,
             status.state,
             status.channel_sequence,
-            codec.to_json(status).decode(),
+            report,
             key,
             status.watermark_s,
             time.time(),

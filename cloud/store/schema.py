@@ -103,3 +103,9 @@ create table channels (region text primary key, sequence integer not null, body 
     published_s real not null) without rowid
 """,
     )
+
+
+@migrations(name="0004-what-a-batch-said")
+def _what_a_batch_said(db: sqlite_utils.Database) -> None:
+    # Empty for the batches that came before: what they said is not known any more.
+    db.execute("alter table inbox add column sha256 text not null default ''")

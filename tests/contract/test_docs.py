@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 import types
 import typing
 
@@ -129,6 +132,66 @@ def test_changelog_fragments_are_named_and_written_as_agreed() -> None:
     for path in FRAGMENTS:
         assert _FRAGMENT.fullmatch(path.name), path.name
         assert path.read_text().strip(), path.name
+
+
+# ---- examples
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Return (page, content) of every code block in a language, whole and in order."""
+    fence = re.compile(rf"^```{language}\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    return [(page.name, body) for page in pages() for body in fence.findall(page.read_text())]
+
+
+def commands_shown() -> list[tuple[str, list[str]]]:
+    """Return (page, words) of every command of ours that a page shows, without what the shell does around it."""
+    shown = []
+    for page, body in blocks("bash"):
+        for line in body.splitlines():
+            words = shlex.split(line, comments=True) if line.startswith(("covey ", "covey-edge ")) else []
+            end = next((i for i, word in enumerate(words) if re.fullmatch(r"[|&;]+|\d?>.*|<", word)), len(words))
+            shown += [(page, words[:end])] if words else []
+    return shown
+
+
+def test_every_command_that_a_page_shows_is_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(commands_shown()) > 100
+    for page, (program, *words) in commands_shown():
+        try:
+            if program == "covey":
+                understand(cli, program, words)
+            else:
+                edge_agent.cli._parser().parse_args(words)
+        except (click.UsageError, SystemExit) as err:
+            pytest.fail(f"{page}: {program} {shlex.join(words)}: {err}")
+
+
+def understand(command: click.Command, name: str, words: list[str], parent: click.Context | None = None) -> None:
+    """Parse a command line as far down as it goes; nothing is done."""
+    with command.make_context(name, words, parent) as context:
+        if isinstance(command, click.Group):
+            rest = [*context._protected_args, *context.args]
+            inner, below, left = command.resolve_command(context, rest)
+            assert inner is not None
+            assert below is not None
+            understand(below, inner, left, context)
+
+
+def test_a_command_or_an_option_that_is_not_there_is_found() -> None:
+    with pytest.raises(click.UsageError, match="shwo"):
+        understand(cli, "covey", ["rollout", "shwo"])
+    with pytest.raises(click.UsageError, match="--wtch"):
+        understand(cli, "covey", ["rollout", "show", "--wtch"])
+
+
+def test_every_json_and_toml_block_can_be_read() -> None:
+    for page, body in blocks("json"):
+        assert json.loads(body), page
+    for page, body in blocks("toml"):
+        assert tomllib.loads(body), page
+    assert len(blocks("json")) > 10
+    assert len(blocks("toml")) > 5
 
 
 # ---- what the code has and the reference must say

@@ -16,6 +16,7 @@ from edge_agent.update.state import State
 from shared.errors import CoveyError
 
 _LOW_DISK_BYTES = 200 << 20
+_FETCH_AGAIN = "Stop the agent, delete current, generations and blobs in the store, and run: covey-edge sync"
 
 
 class Finding(typing.NamedTuple):
@@ -97,7 +98,7 @@ def _files(layout: Layout) -> str:
     files = [file for manifest in generations.manifests(digest).values() for file in manifest.files]
     for file in files:
         if not blobs.has(file.sha256, file.length) or not blobs.verify(file.sha256):
-            raise WrongError(f"{file.name} ({file.sha256[:12]}) is damaged", fix="Delete it and run: covey-edge sync")
+            raise WrongError(f"{file.name} ({file.sha256[:12]}) is damaged", fix=_FETCH_AGAIN)
     return f"{len(files)} files of generation {digest[:12]} are whole"
 
 

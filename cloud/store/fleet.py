@@ -55,10 +55,8 @@ class Fleet:
                 raise AuthError("the join token is not known here", fix="Get a new one: covey device token")
             known = self._db.row("select * from devices where device = ?", (device,))
             if known and (known["public_key"] != public_key or known["status"] != "accepted"):
-                raise ConflictError(
-                    f"a device called {device!r} is there already, with another key",
-                    fix="Choose another --name, or retire the old one: covey device retire",
-                )
+                said = "was retired" if known["status"] != "accepted" else "is there already, with another key"
+                raise ConflictError(f"a device called {device!r} {said}", fix="Choose another --name.")
             if known:
                 return known
             if token["expires_s"] < time.time() or token["uses_left"] < 1:

@@ -40,6 +40,9 @@ class Request(typing.NamedTuple):
     keep_alive: bool
 
 
+_NOBODY = Request("POST", "", b"", keep_alive=False)
+
+
 class HttpServer:
     """What all connections share.
 
@@ -83,10 +86,11 @@ class Connection(asyncio.Protocol):
         self._queue: collections.deque[Request] = collections.deque()
         self._busy: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
+        self._refusal: Response | None = None
         self._reset()
 
     def _reset(self) -> None:
-        self._url, self._size, self._head = b"", 0, 0
+        self._url, self._size, self._head, self._fields = b"", 0, 0, 0
         self._body: list[bytes] = []
         self._in_head = True
 
@@ -111,21 +115,19 @@ class Connection(asyncio.Protocol):
             self._busy.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser and answer what became whole."""
+        """Feed the parser, which answers what becomes whole."""
+        if self._refusal:
+            return
         self._head += len(data) if self._in_head else 0
         try:
             self._parser.feed_data(data)
-            if self._in_head and self._head > _MAX_HEAD_BYTES:
-                raise TooLargeError(f"more than {_MAX_HEAD_BYTES:,} bytes of headers", field="headers")
-        except httptools.HttpParserUpgrade:
-            self._refuse(WireError("upgrades are not spoken here", field="upgrade"))
+            if self._in_head:
+                _check_head(self._head)
         except httptools.HttpParserError as err:
             cause = err.__context__
             self._refuse(cause if isinstance(cause, CoveyError) else WireError(f"not HTTP: {err}", field="request"))
         except CoveyError as err:
             self._refuse(err)
-        else:
-            self._pump()
 
     def eof_received(self) -> bool:
         """Keep a half-closed connection open while answers are due."""
@@ -136,15 +138,19 @@ class Connection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """Collect the path."""
         self._url += url
+        self._count_fields(len(url))
 
     def on_headers_complete(self) -> None:
-        """Refuse a body that is announced too large, before it is read."""
+        """From here on what comes is body."""
         self._in_head, self._head = False, 0
-        if self._transport and self._idle:
-            self._idle.cancel()
+
+    def _count_fields(self, size: int) -> None:
+        self._fields += size
+        _check_head(self._fields)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Look at the length and at what the client expects."""
+        """Look at the length and at what the client expects; a body announced too large is refused unread."""
+        self._count_fields(len(name) + len(value) + len(b": \r\n"))
         name = name.lower()
         if name == b"content-length" and value.isdigit() and int(value[:19]) > self._server.max_body_bytes:
             raise TooLargeError(f"a body of {int(value[:19]):,} bytes", field="content-length")
@@ -159,13 +165,18 @@ class Connection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        """Queue a whole request."""
+        """Take a whole request; it is answered before anything behind it is looked at."""
+        if self._parser.should_upgrade():  # the parser has passed over its body
+            raise WireError("upgrades are not spoken here", field="upgrade", fix="Send plain HTTP/1.1.")
         if len(self._queue) >= _MAX_PIPELINED:
             raise LimitError(f"more than {_MAX_PIPELINED} requests at once on one connection", field="request")
         method = self._parser.get_method().decode("latin-1")
         path = self._url.decode("latin-1")
         self._queue.append(Request(method, path, b"".join(self._body), self._parser.should_keep_alive()))
         self._reset()
+        if self._idle:
+            self._idle.cancel()
+        self._pump()
 
     # ---- answering
 
@@ -179,6 +190,8 @@ class Connection(asyncio.Protocol):
                 self._busy = self._loop.create_task(self._answer_later(request))
                 return
             self._send(request, response)
+        if self._refusal and self._busy is None:
+            self._send(_NOBODY, self._refusal)
 
     def _answer(self, request: Request) -> Response:
         try:
@@ -228,13 +241,14 @@ class Connection(asyncio.Protocol):
             self._server.engine.finish(prediction)
 
     def _refuse(self, err: CoveyError, status: int = 0) -> None:
+        """Say what is wrong with what came last, after the answers to what came before it, and hang up."""
         if self._transport is None or self._transport.is_closing():
             return
         response = replies.failed(err)
         if status:
             response = response._replace(status=status)
-        self._queue.clear()
-        self._send(Request("POST", "", b"", keep_alive=False), response)
+        self._refusal = response
+        self._pump()
 
     def _rest(self) -> None:
         """Start the idle time-out again."""
@@ -246,3 +260,8 @@ class Connection(asyncio.Protocol):
         """Close once what was written is out."""
         if self._transport:
             self._transport.close()
+
+
+def _check_head(size: int) -> None:
+    if size > _MAX_HEAD_BYTES:
+        raise TooLargeError(f"more than {_MAX_HEAD_BYTES:,} bytes of headers", field="headers")

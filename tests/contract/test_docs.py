@@ -134,6 +134,17 @@ def test_changelog_fragments_are_named_and_written_as_agreed() -> None:
         assert path.read_text().strip(), path.name
 
 
+def test_the_picture_of_the_architecture_has_every_module_of_every_layer() -> None:
+    picture = re.findall(r"^```text\n(.*?)^```$", (DOCS / "explanation" / "architecture.md").read_text(), re.S | re.M)[
+        0
+    ]
+    drawn = set(re.findall(r"\w+", picture))
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [layer for contract in contracts for layer in contract.get("layers", ())]
+    assert len(layers) > 15
+    assert {name for layer in layers for name in re.findall(r"\w+", layer)} - drawn == set()
+
+
 # ---- examples
 
 

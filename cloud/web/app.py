@@ -17,7 +17,7 @@ from cloud.parent import call_when_parent_ends
 from cloud.store.store import Store
 from cloud.web import api, devices, pages
 from cloud.web.front import Front
-from shared import protocol
+from shared import logs, protocol
 from shared.errors import CoveyError
 from shared.telemetry import MAX_BATCH_BYTES
 
@@ -57,6 +57,7 @@ def create_app(project: Project, store: Store | None = None) -> flask.Flask:
 
 def wsgi() -> typing.Callable[..., typing.Iterable[bytes]]:
     """Make the WSGI application of the project that the environment names; Granian calls this in its worker."""
+    logs.set_up(logging.INFO)
     call_when_parent_ends(lambda: os._exit(1))
     project = load_project(pathlib.Path(os.environ[PROJECT_VARIABLE]))
     return Front(typing.cast("typing.Any", create_app(project).wsgi_app), project.repository)

@@ -43,7 +43,7 @@ def join(arguments: Arguments) -> int:
     layout = layout_of(arguments)
     text = arguments.token
     if text.startswith("@"):
-        text = pathlib.Path(text[1:]).read_text()
+        text = pathlib.Path(text[1:]).read_text(errors="replace")
     token = parse_join_token(text)
     layout.store.mkdir(parents=True, exist_ok=True)
     key = load_key(layout.device_key) if layout.device_key.exists() else new_key()
@@ -183,6 +183,7 @@ def self_test(arguments: Arguments) -> int:
     bundle = LoadedBundle(folder, parse_manifest((folder / "manifest.json").read_bytes()))
     for table in filter(None, (bundle.table, bundle.coarse)):
         table.check()
+    bundle.admit_model()
     bundle.load_model()
     rows = bundle.check_golden()
     bundle.check_encoding()

@@ -76,6 +76,8 @@ class Manifest(codec.Record, frozen=True, kw_only=True):
         For two classes: label 1 from this probability on.
     answer_order, default
         Which answer comes first, and what is answered when nothing else can be.
+    operators : tuple
+        ONNX operators that the model may use on top of ``shared.admission.OPERATORS``.
     coarse : tuple
         Features that the keys of the fallback table are made of, if there is one.
     """
@@ -92,6 +94,7 @@ class Manifest(codec.Record, frozen=True, kw_only=True):
     n_outputs: typing.Annotated[int, msgspec.Meta(ge=1, le=4096)]
     features_sha256: Sha256
     files: tuple[File, ...]
+    operators: tuple[str, ...] = ()
     answer_order: AnswerOrder = "precomputed_first"
     default: tuple[float, ...] = ()
     coarse: tuple[str, ...] = ()

@@ -127,6 +127,8 @@ class ModelSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True
         How much worse a candidate may be on the devices, in units of the metric.
     metric_scale : float
         Typical size of the metric; for regressions, so that sums keep their precision.
+    allow_operators : tuple of str
+        ONNX operators that devices may run on top of the usual ones, such as ``Scan`` or ``com.example.Own``.
     """
 
     features: str
@@ -145,6 +147,7 @@ class ModelSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True
     margin: Positive = 0.02
     threshold: Ratio = 0.5
     label_window_days: Days = 1.0
+    allow_operators: tuple[str, ...] = ()
     answer_order: AnswerOrder = "precomputed_first"
     default: tuple[Number, ...] = ()
     seed: Count = 0

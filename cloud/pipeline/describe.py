@@ -38,7 +38,9 @@ def golden(work: Work, exported: onnx_file.Exported) -> Golden:
     return Golden(rows=typing.cast("typing.Any", rows), outputs=tuple(map(tuple, outputs)))
 
 
-def draft(model: ModelSettings, order: Order, version: str, work: Work, *, has_coarse: bool) -> Manifest:
+def draft(
+    model: ModelSettings, order: Order, version: str, work: Work, *, operators: tuple[str, ...], has_coarse: bool
+) -> Manifest:
     """Return the manifest but for its files."""
     return Manifest(
         model=order.model,
@@ -51,6 +53,7 @@ def draft(model: ModelSettings, order: Order, version: str, work: Work, *, has_c
         n_outputs=max(len(work.classes), 1),
         features_sha256=work.features.digest,
         files=(),
+        operators=operators,
         answer_order=model.answer_order,
         default=model.default,
         coarse=model.precompute.coarse if has_coarse else (),

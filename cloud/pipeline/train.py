@@ -7,6 +7,7 @@ import typing
 from cloud.analysis.gates import GateResult
 from cloud.config import Project
 from cloud.export import onnx_file
+from cloud.export.admit import admit
 from cloud.pipeline import bundling, describe, judge, learn
 from cloud.pipeline.order import Order, Trained
 from cloud.pipeline.prepare import Work, prepare
@@ -66,6 +67,7 @@ def _build(project: Project, store: Store, order: Order, version: str, say: Say)
     fitted = learn.fit_model(store, order, work, say)
     properties = {"model": order.model, "version": version, "features": work.features.digest}
     file = onnx_file.export(fitted, width=work.features.width, task=model.task, properties=properties)
+    operators = admit(file, width=work.features.width, listed=model.allow_operators)
     exported = onnx_file.Exported(file, model.task)
     table, source = learn.precompute_table(order.model, work, exported, bundle.digest_of(file), say)
     coarse = learn.precompute_coarse(work, exported, bundle.digest_of(file))
@@ -75,7 +77,7 @@ def _build(project: Project, store: Store, order: Order, version: str, say: Say)
     report = judge.table_report(work, exported, table, source)
     detail = describe.detail(project, store, order, work, measured, report)
     pieces = bundling.Pieces(
-        draft=describe.draft(model, order, version, work, has_coarse=coarse is not None),
+        draft=describe.draft(model, order, version, work, operators=operators, has_coarse=coarse is not None),
         model=file,
         features=work.features,
         table=table,

@@ -10,6 +10,7 @@ import typing
 
 from edge_agent.predict.runtime import Runtime
 from shared import codec
+from shared.admission import check_model
 from shared.bundle import COARSE_FILE, FEATURES_FILE, GOLDEN_FILE, MODEL_FILE, TABLE_FILE, Golden, Manifest
 from shared.errors import DataError, ModelError, TrustError
 from shared.features import Encoder, FeatureSet
@@ -80,6 +81,18 @@ class LoadedBundle:
         if model and table.model_sha256 != model.sha256:
             raise TrustError("the table belongs to another model", field=f"{self.manifest.model} {name}")
         return table
+
+    def admit_model(self) -> None:
+        """Look into the model's file before a runtime does.
+
+        Raises
+        ------
+        ModelError
+            It holds what the device does not run.
+        """
+        if self.manifest.file(MODEL_FILE):
+            data = (self.folder / MODEL_FILE).read_bytes()
+            check_model(data, width=self.encoder.width, listed=self.manifest.operators)
 
     def load_model(self) -> None:
         """Load the model; slow, so call it in a thread. A failure is kept and told by `answer`."""

@@ -31,12 +31,19 @@ def _parser() -> argparse.ArgumentParser:
 Verbs = typing.Any  # argparse does not name the type
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value >= 0:  # so that not-a-number, which no clock ever reaches, is none either
+        raise ValueError(text)
+    return value
+
+
 def _add_joining(verbs: Verbs) -> None:
     join = verbs.add_parser("join", help="join a fleet and fetch the first models")
     join.add_argument("url", metavar="URL", help="the cloud's address, such as http://cloud.example:8080")
     join.add_argument("--token", required=True, help="join token, or @FILE to read it from a file")
     join.add_argument("--name", help="name of this device (default: the host's name)")
-    join.add_argument("--wait", type=float, default=20.0, help="seconds to wait for the first model (default 20)")
+    join.add_argument("--wait", type=_seconds, default=20.0, help="seconds to wait for the first model (default 20)")
     join.add_argument("--no-sync", action="store_true", help="do not fetch anything yet")
     join.set_defaults(do=commands.join)
 

@@ -9,7 +9,7 @@ import typing
 import msgspec
 
 from shared import codec, settings
-from shared.errors import NotFoundError
+from shared.errors import ConfigError, NotFoundError
 
 DEFAULT_STORE = "~/.local/share/covey-edge"
 
@@ -115,7 +115,10 @@ class Layout:
 
     def load_settings(self, environ: typing.Mapping[str, str]) -> Settings:
         """Read the settings: defaults, then ``edge.toml``, then the environment."""
-        text = self.settings.read_text() if self.settings.exists() else ""
+        try:
+            text = self.settings.read_text() if self.settings.exists() else ""
+        except UnicodeDecodeError as err:
+            raise ConfigError(f"not UTF-8 text: {err}", field=str(self.settings), fix="Write it again.") from err
         data = settings.overlay_environment(settings.parse_toml(text, str(self.settings)), environ)
         return settings.convert(data, Settings, source=str(self.settings), text=text)
 

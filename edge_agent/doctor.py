@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -104,7 +105,8 @@ def _files(layout: Layout) -> str:
 
 def _agent(layout: Layout) -> str:
     said = control.ask(layout.control, "status", timeout_s=5.0)
-    refused = State(layout.state_db).refused()
+    with contextlib.closing(State(layout.state_db)) as state:
+        refused = state.refused()
     if refused:
         (model, version, _), why = next(iter(refused.items()))
         raise WrongError(f"{model}@{version} failed on this device: {why}", fix="Publish another version.")

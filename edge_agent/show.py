@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import pathlib
 import sys
@@ -11,6 +12,10 @@ import typing
 from edge_agent import control
 from edge_agent.commands import layout_of, print_out, sync
 from shared.errors import NotFoundError, UnreachableError, UsageError
+
+if typing.TYPE_CHECKING:
+    from edge_agent.generation import Generations
+    from edge_agent.update.state import State
 
 Arguments = argparse.Namespace
 
@@ -42,7 +47,10 @@ def _rows(arguments: Arguments) -> list[dict[str, object]]:
             "give the features of one row, or --file", field="NAME=VALUE", fix="Such as: hour=17 origin=JFK"
         )
     if arguments.file:
-        text = sys.stdin.read() if arguments.file == "-" else pathlib.Path(arguments.file).read_text()
+        try:
+            text = sys.stdin.read() if arguments.file == "-" else pathlib.Path(arguments.file).read_text()
+        except UnicodeDecodeError as err:
+            raise UsageError(f"not UTF-8 text: {err}", field="--file", fix="One JSON object a line.") from err
         return [_row(line, i) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
     row: dict[str, object] = {}
     for pair in arguments.features:
@@ -104,25 +112,12 @@ def versions(arguments: Arguments) -> int:
     layout = layout_of(arguments)
     layout.load_identity()
     generations = Generations(layout.generations, layout.current, BlobStore(layout.blobs))
-    state = State(layout.state_db)
     running = generations.running()
-    rows = []
-    for digest in generations.list():
-        models = {
-            entry.model: {"incumbent": entry.incumbent, "candidate": entry.candidate}
-            for entry in generations.read(digest).models
-        }
-        rows.append(
-            {
-                "generation": digest,
-                "running": digest == running,
-                "state": state.state_of(digest) or "staged",
-                "models": models,
-            }
-        )
-    refused = [
-        {"model": model, "version": version, "reason": why} for (model, version, _), why in state.refused().items()
-    ]
+    with contextlib.closing(State(layout.state_db)) as state:
+        rows = _generations(generations, state, running)
+        refused = [
+            {"model": model, "version": version, "reason": why} for (model, version, _), why in state.refused().items()
+        ]
     lines = [
         f"{'>' if row['running'] else ' '} {str(row['generation'])[:12]}  {row['state']:6}  {_said(row['models'])}"
         for row in rows
@@ -130,6 +125,21 @@ def versions(arguments: Arguments) -> int:
     lines += [f"  refused {row['model']}@{row['version']}: {row['reason']}" for row in refused]
     print_out({"generations": rows, "refused": refused}, lines or ["nothing yet"], as_json=arguments.json)
     return 0
+
+
+def _generations(generations: Generations, state: State, running: str) -> list[dict[str, typing.Any]]:
+    return [
+        {
+            "generation": digest,
+            "running": digest == running,
+            "state": state.state_of(digest) or "staged",
+            "models": {
+                entry.model: {"incumbent": entry.incumbent, "candidate": entry.candidate}
+                for entry in generations.read(digest).models
+            },
+        }
+        for digest in generations.list()
+    ]
 
 
 def _said(models: typing.Any) -> str:  # noqa: ANN401 - plain data
@@ -150,11 +160,10 @@ def outbox(arguments: Arguments) -> int:
         return sync(arguments)
     if not layout.spool_db.exists():
         raise NotFoundError("nothing has been recorded yet", fix="Answer something: covey-edge run")
-    box = Outbox(layout.spool_db)
-    said = {"spool": box.spool_id, "bytes": box.size_bytes(), "waiting": box.counts(), "watermark_s": box.watermark_s}
-    lines = [f"spool {box.spool_id}, {box.size_bytes():,} bytes"] + [
-        f"  {n:6,} {name}" for name, n in box.counts().items()
-    ]
+    with contextlib.closing(Outbox(layout.spool_db)) as box:
+        waiting = box.counts()
+        said = {"spool": box.spool_id, "bytes": box.size_bytes(), "waiting": waiting, "watermark_s": box.watermark_s}
+    lines = [f"spool {said['spool']}, {said['bytes']:,} bytes"] + [f"  {n:6,} {name}" for name, n in waiting.items()]
     print_out(said, lines, as_json=arguments.json)
     return 0
 

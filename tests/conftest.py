@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pathlib
 import sys
 import typing
 
 import pytest
+
+Report = typing.TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+MUST_RUN = bool(os.environ.get("COVEY_TESTS_MUST_RUN"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> typing.Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where everything is installed, what is skipped has failed."""
+    report = yield
+    return _not_skipped(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> typing.Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a whole module."""
+    report = yield
+    return _not_skipped(report)
+
+
+def _not_skipped(report: Report) -> Report:
+    if MUST_RUN and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be: {report.longrepr}"
+    return report
 
 
 def _load_world() -> typing.Any:

@@ -11,11 +11,13 @@ import click
 
 import shared
 from cloud.cli.base import Here, json_option, pass_here, show
-from cloud.publish.keys import ROLES, load_signer
-from cloud.publish.repository import SignedRepository
+from cloud.publish.keys import ROLES, key_path, load_signer
+from cloud.publish.repository import SIGNED_BY, SignedRepository
 from cloud.publish.seal import load_bundle, verify_bundle
 from cloud.training import estimator
 from shared.errors import CoveyError
+
+_OFFLINE = ("root", "targets")  # needed when the repository is made, and twice a year
 
 
 class Finding(typing.NamedTuple):
@@ -78,9 +80,11 @@ def _estimators(here: Here) -> str:
 
 
 def _keys(here: Here) -> str:
+    away = [role for role in _OFFLINE if not key_path(here.project.keys, role).exists()]
     for role in ROLES:
-        load_signer(here.project.keys, role)
-    return "private, one for each role"
+        if role not in away:
+            load_signer(here.project.keys, role)
+    return f"private, one for each role{'; kept elsewhere: ' if away else ''}{', '.join(away)}"
 
 
 def _database(here: Here) -> str:
@@ -91,7 +95,13 @@ def _database(here: Here) -> str:
 
 
 def _repository(here: Here) -> str:
-    versions = SignedRepository(here.project.repository, here.project.keys).versions()
+    repository = SignedRepository(here.project.repository, here.project.keys)
+    versions = repository.versions()
+    for role, expires in repository.overdue().items():
+        raise WrongError(
+            f"the metadata of {role} is refused by devices from {expires:%Y-%m-%d} on, and was not signed anew",
+            fix=f"Bring the key keys/{SIGNED_BY[role]}.pem and let the worker run: covey serve",
+        )
     return ", ".join(f"{role} {version}" for role, version in sorted(versions.items()))
 
 

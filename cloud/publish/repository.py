@@ -36,7 +36,7 @@ from tuf.api.metadata import (
 )
 from tuf.api.serialization.json import JSONSerializer
 
-from cloud.publish.keys import load_signer
+from cloud.publish.keys import key_path, load_signer
 from cloud.store.blobs import write_file
 from shared.errors import ConflictError, NotFoundError
 
@@ -198,23 +198,46 @@ class SignedRepository:
             self._prune(role)
 
     def refresh(self, now: dt.datetime | None = None) -> list[str]:
-        """Sign anew what the online key signs and what has lived half its time; return the roles."""
+        """Sign anew what has lived half its time and whose key is here; return the roles."""
         moment = now or dt.datetime.now(dt.UTC)
         with self._locked():
             versions = self.versions()
-            timestamp = self._load("timestamp", Timestamp)
+            renewed = ["root"] if self._renew("root", Root, versions["root"], moment) else []
+            delegated = [
+                role
+                for role in ("targets", "bundles", "channels")
+                if self._renew(role, Targets, versions[role], moment)
+            ]
             snapshot = self._load("snapshot", Snapshot, versions["snapshot"])
-            channels = self._load("channels", Targets, versions["channels"])
-            stale_channels = self._is_old(channels.signed.expires, "channels", moment)
-            if stale_channels:
-                self._bump("channels", channels)
-            if stale_channels or self._is_old(snapshot.signed.expires, "snapshot", moment):
-                self._seal({"channels": channels.signed.version})
-                return ["channels", "snapshot", "timestamp"] if stale_channels else ["snapshot", "timestamp"]
-            if self._is_old(timestamp.signed.expires, "timestamp", moment):
-                self._bump("timestamp", timestamp)
-                return ["timestamp"]
-        return []
+            if delegated or self._is_old(snapshot.signed.expires, "snapshot", moment):
+                self._seal({role: versions[role] + 1 for role in delegated})
+                return [*renewed, *delegated, "snapshot", "timestamp"]
+            if self._renew("timestamp", Timestamp, None, moment):
+                renewed.append("timestamp")
+        return renewed
+
+    def _renew(self, role: str, kind: type[S], version: int | None, now: dt.datetime) -> bool:
+        """Sign a role anew if it is old; not if its key is kept elsewhere."""
+        meta = self._load(role, kind, version)
+        if not self._is_old(meta.signed.expires, role, now) or not key_path(self._keys, SIGNED_BY[role]).exists():
+            return False
+        self._bump(role, meta)
+        return True
+
+    def expiries(self) -> dict[str, dt.datetime]:
+        """Role to the moment from which devices refuse its newest metadata."""
+        versions = self.versions()
+        targets = {role: self._load(role, Targets, versions[role]) for role in ("targets", "bundles", "channels")}
+        return {role: meta.signed.expires for role, meta in targets.items()} | {
+            "root": self._load("root", Root, versions["root"]).signed.expires,
+            "snapshot": self._load("snapshot", Snapshot, versions["snapshot"]).signed.expires,
+            "timestamp": self._load("timestamp", Timestamp).signed.expires,
+        }
+
+    def overdue(self, now: dt.datetime | None = None) -> dict[str, dt.datetime]:
+        """Roles that should have been signed anew, and when they expire."""
+        moment = now or dt.datetime.now(dt.UTC)
+        return {role: at for role, at in self.expiries().items() if at - moment < self._lifetime[role] / 4}
 
     def _is_old(self, expires: dt.datetime, role: str, now: dt.datetime) -> bool:
         return expires - now < self._lifetime[role] / 2

@@ -17,7 +17,7 @@ from cloud.publish.repository import SignedRepository
 from cloud.rollout import controller
 from cloud.store.store import Store
 from shared.clock import day_of
-from shared.errors import CoveyError
+from shared.errors import ConflictError, CoveyError
 
 log = logging.getLogger("covey.worker")
 _ACTOR = "worker"
@@ -57,6 +57,24 @@ class Worker:
                 stop.wait(self.project.settings.serve.tick_interval_s)
         self._end_children()
         self.store.close()
+
+    def run_once(self) -> controller.Tick | None:
+        """Tick once, alone.
+
+        Raises
+        ------
+        ConflictError
+            Another worker is at work.
+        """
+        with self._lock_file() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as err:
+                raise ConflictError("another worker is at work on this project", fix="Let it, or stop it.") from err
+            return self.once()
+
+    def _lock_file(self) -> typing.TextIO:
+        return (self.project.var / "worker.lock").open("w")
 
     def once(self) -> controller.Tick | None:
         """Do one tick of everything; nothing at all if nothing has come since the last."""
@@ -99,7 +117,7 @@ class Worker:
     @contextlib.contextmanager
     def _alone(self, stop: threading.Event) -> typing.Iterator[None]:
         """Hold the project's worker lock; it ends with the process, however that ends."""
-        with (self.project.var / "worker.lock").open("w") as file:
+        with self._lock_file() as file:
             while not stop.is_set():
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -20,6 +20,7 @@ from shared.errors import UsageError
 P = typing.ParamSpec("P")
 R = typing.TypeVar("R")
 Row = dict[str, typing.Any]
+_LARGEST = 1_000_000_000
 
 
 class Group(click.Group):
@@ -98,6 +99,28 @@ class Here:
     def store(self) -> Store:
         """Its store."""
         return Store(self.project)
+
+
+class Number(click.types.IntParamType):
+    """A whole number that a database can hold, 1 at least."""
+
+    def convert(self, value: typing.Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        """Read it."""
+        number: int = super().convert(value, param, ctx)
+        if not 1 <= number <= _LARGEST:
+            self.fail(f"{value!r:.40} is not between 1 and {_LARGEST:,}.", param, ctx)
+        return number
+
+
+class Amount(click.types.FloatParamType):
+    """A number that is one, and not below 0: not-a-number and infinity pass every limit."""
+
+    def convert(self, value: typing.Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """Read it."""
+        number: float = super().convert(value, param, ctx)
+        if not 0 <= number <= _LARGEST:
+            self.fail(f"{value!r:.40} is not between 0 and {_LARGEST:,}.", param, ctx)
+        return number
 
 
 pass_here = click.make_pass_decorator(Here)

@@ -7,16 +7,14 @@ import pathlib
 
 import click
 
-from cloud.cli.base import clean
+from cloud.cli.base import Amount, clean
 from cloud.demo.run import MAX_DEVICES, MIN_DEVICES, Options, run
 from cloud.demo.screen import summary_lines
 
 
 @click.command()
 @click.option("--devices", type=int, default=MIN_DEVICES, show_default=True, help=f"{MIN_DEVICES} to {MAX_DEVICES}.")
-@click.option(
-    "--speed", type=click.FloatRange(0), default=0.0, help="Replayed days a second, at most; 0 is as fast as it goes."
-)
+@click.option("--speed", type=Amount(), default=0.0, help="Replayed days a second, at most; 0 is as fast as it goes.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, another model.")
 @click.option("--keep", type=click.Path(path_type=pathlib.Path), help="Keep project and devices in this new folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the checked summary as one JSON object.")

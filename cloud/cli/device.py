@@ -7,7 +7,7 @@ import time
 import click
 
 from cloud import enrol
-from cloud.cli.base import Group, Here, confirm, json_option, pass_here, reason_option, show, table
+from cloud.cli.base import Amount, Group, Here, Number, confirm, json_option, pass_here, reason_option, show, table
 from cloud.rollout import overview
 from cloud.store.audit import this_user
 from shared.clock import format_time
@@ -22,8 +22,8 @@ def device() -> None:
 
 @device.command("token")
 @click.option("--region", metavar="NAME", help="Region the devices join (default: the first).")
-@click.option("--uses", type=int, default=1, show_default=True, help="How many devices may use it.")
-@click.option("--hours", type=float, default=24.0, show_default=True, help="How long it is good for.")
+@click.option("--uses", type=Number(), default=1, show_default=True, help="How many devices may use it.")
+@click.option("--hours", type=Amount(), default=24.0, show_default=True, help="How long it is good for.")
 @json_option
 @pass_here
 def token(here: Here, region: str | None, uses: int, hours: float, as_json: bool) -> None:

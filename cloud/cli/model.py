@@ -11,6 +11,7 @@ import msgspec
 from cloud.cli.base import (
     Group,
     Here,
+    Number,
     dry_run_option,
     json_option,
     model_option,
@@ -198,7 +199,7 @@ def lineage(here: Here, model: str | None, as_json: bool) -> None:
 
 
 @click.command(hidden=True)
-@click.argument("number", type=int)
+@click.argument("number", type=Number())
 @pass_here
 def job(here: Here, number: int) -> None:
     """Do a queued job; the worker calls this."""

@@ -9,8 +9,10 @@ import typing
 import click
 
 from cloud.cli.base import (
+    Amount,
     Group,
     Here,
+    Number,
     dry_run_option,
     json_option,
     model_option,
@@ -92,7 +94,7 @@ def list_(here: Here, as_json: bool) -> None:
 
 
 @rollout.command("show")
-@click.argument("number", type=int, required=False)
+@click.argument("number", type=Number(), required=False)
 @click.option("-w", "--watch", is_flag=True, help="Go on until it ends.")
 @json_option
 @pass_here
@@ -111,7 +113,7 @@ def show_(here: Here, number: int | None, watch: bool, as_json: bool) -> None:
 
 
 @rollout.command("status")
-@click.argument("number", type=int, required=False)
+@click.argument("number", type=Number(), required=False)
 @click.option("--timeout", "timeout", default="0s", metavar="TIME", help="Wait so long for its end: 30s, 10m, 2h.")
 @json_option
 @pass_here
@@ -143,9 +145,9 @@ def _seconds(text: str) -> float:
 
 
 def _order_command(action: str, text: str) -> click.Command:
-    @click.argument("number", type=int, required=False)
+    @click.argument("number", type=Number(), required=False)
     @click.option(
-        "--wait", "wait_s", type=float, default=10.0, show_default=True, help="Seconds to wait for the worker."
+        "--wait", "wait_s", type=Amount(), default=10.0, show_default=True, help="Seconds to wait for the worker."
     )
     @reason_option
     @dry_run_option

@@ -110,7 +110,7 @@ def worker(here: Here, once: bool, with_parent: bool) -> int:
     logs.set_up(logging.INFO)
     runner = Worker(here.project)
     if once:
-        done = runner.once()
+        done = runner.run_once()
         for line in done.happened if done else ():
             click.echo(line)
         return 0

@@ -50,15 +50,16 @@ class Switch:
         if not digest:
             log.info("nothing to serve yet", extra={"device": self._device})
             return
-        if self.state.boot(digest) == 0:
-            await self.roll_back("the process died again and again while this was on trial")
+        if self.state.boot(digest) == 0 and await self._try_roll_back(
+            "the process died again and again while this was on trial"
+        ):
             return
         try:
             await self.activate(digest, at_start=True)
-        except CoveyError as err:
+        except (CoveyError, OSError) as err:
             log.exception("the generation can not be served", extra={"generation": digest})
             if self.state.state_of(digest) == "trial":
-                await self.roll_back(str(err))
+                await self._try_roll_back(str(err))
 
     def watch(self, record: AnyRecord) -> None:
         """Count answers and failures while a generation is on trial."""
@@ -70,6 +71,7 @@ class Switch:
         """Stop watching; a generation on trial stays on trial."""
         if self._on_trial:
             self._on_trial.cancel()
+        self._on_trial = None
 
     async def activate(self, digest: str, *, at_start: bool = False) -> None:
         """Load, check against the golden rows, swap, and begin probation if it is new.
@@ -100,6 +102,7 @@ class Switch:
                 raise failures[0]
             if not at_start:
                 self._swap(generation, models, bundles)
+            self.stop()
             if self.state.state_of(digest) != "good":
                 self._begin_probation(generation)
         await asyncio.to_thread(self._note_activation, digest, failures)
@@ -132,8 +135,6 @@ class Switch:
         _give_memory_back()
 
     def _begin_probation(self, generation: Generation) -> None:
-        if self._on_trial:
-            self._on_trial.cancel()
         self._trial_requests = self._trial_failures = 0
         self._on_trial = asyncio.get_running_loop().create_task(self._probation(generation))
 
@@ -146,7 +147,7 @@ class Switch:
             reason = self._guard(generation)
         self._on_trial = None
         if reason:
-            await self.roll_back(reason)
+            await self._try_roll_back(reason)
         else:
             await asyncio.to_thread(self.state.mark, generation.digest, "good")
             await asyncio.to_thread(self._recorder.add_event, "committed", generation.digest[:12])
@@ -158,6 +159,14 @@ class Switch:
             if self._trial_requests >= entry.guard.min_requests and ratio > entry.guard.failed_ratio:
                 return f"{self._trial_failures} of {self._trial_requests} answers failed during probation"
         return ""
+
+    async def _try_roll_back(self, reason: str) -> bool:
+        """Go back if there is anything to go back to; else what is there goes on, as good as it can."""
+        try:
+            await self.roll_back(reason)
+        except ConflictError:
+            return False
+        return True
 
     async def roll_back(self, reason: str) -> str:
         """Go back to the last good generation; return its digest.
@@ -174,18 +183,27 @@ class Switch:
         log.error("rolling back", extra={"generation": bad, "to": before, "reason": reason})
         if not before:
             raise ConflictError("there is no good generation to go back to", fix="It goes on with what it has.")
+        self.stop()
         self.state.move("roll_back", bad, reason)
-        old = self.generations.read(before)
-        known = {(entry.model, v): sha256 for entry in old.models for v, sha256 in entry.versions.items()}
-        for entry in self.generations.read(bad).models:
-            for version, sha256 in entry.versions.items():
-                if known.get((entry.model, version)) != sha256:
-                    self.state.refuse(entry.model, version, sha256, reason)
+        self._refuse_new(bad, before, reason)
         self.state.mark(bad, "bad", reason)
         self.generations.switch(before)
         await self.activate(before)
         self.state.move("idle", before, f"rolled back from {bad[:12]}: {reason}")
         return before
+
+    def _refuse_new(self, bad: str, before: str, reason: str) -> None:
+        """Refuse the versions that a bad generation has and the one before it had not."""
+        old = self.generations.read(before)
+        known = {(entry.model, v): sha256 for entry in old.models for v, sha256 in entry.versions.items()}
+        try:
+            models = self.generations.read(bad).models
+        except (CoveyError, OSError):
+            return  # nobody can say any more what was in it; it is bad as a whole
+        for entry in models:
+            for version, sha256 in entry.versions.items():
+                if known.get((entry.model, version)) != sha256:
+                    self.state.refuse(entry.model, version, sha256, reason)
 
 
 def _load_all(bundles: list[LoadedBundle]) -> list[ModelError]:

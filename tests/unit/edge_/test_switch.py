@@ -1,0 +1,417 @@
+"""The generation that is served: activated, on trial, committed, rolled back, served again after any restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+import selectors
+import typing
+
+import pytest
+
+from edge_agent.config import Layout
+from edge_agent.predict.engine import Engine
+from edge_agent.predict.routes import EventClock
+from edge_agent.records import AnyRecord, Failed
+from edge_agent.switch import Switch
+from edge_agent.telemetry.recorder import Recorder
+from edge_agent.update.state import State
+from shared.errors import ConflictError, CoveyError, ModelError
+from tests import fakes
+
+PROBATION_S = 20.0
+ROW = {"x": 1, "colour": "red", "size": 0}
+T = typing.TypeVar("T")
+
+
+class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+    """Does not wait for a time that a timer is set to: it moves the clock there."""
+
+    now_s = 0.0
+
+    def select(self, timeout: float | None = None) -> typing.Any:
+        ready = super().select(timeout if timeout is None else 0)
+        if not ready and timeout:
+            ready = super().select(0.002)  # a thread that works may be about to end
+            self.now_s += 0 if ready else timeout
+        return ready
+
+
+class SimulatedLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time passes as fast as nothing else happens."""
+
+    def __init__(self) -> None:
+        self._sim = _Selector()
+        super().__init__(self._sim)
+        self.faults: list[object] = []
+        self.set_exception_handler(lambda _loop, context: self.faults.append(context))
+
+    def time(self) -> float:
+        return self._sim.now_s
+
+
+class Device:
+    """A serving process, without its sockets."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.state = State(layout.state_db)
+        self.recorder = Recorder(layout, 64 << 20)
+        self.engine = Engine(fakes.DEVICE, fakes.ID_KEY, self._record)
+        self.switch = Switch(
+            layout, fakes.DEVICE, engine=self.engine, clock=EventClock(), recorder=self.recorder, state=self.state
+        )
+
+    def _record(self, record: AnyRecord) -> None:
+        self.recorder.record(record)
+        self.switch.watch(record)
+
+    @property
+    def serves(self) -> str:
+        return self.engine.model(None).entry.incumbent if self.engine.models else ""
+
+    def answer(self, n: int = 1) -> None:
+        for _ in range(n):
+            active = self.engine.model(None)
+            self.engine.finish(self.engine.predict(active, ROW, unit=None, event_s=fakes.NOW_S))
+
+    def fail(self, n: int = 1) -> None:
+        for _ in range(n):
+            self._record(Failed("late", self.serves, 0, 0, served=True, event_s=0))
+
+    def events(self) -> list[str]:
+        return [row[0] for row in self.recorder.spool._db.execute("select kind from events order by id")]
+
+    def close(self) -> None:
+        self.switch.stop()
+        self.recorder.close()
+        self.state.close()
+
+
+def on(layout: Layout, story: typing.Callable[[Device], typing.Awaitable[T]]) -> T:
+    """Start a device, let a story happen to it in simulated time, and stop it."""
+    loop = SimulatedLoop()
+
+    async def tell() -> T:
+        device = Device(layout)
+        try:
+            return await story(device)
+        finally:
+            await asyncio.sleep(0)
+            await loop.shutdown_default_executor()
+            device.close()
+            await asyncio.sleep(0)
+
+    try:
+        return loop.run_until_complete(tell())
+    finally:
+        loop.close()
+        assert loop.faults == []
+
+
+@pytest.fixture
+def layout(tmp_path: pathlib.Path) -> Layout:
+    """A device whose good generation is v1."""
+    made = fakes.join(tmp_path / "store")
+    fakes.install(made, fakes.make_bundle("v1"), probation_s=PROBATION_S)
+    return made
+
+
+def state_of(layout: Layout, digest: str) -> str | None:
+    with contextlib.closing(State(layout.state_db)) as state:
+        return state.state_of(digest)
+
+
+def refused(layout: Layout) -> dict[str, str]:
+    with contextlib.closing(State(layout.state_db)) as state:
+        return {version: reason for (_, version, _), reason in state.refused().items()}
+
+
+def running(layout: Layout) -> str:
+    return fakes.generations_of(layout).running()
+
+
+def add_v2(layout: Layout, made: fakes.Bundle | None = None, **changes: typing.Any) -> str:
+    """Install v2 on trial, as an update does."""
+    return fakes.install(
+        layout, made or fakes.make_bundle("v2", slope=2.0), state="trial", probation_s=PROBATION_S, **changes
+    )
+
+
+# ---- start
+
+
+def test_a_device_without_a_generation_starts_and_serves_nothing(tmp_path: pathlib.Path) -> None:
+    layout = fakes.join(tmp_path)
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        assert (device.serves, device.events()) == ("", [])
+
+    on(layout, story)
+
+
+def test_a_good_generation_is_served_again_and_never_on_trial_again(layout: Layout) -> None:
+    digest = running(layout)
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        device.answer()
+        device.fail(1000)
+        await asyncio.sleep(10 * PROBATION_S)
+        assert (device.serves, device.events()) == ("v1", ["activated"])
+
+    on(layout, story)
+    assert state_of(layout, digest) == "good"
+
+
+# ---- probation
+
+
+def test_a_new_generation_is_committed_when_probation_ends_and_not_before(layout: Layout) -> None:
+    old = running(layout)
+    new = add_v2(layout)
+    fakes.generations_of(layout).switch(old)
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        assert device.serves == "v1"
+        device.switch.generations.switch(new)
+        await device.switch.activate(new)
+        assert device.serves == "v2"
+        device.answer(100)
+        device.fail(19)
+        await asyncio.sleep(PROBATION_S - 1)
+        assert device.state.state_of(new) == "trial"
+        await asyncio.sleep(2)
+        assert device.state.state_of(new) == "good"
+        assert device.events() == ["activated", "activated", "committed"]
+
+    on(layout, story)
+    assert running(layout) == new
+
+
+@pytest.mark.parametrize(
+    ("answers", "failures", "goes"),
+    [(0, 20, True), (0, 19, False), (16, 4, False), (15, 5, True), (80, 20, False), (79, 21, True), (20, 0, False)],
+)
+def test_a_generation_that_fails_too_often_is_rolled_back(
+    layout: Layout, answers: int, failures: int, goes: bool
+) -> None:
+    """More than a fifth of at least twenty."""
+    old = running(layout)
+    new = add_v2(layout)
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        device.answer(answers)
+        device.fail(failures)
+        await asyncio.sleep(2)
+        assert device.serves == ("v1" if goes else "v2")
+        await asyncio.sleep(2 * PROBATION_S)
+        device.answer()
+        assert device.events()[-1] == ("activated" if goes else "committed")
+
+    on(layout, story)
+    assert running(layout) == (old if goes else new)
+    assert (state_of(layout, old), state_of(layout, new)) == ("good", "bad" if goes else "good")
+    assert refused(layout) == (
+        {"v2": f"{failures} of {answers + failures} answers failed during probation"} if goes else {}
+    )
+
+
+def test_what_fails_before_there_is_anything_to_go_back_to_goes_on(tmp_path: pathlib.Path) -> None:
+    layout = fakes.join(tmp_path)
+    digest = add_v2(layout)
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        device.fail(50)
+        await asyncio.sleep(2 * PROBATION_S)
+        device.answer()
+        assert (device.serves, device.events()) == ("v2", ["activated", "failing"])
+
+    on(layout, story)
+    assert (running(layout), state_of(layout, digest), refused(layout)) == (digest, "trial", {})
+
+
+def test_a_stop_in_the_middle_of_probation_decides_nothing(layout: Layout) -> None:
+    new = add_v2(layout)
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        await asyncio.sleep(PROBATION_S / 2)
+
+    on(layout, story)
+    assert (running(layout), state_of(layout, new)) == (new, "trial")
+    assert on(layout, serve_for_long) == "v2"
+    assert state_of(layout, new) == "good"
+
+
+# ---- roll back
+
+
+async def serve_for_long(device: Device) -> str:
+    await device.switch.boot()
+    await asyncio.sleep(2 * PROBATION_S)
+    return device.serves
+
+
+def test_a_roll_back_by_hand_ends_probation_for_good(layout: Layout) -> None:
+    old = running(layout)
+    new = add_v2(layout)
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        await asyncio.sleep(PROBATION_S / 2)
+        assert await device.switch.roll_back("it hums") == old
+        assert device.serves == "v1"
+        device.fail(100)
+        await asyncio.sleep(2 * PROBATION_S)
+        assert device.serves == "v1"
+        assert device.events() == ["activated", "rolled-back", "activated"]
+
+    on(layout, story)
+    assert running(layout) == old
+    assert (state_of(layout, old), state_of(layout, new)) == ("good", "bad")
+    assert refused(layout) == {"v2": "it hums"}
+
+
+def test_an_update_back_to_a_good_generation_ends_the_others_probation(layout: Layout) -> None:
+    old = running(layout)
+    new = add_v2(layout)
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        device.switch.generations.switch(old)
+        await device.switch.activate(old)
+        device.fail(100)
+        await asyncio.sleep(2 * PROBATION_S)
+        assert device.serves == "v1"
+
+    on(layout, story)
+    assert (running(layout), state_of(layout, old), state_of(layout, new)) == (old, "good", "trial")
+
+
+def test_roll_back_goes_to_the_newest_good_generation_that_is_still_there(layout: Layout) -> None:
+    first = running(layout)
+    second = fakes.install(layout, fakes.make_bundle("v2", slope=2.0))
+    gone = fakes.install(layout, fakes.make_bundle("v3", slope=3.0))
+    last = fakes.install(layout, fakes.make_bundle("v4", slope=4.0))
+    fakes.generations_of(layout).collect_garbage({first, second, last})
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        assert await device.switch.roll_back("once") == second
+        assert await device.switch.roll_back("twice") == first
+        with pytest.raises(ConflictError, match="no good generation to go back to"):
+            await device.switch.roll_back("thrice")
+        device.answer()
+        assert device.serves == "v1"
+
+    on(layout, story)
+    assert state_of(layout, gone) == "good"
+    assert sorted(refused(layout)) == ["v2", "v4"]
+
+
+# ---- generations that can not be served
+
+
+def test_a_trial_that_keeps_killing_the_process_is_rolled_back_at_the_third_start(layout: Layout) -> None:
+    old = running(layout)
+    new = add_v2(layout)
+
+    async def dies(device: Device) -> str:
+        await device.switch.boot()
+        return device.serves
+
+    assert [on(layout, dies) for _ in range(4)] == ["v2", "v2", "v1", "v1"]
+    assert (running(layout), state_of(layout, new)) == (old, "bad")
+    assert "died again and again" in refused(layout)["v2"]
+
+
+def test_a_first_generation_that_keeps_being_killed_is_served_all_the_same(tmp_path: pathlib.Path) -> None:
+    """There is nothing to go back to; a device that is switched off early every day must not fall silent."""
+    layout = fakes.join(tmp_path)
+    digest = add_v2(layout)
+
+    async def dies(device: Device) -> str:
+        await device.switch.boot()
+        return device.serves
+
+    assert [on(layout, dies) for _ in range(5)] == ["v2"] * 5
+    assert on(layout, serve_for_long) == "v2"
+    assert state_of(layout, digest) == "good"
+
+
+BROKEN: dict[str, typing.Callable[[pathlib.Path], object]] = {
+    "a model that is garbage": lambda folder: _write(folder / "model.onnx", b"GIF89a"),
+    "a model that is gone": lambda folder: (folder / "model.onnx").unlink(),
+    "features that are garbage": lambda folder: _write(folder / "features.json", b"{"),
+    "features that are gone": lambda folder: (folder / "features.json").unlink(),
+    "a manifest that is garbage": lambda folder: _write(folder / "manifest.json", b"{"),
+    "a manifest that is gone": lambda folder: (folder / "manifest.json").unlink(),
+    "a generation that is gone": lambda folder: (folder.parents[1] / "generation.json").unlink(),
+    "golden rows of another model": lambda folder: _write(folder / "golden.json", _golden()),
+}
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
+    path.unlink()  # it is a link to a blob that others may use
+    path.write_bytes(data)
+
+
+def _golden() -> bytes:
+    return fakes.make_bundle("v3", slope=3.0).files["golden.json"]
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=list(BROKEN))
+def test_a_generation_on_trial_that_can_not_be_served_at_start_is_rolled_back(
+    layout: Layout, broken: typing.Callable[[pathlib.Path], object]
+) -> None:
+    old = running(layout)
+    new = add_v2(layout)
+    broken(layout.generations / new / "late" / "v2")
+    assert on(layout, serve_for_long) == "v1"
+    assert (running(layout), state_of(layout, new)) == (old, "bad")
+    assert on(layout, serve_for_long) == "v1"
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=list(BROKEN))
+def test_a_generation_that_can_not_be_served_leaves_the_one_before_in_place(
+    layout: Layout, broken: typing.Callable[[pathlib.Path], object]
+) -> None:
+    old = running(layout)
+    new = add_v2(layout)
+    fakes.generations_of(layout).switch(old)
+    broken(layout.generations / new / "late" / "v2")
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        with pytest.raises((CoveyError, OSError)):
+            await device.switch.activate(new)
+        device.answer()
+        await asyncio.sleep(2 * PROBATION_S)
+        assert (device.serves, device.events()) == ("v1", ["activated"])
+
+    on(layout, story)
+    assert state_of(layout, new) == "trial"
+
+
+def test_a_good_generation_whose_model_broke_later_answers_from_its_table(tmp_path: pathlib.Path) -> None:
+    layout = fakes.join(tmp_path)
+    made = fakes.make_bundle(table={0: (0.25, 0.75)})
+    digest = fakes.install(layout, made)
+    _write(layout.generations / digest / "late" / "v1" / "model.onnx", b"GIF89a")
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        active = device.engine.model(None)
+        assert device.engine.predict(active, fakes.ROWS[0], unit=None, event_s=1.0).outputs == (0.25, 0.75)
+        with pytest.raises(ModelError, match="does not load"):
+            device.engine.predict(active, ROW, unit=None, event_s=1.0)
+        assert device.events() == ["activated", "model-broken"]
+
+    on(layout, story)
+    assert state_of(layout, digest) == "good"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 
 from cloud.config import ModelSettings, TriggerSettings
@@ -40,7 +41,11 @@ def read(store: Store, name: str, model: ModelSettings, trigger: TriggerSettings
     else:
         value, enough = _since_training(store, name, model, trigger.kind, event_s), ""
     over = value > trigger.above
-    unit = {"performance": trigger.metric, "time": "days since training", "volume": "rows since training"}[trigger.kind]
+    unit = {
+        "performance": trigger.metric,
+        "time": "days since training",
+        "volume": "rows to learn from since training",
+    }[trigger.kind]
     said = f"{trigger.name}: {unit} {value:.4g}, limit {trigger.above:g}"
     if trigger.kind == "performance":
         said += f", over {trigger.window_days} days"
@@ -81,7 +86,10 @@ def _performance(
 
 
 def _since_training(store: Store, name: str, model: ModelSettings, kind: str, event_s: float) -> float:
-    """Days, or rows of data, since the newest version was trained."""
+    """Days since the newest version was trained, or rows that have come since and are not held out.
+
+    A part that began before is taken to have its rows evenly over its time.
+    """
     newest = store.models.newest_ready(name)
     if newest is None:
         return 0.0
@@ -89,7 +97,19 @@ def _since_training(store: Store, name: str, model: ModelSettings, kind: str, ev
     if kind == "time":
         return max(0.0, event_s - trained_to_s) / DAY_S
     parts = store.datasets.parts(model.data or name)
-    return float(sum(part["rows"] for part in parts if part["from_s"] > trained_to_s))
+    until_s = max((part["to_s"] for part in parts), default=0.0) - model.holdout_days * DAY_S
+    return math.fsum(part["rows"] * _share_of(part["from_s"], part["to_s"], trained_to_s, until_s) for part in parts)
+
+
+def _share_of(from_s: float, to_s: float, after_s: float, until_s: float) -> float:
+    """Share of a stretch of time that lies after one moment and before another.
+
+    >>> _share_of(0.0, 10.0, 5.0, 9.0), _share_of(0.0, 10.0, 10.0, 20.0), _share_of(3.0, 3.0, 2.0, 3.0)
+    (0.4, 0.0, 1.0)
+    """
+    if from_s == to_s:
+        return float(after_s < from_s <= until_s)
+    return max(0.0, min(to_s, until_s) - max(from_s, after_s)) / (to_s - from_s)
 
 
 def read_all(store: Store, name: str, model: ModelSettings, event_s: float) -> list[Reading]:

@@ -15,7 +15,7 @@ import typing
 from edge_agent import control
 from edge_agent.config import Layout, find_store
 from shared import logs
-from shared.errors import NotFoundError, UnreachableError, UsageError
+from shared.errors import ModelError, NotFoundError, UnreachableError, UsageError
 
 Arguments = argparse.Namespace
 _FIRST_SYNC_PAUSE_S = 0.5
@@ -184,7 +184,13 @@ def self_test(arguments: Arguments) -> int:
     for table in filter(None, (bundle.table, bundle.coarse)):
         table.check()
     bundle.admit_model()
+    start = time.monotonic()
     bundle.load_model()
+    took_s = time.monotonic() - start
+    if took_s > bundle.manifest.budgets.load_s:
+        raise ModelError(
+            f"loading took {took_s:.1f} s, {bundle.manifest.budgets.load_s:g} s are allowed", field="model"
+        )
     rows = bundle.check_golden()
     bundle.check_encoding()
     sys.stdout.write(f"{rows} golden rows reproduced\n")

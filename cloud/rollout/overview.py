@@ -139,8 +139,11 @@ def rollout(project: Project, store: Store, number: int) -> Row:
         "ended_day": _day(row["ended_day"]),
         "metric": model.metric_name,
         "margin": model.margin,
-        "stages": [_stage(store, row, stage, newest.get(stage["id"])) for stage in store.rollouts.stages(number)],
-        "history": [_point(verdict) for verdict in verdicts],
+        "stages": [
+            _stage(store, row, stage, newest.get(stage["id"]), model.metric_scale)
+            for stage in store.rollouts.stages(number)
+        ],
+        "history": [_point(verdict, model.metric_scale) for verdict in verdicts],
         "exposed": store.evidence.devices_that_answered(
             row["model"], [stage["id"] for stage in store.rollouts.stages(number) if stage["opened_s"]], 1
         ),
@@ -148,7 +151,7 @@ def rollout(project: Project, store: Store, number: int) -> Row:
     }
 
 
-def _stage(store: Store, row: Row, stage: Row, verdict: Row | None) -> Row:
+def _stage(store: Store, row: Row, stage: Row, verdict: Row | None, scale: float) -> Row:
     inputs = verdict["inputs"] if verdict else {}
     pairs = inputs.get("decide", {}).get("pairs") or {}
     return {
@@ -162,13 +165,18 @@ def _stage(store: Store, row: Row, stage: Row, verdict: Row | None) -> Row:
         "passed_day": _day(stage["passed_day"]),
         "devices": inputs.get("devices", {}),
         "pairs": pairs.get("n", 0),
-        "gain": pairs["sum"] / pairs["n"] if pairs.get("n") else None,
+        "gain": _gain(pairs, scale),
         "numbers": inputs.get("decision", {}).get("numbers", {}),
         "exposed": store.evidence.devices_that_answered(row["model"], [stage["id"]], 1) if stage["opened_s"] else 0,
     }
 
 
-def _point(verdict: Row) -> Row:
+def _gain(pairs: Row, scale: float) -> float | None:
+    """Mean gain of the pairs, in units of the metric: sums are kept in units of its scale."""
+    return pairs["sum"] / pairs["n"] * scale if pairs.get("n") else None
+
+
+def _point(verdict: Row, scale: float) -> Row:
     decision = verdict["inputs"].get("decision", {})
     pairs = verdict["inputs"].get("decide", {}).get("pairs") or {}
     return {
@@ -176,6 +184,6 @@ def _point(verdict: Row) -> Row:
         "day": format_day(verdict["event_day"]),
         "word": verdict["word"],
         "n": pairs.get("n", 0),
-        "gain": pairs["sum"] / pairs["n"] if pairs.get("n") else None,
+        "gain": _gain(pairs, scale),
         "numbers": decision.get("numbers", {}),
     }

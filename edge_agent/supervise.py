@@ -80,8 +80,7 @@ class SyncChild:
         )
         process = self._process
         await self._tell(self._wanted)
-        assert process.stdout is not None  # noqa: S101 - asked for a pipe
-        while line := await process.stdout.readline():
+        while line := await _line(process):
             try:
                 self.last = msgspec.json.decode(line, type=dict[str, object])
             except msgspec.DecodeError:
@@ -138,3 +137,13 @@ class SyncChild:
                 await process.wait()
         except TimeoutError:
             process.kill()
+
+
+async def _line(process: asyncio.subprocess.Process) -> bytes:
+    """Read a line; a child whose line has no end is ended."""
+    assert process.stdout is not None  # noqa: S101 - asked for a pipe
+    try:
+        return await process.stdout.readline()
+    except ValueError:
+        process.kill()
+        return b""

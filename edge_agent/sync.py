@@ -33,6 +33,7 @@ _NICE = 10
 _ACTIVATE_TIMEOUT_S = 300.0
 _DEFAULT_POLL_S = 60.0
 _FLUSH_TIMEOUT_S = 30.0
+_ERROR_CHARACTERS = 2000
 
 
 class Pass(msgspec.Struct, kw_only=True):
@@ -51,7 +52,7 @@ class Pass(msgspec.Struct, kw_only=True):
 
 
 def _note(done: Pass, err: CoveyError) -> None:
-    done.ok, done.error, done.code = False, str(err), err.code
+    done.ok, done.error, done.code = False, str(err)[:_ERROR_CHARACTERS], err.code
 
 
 class ServerProxy:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import pathlib
 import selectors
+import time
 import typing
 
 import pytest
@@ -15,6 +16,7 @@ from edge_agent.predict.engine import Engine
 from edge_agent.predict.routes import EventClock
 from edge_agent.records import AnyRecord, Failed
 from edge_agent.switch import Switch
+from edge_agent.telemetry.outbox import Outbox
 from edge_agent.telemetry.recorder import Recorder
 from edge_agent.update.state import State
 from shared.errors import ConflictError, CoveyError, ModelError
@@ -26,15 +28,15 @@ T = typing.TypeVar("T")
 
 
 class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
-    """Does not wait for a time that a timer is set to: it moves the clock there."""
+    """Does not wait for a time that a timer is set to: it moves the clock there, unless a thread is at work."""
 
     now_s = 0.0
+    at_work = 0
 
     def select(self, timeout: float | None = None) -> typing.Any:
-        ready = super().select(timeout if timeout is None else 0)
-        if not ready and timeout:
-            ready = super().select(0.002)  # a thread that works may be about to end
-            self.now_s += 0 if ready else timeout
+        ready = super().select(0.05 if self.at_work and timeout else timeout and 0)
+        if not ready and timeout and not self.at_work:
+            self.now_s += timeout
         return ready
 
 
@@ -49,6 +51,15 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._sim.now_s
+
+    def run_in_executor(self, *args: typing.Any) -> typing.Any:
+        self._sim.at_work += 1
+        future = super().run_in_executor(*args)
+        future.add_done_callback(self._end_work)
+        return future
+
+    def _end_work(self, _future: object) -> None:
+        self._sim.at_work -= 1
 
 
 class Device:
@@ -84,7 +95,6 @@ class Device:
         return [row[0] for row in self.recorder.spool._db.execute("select kind from events order by id")]
 
     def close(self) -> None:
-        self.switch.stop()
         self.recorder.close()
         self.state.close()
 
@@ -98,10 +108,10 @@ def on(layout: Layout, story: typing.Callable[[Device], typing.Awaitable[T]]) ->
         try:
             return await story(device)
         finally:
+            device.switch.stop()
             await asyncio.sleep(0)
             await loop.shutdown_default_executor()
             device.close()
-            await asyncio.sleep(0)
 
     try:
         return loop.run_until_complete(tell())
@@ -415,3 +425,20 @@ def test_a_good_generation_whose_model_broke_later_answers_from_its_table(tmp_pa
 
     on(layout, story)
     assert state_of(layout, digest) == "good"
+
+
+def test_what_is_being_written_while_the_agent_stops_is_written(layout: Layout) -> None:
+    """Threads that wait for their turn get it before the databases are closed."""
+    with fakes.running_agent(layout) as agent:
+        fakes.wait_for(lambda: agent.engine.models and agent.engine.models["late"].incumbent.is_loaded.is_set())
+        fakes.wait_for(lambda: agent.recorder.spool._db.execute("select count(*) from events").fetchone()[0] == 1)
+        loop = agent._stop._loop
+        assert loop
+        with agent.recorder._lock:
+            loop.call_soon_threadsafe(agent._stop.set)
+            time.sleep(0.2)  # the last fold waits in front of what follows
+            for i in range(4):
+                loop.call_soon_threadsafe(loop.run_in_executor, None, agent.recorder.add_event, "late-news", str(i))
+            time.sleep(0.2)
+    with contextlib.closing(Outbox(layout.spool_db)) as outbox:
+        assert outbox.counts()["events"] == 5

@@ -10,6 +10,7 @@ import typing
 from edge_agent import control
 from edge_agent.config import Identity, Layout, Settings
 from edge_agent.files import lock
+from edge_agent.notify import Notifier
 from edge_agent.predict.engine import ActiveModel, Engine
 from edge_agent.predict.routes import Api, EventClock
 from edge_agent.predict.server import HttpServer
@@ -65,7 +66,7 @@ class Agent:
         with_sync : bool
             Start the sync child.
         """
-        loop = asyncio.get_running_loop()
+        loop, notifier = asyncio.get_running_loop(), Notifier()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         limits = self.settings.serve
@@ -83,8 +84,11 @@ class Agent:
             tasks = [loop.create_task(self.switch.boot()), loop.create_task(self._keep_folding())]
             if with_sync:
                 tasks.append(loop.create_task(self.sync.run()))
+            tasks.append(loop.create_task(notifier.keep_beating()))
+            notifier.say("READY=1", f"STATUS=answers on {self.address}")
             on_ready(self.address)
             await self._stop.wait()
+            notifier.say("STOPPING=1")
             listener.close()
             private.close()
             http.close()

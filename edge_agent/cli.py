@@ -45,7 +45,16 @@ def _add_joining(verbs: Verbs) -> None:
     join.add_argument("--name", help="name of this device (default: the host's name)")
     join.add_argument("--wait", type=_seconds, default=20.0, help="seconds to wait for the first model (default 20)")
     join.add_argument("--no-sync", action="store_true", help="do not fetch anything yet")
+    join.add_argument("--if-needed", action="store_true", help="do nothing if this device has joined")
     join.set_defaults(do=commands.join)
+    unit = verbs.add_parser("unit", help="print a systemd unit for the agent")
+    unit.add_argument("--name", default="covey-edge", help="name of the service (default covey-edge)")
+    unit.add_argument("--url", default="", help="the cloud's address: the device joins when it first starts")
+    unit.add_argument("--token-file", default="", help="file with the join token, given to the service as a credential")
+    unit.add_argument("--port", type=int, help="port to answer on (default 8765)")
+    unit.add_argument("--program", default="", help="path of covey-edge (default: this one)")
+    unit.add_argument("--allow", action="append", default=[], help="address it may speak with; repeat for more")
+    unit.set_defaults(do=commands.unit)
 
 
 def _add_running(verbs: Verbs) -> None:

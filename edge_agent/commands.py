@@ -41,6 +41,9 @@ def join(arguments: Arguments) -> int:
     from shared.protocol import JoinReply, parse_join_token
 
     layout = layout_of(arguments)
+    if arguments.if_needed and layout.identity.exists():
+        sys.stdout.write(f"joined already, as {layout.load_identity().device}\n")
+        return 0
     text = arguments.token
     if text.startswith("@"):
         text = pathlib.Path(text[1:]).read_text(errors="replace")
@@ -109,6 +112,22 @@ def run(arguments: Arguments) -> int:
         sys.stdout.flush()
 
     asyncio.run(Agent(layout, identity, settings).run(on_ready, with_sync=not arguments.no_sync))
+    return 0
+
+
+def unit(arguments: Arguments) -> int:
+    """Print a systemd unit."""
+    from edge_agent.unit import unit as unit_of
+
+    made = unit_of(
+        program=arguments.program or str(pathlib.Path(sys.argv[0]).absolute()),
+        name=arguments.name,
+        url=arguments.url,
+        token_file=arguments.token_file,
+        port=arguments.port,
+        allow=arguments.allow,
+    )
+    sys.stdout.write(made)
     return 0
 
 

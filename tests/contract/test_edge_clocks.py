@@ -82,4 +82,3 @@ def test_days_that_have_not_come_yet_are_no_evidence(fleet: SmallFleet) -> None:
     days = {pairs["day"] for pairs in fleet.store.evidence.pairs(MODEL, [epoch], before_day=mature)}
     assert days
     assert far not in days
-    assert fleet.store.rollouts.get(number)["state"] == "running"

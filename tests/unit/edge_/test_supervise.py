@@ -73,6 +73,20 @@ def test_a_child_that_dies_is_started_again(tmp_path: pathlib.Path) -> None:
     assert len(count.read_text()) == 4
 
 
+def test_a_child_that_died_is_not_waited_for_as_one_that_is_content(tmp_path: pathlib.Path) -> None:
+    """Its last word was that it need not come again for half a minute; then it was killed."""
+    count = tmp_path / "starts"
+    dying = f"open({str(count)!r}, 'a').write('x')\n" + STAYS.replace("if 0:", "import os; os._exit(9)\n    if 0:")
+
+    async def story(child: SyncChild) -> None:
+        await child.request(20)
+        async with asyncio.timeout(10):
+            while len(count.read_text()) < 4:  # noqa: ASYNC110 - another process writes it
+                await asyncio.sleep(0.01)
+
+    on(dying, story)
+
+
 def test_what_is_no_json_is_passed_over() -> None:
     async def story(child: SyncChild) -> None:
         assert (await child.request(20))["done"] == 1

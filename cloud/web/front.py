@@ -45,11 +45,11 @@ class Front:
         try:
             if not _SAFE.fullmatch(name):
                 raise FileNotFoundError
-            handle = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW)
+            # Not closed here: it is handed to the server, which closes it. A folder is refused like what is not there.
+            file = open(self._folder / name, "rb", opener=_open_file)  # noqa: SIM115, PTH123
         except (OSError, ValueError):
             start_response("404 Not Found", [("Content-Length", "0")])
             return ()
-        file = open(handle, "rb")  # noqa: SIM115, PTH123 - handed to the server, which closes it
         return self._send(file, name, environ, start_response)
 
     def _send(
@@ -85,6 +85,10 @@ class Front:
             file.close()
             return ()
         return _chunks(file, start, end)
+
+
+def _open_file(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 def _chunks(file: typing.BinaryIO, start: int, end: int) -> typing.Iterator[bytes]:

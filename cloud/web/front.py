@@ -46,7 +46,7 @@ class Front:
             if not _SAFE.fullmatch(name):
                 raise FileNotFoundError
             # Not closed here: it is handed to the server, which closes it. A folder is refused like what is not there.
-            file = open(self._folder / name, "rb", opener=_open_file)  # noqa: SIM115, PTH123
+            file = open(self._folder / name, "rb", opener=_open_file)  # noqa: SIM115
         except (OSError, ValueError):
             start_response("404 Not Found", [("Content-Length", "0")])
             return ()

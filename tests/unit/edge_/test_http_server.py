@@ -377,6 +377,24 @@ def test_while_a_model_loads_requests_wait_in_order_and_too_many_are_refused(tmp
         assert_ready(address, ready=True)
 
 
+def test_who_is_busy_or_waits_for_an_answer_is_not_idle(tmp_path: pathlib.Path) -> None:
+    loading = fakes.serve(tmp_path, fakes.make_bundle(), load=False)
+    with fakes.listening(loading.api, idle_timeout_s=0.3) as address:
+        with socket.create_connection(address, timeout=15) as line:
+            line.sendall(LAST)
+            time.sleep(0.5)
+            loading.engine.model(None).incumbent.load_model()
+            assert [reply.status for reply in read_all(line)] == [200]
+        with socket.create_connection(address, timeout=15) as line:
+            for _ in range(10):
+                line.sendall(GOOD)
+                assert line.recv(1000).startswith(b"HTTP/1.1 200 OK")
+                time.sleep(0.06)
+            started = time.monotonic()
+            assert line.recv(1000) == b""
+            assert time.monotonic() - started > 0.1
+
+
 def assert_ready(address: Address, *, ready: bool) -> None:
     (reply,) = talk(address, request("/v2/health/ready", method="GET"))
     assert (reply.status, reply.body["ready"]) == (200 if ready else 503, ready)

@@ -299,6 +299,7 @@ def test_an_update_back_to_a_good_generation_ends_the_others_probation(layout: L
         device.fail(100)
         await asyncio.sleep(2 * PROBATION_S)
         assert device.serves == "v1"
+        assert device.events() == ["activated", "activated"]
 
     on(layout, story)
     assert (running(layout), state_of(layout, old), state_of(layout, new)) == (old, "good", "trial")

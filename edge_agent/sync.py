@@ -22,7 +22,7 @@ from edge_agent.telemetry.outbox import Outbox
 from edge_agent.update.install import Installer
 from edge_agent.update.self_test import run_self_test
 from edge_agent.update.state import OUTCOME_CHARACTERS, State
-from edge_agent.update.trust import Repository
+from edge_agent.update.trust import Repository, Where
 from shared import __version__, bundle, protocol
 from shared.channel import Channel, parse_channel
 from shared.errors import CoveyError, UnreachableError
@@ -93,7 +93,11 @@ class Sync:
         )
         self._server = ServerProxy(layout.control)
         self._repository = Repository(
-            layout.tuf, layout.root.read_bytes(), self._link.url + protocol.REPOSITORY_PATH, self._link.stream
+            layout.tuf,
+            layout.root.read_bytes(),
+            Where.below(self._link.url + protocol.REPOSITORY_PATH),
+            self._link.stream,
+            self.state,
         )
 
         def self_test(folder: pathlib.Path, manifest: bundle.Manifest) -> None:

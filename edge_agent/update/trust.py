@@ -17,6 +17,7 @@ from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
+from edge_agent.update.floors import Floors, NoFloors, settle
 from shared.errors import NotFoundError, TrustError, UnreachableError
 
 Stream = typing.Callable[[str], typing.Iterator[bytes]]
@@ -30,15 +31,32 @@ _CONFIG = UpdaterConfig(
 )
 
 
+class Where(typing.NamedTuple):
+    """Addresses of the parts of a repository, each with a slash at its end."""
+
+    metadata: str
+    targets: str
+    blobs: str = ""
+
+    @classmethod
+    def below(cls, url: str) -> Where:
+        """Return the parts of a repository that has them all below one address."""
+        base = url.rstrip("/")
+        return cls(f"{base}/metadata/", f"{base}/{_TARGETS}", f"{base}/blobs/")
+
+
 class _Fetcher(FetcherInterface):
     """Fetches over the device's line; `last` is what was asked for last, below the repository's address."""
 
-    def __init__(self, stream: Stream, base: str) -> None:
-        self._stream, self._base = stream, base
+    def __init__(self, stream: Stream, where: Where) -> None:
+        self._stream, self._where = stream, where
         self.last = "metadata"
 
     def _fetch(self, url: str) -> typing.Iterator[bytes]:
-        self.last = url.removeprefix(self._base)
+        if url.startswith(self._where.targets):
+            self.last = _TARGETS + url.removeprefix(self._where.targets)
+        else:
+            self.last = "metadata/" + url.removeprefix(self._where.metadata)
         try:
             yield from self._stream(url)
         except NotFoundError as err:
@@ -54,18 +72,23 @@ class Repository:
     ----------
     folder : Path
         Where trusted metadata is kept.
-    root : bytes
-        The first root metadata, trusted since the device joined.
-    url : str
+    root : bytes or None
+        The first root metadata, trusted since the device joined; None to trust the one in the folder.
+    where : Where
         Where the repository is served.
     stream : callable
         Fetches a URL in pieces.
+    floors : Floors
+        What was seen before, should the folder get lost.
     """
 
-    def __init__(self, folder: pathlib.Path, root: bytes, url: str, stream: Stream) -> None:
+    def __init__(
+        self, folder: pathlib.Path, root: bytes | None, where: Where, stream: Stream, floors: Floors | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._root, self._url = folder, root, url.rstrip("/") + "/"
-        self._fetcher = _Fetcher(stream, self._url)
+        self._folder, self._root, self._where = folder, root, where
+        self._floors = floors or NoFloors()
+        self._fetcher = _Fetcher(stream, where)
         self._updater: Updater | None = None
 
     def refresh(self) -> None:
@@ -82,13 +105,14 @@ class Repository:
         with _named(self._fetcher):
             updater = Updater(
                 str(self._folder),
-                self._url + "metadata/",
-                target_base_url=self._url + _TARGETS,
+                self._where.metadata,
+                target_base_url=self._where.targets,
                 fetcher=self._fetcher,
                 config=_CONFIG,
                 bootstrap=self._root,
             )
             updater.refresh()
+        settle(self._folder, self._floors, time.time())
         self._updater = updater
 
     def target(self, path: str, *, cache: pathlib.Path) -> bytes:
@@ -118,7 +142,7 @@ class Repository:
 
     def blob_url(self, sha256: str) -> str:
         """Where a blob is served."""
-        return f"{self._url}blobs/{sha256[:2]}/{sha256}"
+        return f"{self._where.blobs}{sha256[:2]}/{sha256}"
 
     def stale_s(self) -> float:
         """How long the newest trusted timestamp has been expired; 0 while it is fresh."""

@@ -379,7 +379,7 @@ NONSENSE = {
     "golden outputs that do not match": Nonsense(files(golden_json=wrong), "model", "golden row 1: expected"),
     "no golden rows": Nonsense(files(golden_json=none), "model", "there are no golden rows"),
     "a model that is garbage": Nonsense(
-        files(model_onnx=lambda _: GARBAGE, precomputed_bin=of_garbage), "model", "does not load"
+        files(model_onnx=lambda _: GARBAGE, precomputed_bin=of_garbage), "model", "is not of ONNX"
     ),
     "a table of another model": Nonsense(
         files(precomputed_bin=lambda data: data), "model", "the table belongs to another model"

@@ -13,7 +13,7 @@ from edge_agent.update import state as state_module
 from edge_agent.update.desire import check_channel, desired_generation, wants_candidate
 from edge_agent.update.install import Installer, Outcome
 from edge_agent.update.state import BOOTS, State
-from edge_agent.update.trust import Repository
+from edge_agent.update.trust import Repository, Where
 from shared.bundle import Manifest
 from shared.channel import BundleRef, Channel, ModelChannel
 from shared.errors import ConflictError, ModelError, TrustError, UnreachableError
@@ -57,7 +57,7 @@ class Device:
     def update(self, state: type[State] = State) -> Outcome:
         """Run one update, in a process that knows nothing of the one before."""
         with contextlib.closing(state(self.layout.state_db)) as opened:
-            repository = Repository(self.layout.tuf, self.cloud.root, fakes.URL, self.cloud.stream)
+            repository = Repository(self.layout.tuf, self.cloud.root, Where.below(fakes.URL), self.cloud.stream)
             installer = Installer(
                 self.layout,
                 self.layout.load_identity(),

@@ -11,6 +11,7 @@ from shared.clock import DAY_S, day_of
 from shared.summary import restore
 
 Row = typing.Mapping[str, typing.Any]
+_EARLIER_DAYS = 7  # outcomes from before the window show that it is full; much earlier ones that a clock is wrong
 
 
 class Reading(typing.NamedTuple):
@@ -72,7 +73,11 @@ def _performance(
     end = day_of(event_s - model.label_window_days * DAY_S)
     start = end - trigger.window_days
     versions = set(store.models.incumbents(name).values())
-    rows = [row for row in store.evidence.by_day(name, from_day=0, before_day=end) if row["version"] in versions]
+    rows = [
+        row
+        for row in store.evidence.by_day(name, from_day=start - _EARLIER_DAYS, before_day=end)
+        if row["version"] in versions
+    ]
     window = [row for row in rows if row["day"] >= start]
     n = sum(row["outcomes"] for row in window)
     column = "excess_sum" if trigger.metric == "excess_log_loss" else "metric_sum"

@@ -10,7 +10,7 @@ from shared.errors import DataError, shown
 
 DAY_S = 86_400
 FUTURE_SLACK_S = 300
-_MAX_EVENT_S = 4_102_444_800  # the year 2100
+MAX_EVENT_S = 4_102_444_800  # the year 2100
 
 
 class Clock(typing.Protocol):
@@ -42,10 +42,10 @@ def parse_time(value: object, field: str = "event_time") -> float:
             moment = moment.replace(tzinfo=dt.UTC)
         seconds = moment.timestamp()
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value) if abs(value) < _MAX_EVENT_S else math.inf
+        seconds = float(value) if abs(value) < MAX_EVENT_S else math.inf
     else:
         raise DataError(f"{shown(value)} is not a time", field=field, fix="Write it as ISO 8601.")
-    if not 0 <= seconds < _MAX_EVENT_S:
+    if not 0 <= seconds < MAX_EVENT_S:
         raise DataError(f"{shown(value)} is not between 1970 and 2100", field=field)
     return seconds
 

@@ -182,10 +182,11 @@ def _count(
 
 
 def _evidence(store: Store, rollout: Row, stage: Row, stages: typing.Sequence[Row], mature_day: int) -> Evidence:
-    epochs = [other["id"] for other in stages if other["opened_s"]]
-    model = rollout["model"]
-    pairs = store.evidence.pairs(model, epochs, before_day=mature_day)
-    served = store.evidence.served(model, epochs, before_day=mature_day)
+    opened = {other["id"]: other["opened_day"] for other in stages if other["opened_s"]}
+    epochs, model = list(opened), rollout["model"]
+    # Days before a stage opened are those of a clock that is wrong; one day is a time zone's worth of doubt.
+    pairs = [row for row in store.evidence.pairs(model, epochs, before_day=mature_day) if _is_of(row, opened)]
+    served = [row for row in store.evidence.served(model, epochs, before_day=mature_day) if _is_of(row, opened)]
     here = stage["id"]
     return Evidence(
         pairs=pairs,
@@ -194,6 +195,10 @@ def _evidence(store: Store, rollout: Row, stage: Row, stages: typing.Sequence[Ro
         stage_served=[row for row in served if row["epoch"] == here],
         faults=store.evidence.faults(model, epochs),
     )
+
+
+def _is_of(row: Row, opened: typing.Mapping[int, int]) -> bool:
+    return bool(row["day"] >= opened[row["epoch"]] - 1)
 
 
 def _open(store: Store, rollout: Row, stage: Row, event_day: int) -> str:

@@ -141,6 +141,7 @@ def fleet_event_s(
     A device whose clock has not moved for `stuck_s` while others are ahead of it is left out: it must not hold
     the fleet's clock back for ever. Outside a replay event time is the time of the wall: no device moves the fleet
     further ahead than `AHEAD_S`, and one that is `stuck_s` behind the others has a wrong clock and is left out too.
+    While fewer than half of the online devices are left in, time does not move: one clock does not speak for a fleet.
     """
     latest_s = math.inf if replay else now_s + AHEAD_S
     online = [
@@ -155,4 +156,4 @@ def fleet_event_s(
         for mark_s, moved_s in online
         if mark_s >= newest or (mark_s >= far_behind_s and now_s - moved_s <= stuck_s)
     ]
-    return min(moving, default=0.0)
+    return min(moving, default=0.0) if 2 * len(moving) >= len(online) else 0.0

@@ -8,6 +8,7 @@ import time
 
 from cloud.store.database import Database, pack_bins
 from shared import codec
+from shared.clock import FUTURE_SLACK_S, MAX_EVENT_S
 from shared.errors import ConflictError, ForbiddenError, NotFoundError, WireError
 from shared.telemetry import Batch, PairsRow, SumsRow
 
@@ -66,7 +67,10 @@ def ingest(db: Database, batch: Batch, online_window_s: float) -> bool:
         connection.executemany(_PAIRS, [_pairs(batch.device, row) for row in batch.pairs])
         connection.executemany(
             "insert into device_events (device, at_s, kind, detail, received_s) values (?, ?, ?, ?, ?)",
-            [(batch.device, event.at_s, event.kind, event.detail, now) for event in batch.events],
+            [
+                (batch.device, min(event.at_s, now + FUTURE_SLACK_S), event.kind, event.detail, now)
+                for event in batch.events
+            ],
         )
         # Batches may arrive out of order (a file carried by hand): only a newer one says what the device does now.
         key = f"{batch.spool}/{batch.sequence:020d}"
@@ -96,6 +100,7 @@ def _is_fresh(connection: sqlite3.Connection, batch: Batch, now: float) -> bool:
 
 def _report(db: Database, batch: Batch, key: str, report: str) -> None:
     status = batch.status
+    watermark_s = min(status.watermark_s, MAX_EVENT_S)  # a clock that is wrong by millennia has no date
     db.connection.execute(
         "update devices set generation = ?, generation_state = ?, channel_sequence = ?, report = ?, report_key = ?,"
         " moved_s = iif(watermark_s = ?, moved_s, ?), watermark_s = ? where device = ?",
@@ -105,9 +110,9 @@ def _report(db: Database, batch: Batch, key: str, report: str) -> None:
             status.channel_sequence,
             report,
             key,
-            status.watermark_s,
+            watermark_s,
             time.time(),
-            status.watermark_s,
+            watermark_s,
             batch.device,
         ),
     )

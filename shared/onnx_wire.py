@@ -110,7 +110,7 @@ def read(data: bytes) -> Contents:
     >>> read(bytes([0x3A, 5, 0]))
     Traceback (most recent call last):
     ...
-    shared.errors.ModelError: model: byte 2: 5 bytes, and the file ends after 1.
+    shared.errors.ModelError: model: byte 2: 5 bytes, and the file ends after 1
     """
     found = Contents()
     walk = _Walk(data, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import time
 import typing
 
@@ -18,6 +19,7 @@ from cloud.store.store import Store
 from shared.clock import DAY_S, day_of
 from shared.metrics import get_metric
 
+log = logging.getLogger("covey.controller")
 Row = dict[str, typing.Any]
 _STUCK_WINDOWS = 6
 _ACTOR = "controller"
@@ -56,7 +58,10 @@ def tick(project: Project, store: Store, publish: Publish, *, now_s: float | Non
         event_s = _event_time(project, store, now)
         happened = obey(project, store, day_of(event_s))
         for rollout in store.rollouts.all_running():
-            happened += _advance(project, store, rollout, event_s, now)
+            if rollout["model"] in project.settings.models:
+                happened += _advance(project, store, rollout, event_s, now)
+            else:
+                log.error("a rollout stands still: its model is not in covey.toml", extra={"rollout": rollout["id"]})
         published = publish_changes(project, store, publish)
     return Tick(revision, event_s, published, happened)
 

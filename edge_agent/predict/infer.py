@@ -65,7 +65,8 @@ class Answerer(typing.Protocol):
         rows: typing.Sequence[typing.Mapping[str, object]],
         unit: str | None,
         said: replies.Time,
-    ) -> list[Prediction]: ...
+    ) -> list[Prediction]:
+        """Answer rows that arrived together."""
 
 
 def infer(api: Answerer, active: ActiveModel, version: str, body: bytes) -> Response:

@@ -402,3 +402,14 @@ def test_undoing_the_first_version_is_refused_and_aborting_it_leaves_nothing(fle
     assert fleet.exposed("v1") == set()
     fleet.install()
     assert fleet.order(2, "undo") == "not done: there was no version before"
+
+
+def test_a_rollout_whose_model_has_left_the_settings_stands_still_and_stops_no_other(fleet: Fleet) -> None:
+    number = fleet.trial()
+    fleet.gain = 0.05
+    kept = fleet.project.settings.models.pop(MODEL)
+    fleet.days(9)
+    assert (fleet.row(number)["state"], fleet.answering()) == ("running", [])
+    fleet.project.settings.models[MODEL] = kept
+    fleet.days(3)
+    assert fleet.answering() != []

@@ -15,6 +15,9 @@ from shared.errors import AuthError, ConflictError, CoveyError, NotFoundError, U
 
 R = typing.TypeVar("R", bound=codec.Record)
 _CHUNK_BYTES = 256 << 10
+_HOOK_TIMEOUT_S = 5.0
+_SHOWN = 200
+_LOCKED, _UNAVAILABLE = 423, 503
 _TOKEN_MARGIN_S = 30.0
 _UNAUTHORIZED, _NOT_FOUND, _CONFLICT, _SERVER_ERROR, _OK, _PARTIAL = 401, 404, 409, 500, 200, 206
 
@@ -62,6 +65,19 @@ class Link:
                 yield from response.iter_content(_CHUNK_BYTES)
         except requests.RequestException as err:
             raise UnreachableError(f"{url}: {err}") from err
+
+    def objection(self, url: str) -> str:
+        """Ask an application on this machine whether it minds a switch; return why, or nothing.
+
+        One that is not there, or answers anything but "conflict", "locked" or "unavailable", does not object.
+        """
+        try:
+            response = requests.get(url, timeout=_HOOK_TIMEOUT_S, allow_redirects=False)
+        except requests.RequestException:
+            return ""
+        if response.status_code not in (_CONFLICT, _LOCKED, _UNAVAILABLE):
+            return ""
+        return response.text.strip()[:_SHOWN] or f"the application answered {response.status_code}"
 
     def _post(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         url = self.url + path

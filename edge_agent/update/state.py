@@ -140,6 +140,14 @@ class State:
             if value > self.floor(name):
                 self._db.execute("insert or replace into floors values (?, ?)", (name, value))
 
+    def ready_since(self, digest: str) -> float:
+        """Return since when a generation has lain ready; the first call begins to count."""
+        name = f"ready {digest}"
+        self._db.execute("insert or ignore into floors values (?, ?)", (name, time.time()))
+        self._db.execute("delete from floors where name like 'ready %' and name <> ?", (name,))
+        (since_s,) = self._db.execute("select value from floors where name = ?", (name,)).fetchone()
+        return float(since_s)
+
     def move(self, position: Position, generation: str = "", outcome: str = "") -> None:
         """Store where the update is, before acting on it."""
         self._db.execute(

@@ -46,10 +46,17 @@ class SpoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class SyncSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the device talks to the cloud."""
+    """How the device talks to the cloud.
+
+    Parameters
+    ----------
+    delta_memory_bytes : int
+        A file is made from a delta only if that takes at most so much memory; else it is fetched whole.
+    """
 
     timeout_s: typing.Annotated[float, msgspec.Meta(gt=0)] = 30.0
     self_test_timeout_s: typing.Annotated[float, msgspec.Meta(gt=0)] = 120.0
+    delta_memory_bytes: typing.Annotated[int, msgspec.Meta(ge=0)] = 128 << 20
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -92,10 +92,14 @@ class BlobStore:
 
     def has(self, sha256: str, length: int) -> bool:
         """Whether a blob is there with its full length; its content was checked when it was put there."""
+        return self.length(sha256) == length
+
+    def length(self, sha256: str) -> int | None:
+        """Length of a blob; None if it is not there."""
         try:
-            return self.path(sha256).stat().st_size == length
+            return self.path(sha256).stat().st_size
         except FileNotFoundError:
-            return False
+            return None
 
     def put(self, chunks: typing.Iterable[bytes], sha256: str, length: int) -> None:
         """Store a blob.

@@ -45,6 +45,7 @@ class Pass(msgspec.Struct, kw_only=True):
     code: str = ""
     changed: bool = False
     delivered: int = 0
+    fetched_bytes: int = 0
     channel_sequence: int = 0
     generation: str = ""
     models: tuple[str, ...] = ()
@@ -111,6 +112,8 @@ class Sync:
             server=self._server,
             stream=self._link.stream,
             self_test=self_test,
+            tell=self.outbox.add_event,
+            delta_memory_bytes=settings.sync.delta_memory_bytes,
         )
         self._told: bytes = b""
         self._told_at = 0.0
@@ -124,6 +127,7 @@ class Sync:
             try:
                 outcome = self._installer.bring_up_to_date()
                 done.changed, done.generation = outcome.changed, outcome.generation
+                done.fetched_bytes = outcome.fetched_bytes
                 done.error = outcome.note
             except UnreachableError as err:
                 self.state.move("idle", outcome=before)

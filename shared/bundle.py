@@ -30,12 +30,30 @@ MAX_FILE_BYTES = 4 << 30
 _FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
-class File(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of the bundle, stored under ``blobs/<sha256>``."""
+class DeltaRef(msgspec.Struct, frozen=True, kw_only=True):
+    """A shorter way to a file, stored under ``blobs/<sha256>`` too.
+
+    Parameters
+    ----------
+    method : str
+        One of ``shared.delta.METHODS``, or one that a device does not know and passes over.
+    source : str
+        SHA-256 of the file that it makes the other from; empty if it needs none.
+    """
+
+    method: typing.Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
+    source: typing.Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
+    sha256: Sha256
+    length: typing.Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One file of the bundle, stored under ``blobs/<sha256>``; the whole file can always be fetched."""
 
     name: str
     sha256: Sha256
     length: typing.Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_BYTES)]
+    deltas: tuple[DeltaRef, ...] = ()
 
 
 class Budgets(msgspec.Struct, frozen=True, kw_only=True):

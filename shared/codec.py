@@ -12,6 +12,8 @@ from shared.errors import WireError, WireVersionError
 T = typing.TypeVar("T", bound="Record")
 _MAX_FRAME_HEADROOM_BYTES = 1 << 16
 _ZSTD_LEVEL = 6
+_MIN_WINDOW_LOG, _MAX_WINDOW_LOG = 10, 27
+_MIN_PREFIX_BYTES = 8
 MAX_FLOAT32 = 3.4028234663852886e38
 
 
@@ -95,13 +97,31 @@ def _named(err: msgspec.ValidationError, schema: str) -> WireError:
     return WireError(message[:1].lower() + message[1:], field=f"{schema} {path.rstrip('`').lstrip('.')}".strip())
 
 
-def compress(data: bytes) -> bytes:
-    """Compress with zstd."""
-    return bytes(_zstd().compress(data, level=_ZSTD_LEVEL))
+def compress(data: bytes, *, level: int = _ZSTD_LEVEL, prefix: bytes = b"") -> bytes:
+    """Compress with zstd.
+
+    Parameters
+    ----------
+    prefix : bytes
+        What the reader has already: matches are looked for in it too. At most 128 MiB of prefix and data are of use.
+    """
+    zstd = _zstd()
+    options = {zstd.CompressionParameter.compression_level: level}
+    if not prefix:
+        return bytes(zstd.compress(data, options=options))
+    options[zstd.CompressionParameter.window_log] = window_log(len(prefix) + len(data))
+    return bytes(zstd.compress(data, options=options, zstd_dict=_raw(prefix)))
 
 
-def decompress(data: bytes, *, limit_bytes: int) -> bytes:
+def decompress(data: bytes, *, limit_bytes: int, window: int = _MAX_WINDOW_LOG, prefix: bytes = b"") -> bytes:
     """Decompress one zstd frame that must be whole and at most `limit_bytes` long.
+
+    Parameters
+    ----------
+    window : int
+        Binary logarithm of the largest window that is made room for.
+    prefix : bytes
+        What the frame was compressed with.
 
     Raises
     ------
@@ -109,7 +129,9 @@ def decompress(data: bytes, *, limit_bytes: int) -> bytes:
         Not zstd, truncated, trailing bytes, or longer than the limit. Memory stays bounded by the limit.
     """
     zstd = _zstd()
-    decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 27})
+    decompressor = zstd.ZstdDecompressor(
+        zstd_dict=_raw(prefix) if prefix else None, options={zstd.DecompressionParameter.window_log_max: window}
+    )
     try:
         out = decompressor.decompress(data, max_length=limit_bytes + 1)
     except zstd.ZstdError as err:
@@ -121,6 +143,21 @@ def decompress(data: bytes, *, limit_bytes: int) -> bytes:
     if decompressor.unused_data:
         raise WireError("bytes follow the zstd frame", field="body")
     return bytes(out)
+
+
+def window_log(n_bytes: int) -> int:
+    """Binary logarithm of the window that so many bytes fit into, within what zstd and memory allow.
+
+    >>> window_log(0), window_log(1 << 20), window_log(1 << 40)
+    (10, 21, 27)
+    """
+    return min(max(n_bytes.bit_length(), _MIN_WINDOW_LOG), _MAX_WINDOW_LOG)
+
+
+def _raw(prefix: bytes) -> typing.Any:  # noqa: ANN401 - of one of two modules with the same interface
+    """Return bytes as what zstd looks for matches in; fewer than eight are too few for it."""
+    zstd = _zstd()
+    return zstd.ZstdDict(prefix.ljust(_MIN_PREFIX_BYTES, b"\0"), is_raw=True).as_prefix
 
 
 def _zstd() -> typing.Any:  # noqa: ANN401 - one of two modules with the same interface

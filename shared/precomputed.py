@@ -30,8 +30,9 @@ MAGIC = b"COVEYPC1"
 KEY_BYTES = 16
 MAX_KEYS = 50_000_000
 MAX_OUTPUTS = 4096
-_MAX_BITS = 20
+MAX_BITS = 20
 _HEAD = struct.Struct("<8sIII12s32s32s")
+HEADER_BYTES = _HEAD.size
 _ZERO = bytes(12)
 _KEYS_PER_BUCKET = 4
 
@@ -77,7 +78,7 @@ def build(
     belongs_to = bytes.fromhex(features_sha256), bytes.fromhex(model_sha256)
     head = _HEAD.pack(MAGIC, len(keys), n_outputs, bits, _ZERO, *belongs_to)
     values = struct.pack(f"<{len(keys) * n_outputs}f", *itertools.chain.from_iterable(entries[key] for key in keys))
-    return b"".join([head, _index(keys, bits), *keys, values])
+    return b"".join([head, prefix_index(keys, bits), *keys, values])
 
 
 def index_bits(n_keys: int) -> int:
@@ -86,7 +87,7 @@ def index_bits(n_keys: int) -> int:
     >>> index_bits(1000)
     7
     """
-    return min(max(int(math.log2(max(n_keys, 1) / _KEYS_PER_BUCKET)) if n_keys > _KEYS_PER_BUCKET else 0, 0), _MAX_BITS)
+    return min(max(int(math.log2(max(n_keys, 1) / _KEYS_PER_BUCKET)) if n_keys > _KEYS_PER_BUCKET else 0, 0), MAX_BITS)
 
 
 def size_bytes(n_keys: int, n_outputs: int) -> int:
@@ -94,11 +95,21 @@ def size_bytes(n_keys: int, n_outputs: int) -> int:
     return _HEAD.size + 4 * ((1 << index_bits(n_keys)) + 1) + n_keys * (KEY_BYTES + 4 * n_outputs)
 
 
+def table_bits(header: bytes) -> int:
+    """Bits of the prefix index, as a table's header says."""
+    return int(_HEAD.unpack(header)[3])
+
+
 def _prefix(key: Buffer, bits: int) -> int:
     return int.from_bytes(key[:4], "big") >> (32 - bits)
 
 
-def _index(keys: typing.Sequence[bytes], bits: int) -> bytes:
+def prefix_index(keys: typing.Iterable[Buffer], bits: int) -> bytes:
+    """Write the prefix index of sorted keys.
+
+    >>> prefix_index([bytes(16), bytes([255] * 16)], 1).hex(" ", 4)
+    '00000000 01000000 02000000'
+    """
     starts = [0] * ((1 << bits) + 1)
     for key in keys:
         starts[_prefix(key, bits) + 1] += 1
@@ -128,7 +139,7 @@ class PrecomputedTable:
             raise WireError(f"not a table: it begins with {magic!r}", field="precomputed")
         if zero != _ZERO:
             raise WireError("bytes 20 to 31 are not zero", field="precomputed")
-        if n > MAX_KEYS or not 1 <= m <= MAX_OUTPUTS or bits > _MAX_BITS:
+        if n > MAX_KEYS or not 1 <= m <= MAX_OUTPUTS or bits > MAX_BITS:
             raise WireError(f"n = {n}, m = {m}, b = {bits} are not possible", field="precomputed")
         self.n_keys, self.n_outputs = n, m
         self.features_sha256, self.model_sha256 = features.hex(), model.hex()

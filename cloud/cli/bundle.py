@@ -13,6 +13,7 @@ from cloud.publish.repository import SignedRepository
 from cloud.publish.seal import SealedBundle, load_bundle, verify_bundle
 from cloud.store.audit import this_user
 from cloud.store.blobs import write_file
+from shared.bundle import Manifest
 
 
 @click.group(cls=Group)
@@ -56,7 +57,7 @@ def show_(here: Here, version: str, model: str | None, as_json: bool) -> None:
     manifest = sealed.manifest
     report = here.store.models.get(manifest.model, manifest.version)["detail"].get("precomputed")
     lines = [f"{manifest.model}@{manifest.version} ({manifest.variant}): {manifest.task}, {manifest.metric}"]
-    lines += [f"  {file.name:16} {file.length:>10,} bytes  {file.sha256[:12]}" for file in manifest.files]
+    lines += _file_lines(here, manifest)
     if report:
         lines.append(f"  {report['n_keys']:,} precomputed answers ({report['source']})")
         lines.append(
@@ -68,6 +69,22 @@ def show_(here: Here, version: str, model: str | None, as_json: bool) -> None:
                 f"    teacher's gain {report['teacher_gain']:+.4f} {manifest.metric} ({low:+.4f} .. {high:+.4f})"
             )
     show(msgspec.to_builtins(manifest) | {"precomputed": report}, lines, as_json=as_json)
+
+
+def _file_lines(here: Here, manifest: Manifest) -> list[str]:
+    """Say what each file weighs, and what it weighs for a device that has an earlier version."""
+    versions = {
+        sha256: row["version"]
+        for row in here.store.models.all(manifest.model)
+        for sha256 in row["detail"].get("pieces", {}).get("files", {}).values()
+    }
+    lines = []
+    for file in manifest.files:
+        lines.append(f"  {file.name:16} {file.length:>10,} bytes  {file.sha256[:12]}")
+        for ref in file.deltas:
+            source = f"from {versions.get(ref.source, ref.source[:12])}" if ref.source else "whole"
+            lines.append(f"    {ref.method:14} {ref.length:>10,} bytes  {source}")
+    return lines
 
 
 @bundle.command("verify")

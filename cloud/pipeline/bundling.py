@@ -7,13 +7,17 @@ import typing
 import msgspec
 
 from cloud.config import Project
+from cloud.publish.deltas import Deltas, Made, make_deltas
 from cloud.publish.repository import SignedRepository
 from cloud.publish.seal import SealedBundle, publish_bundle, seal
 from cloud.store.store import Store
 from shared import bundle, codec
-from shared.bundle import Golden, Manifest
-from shared.errors import ConflictError
+from shared.bundle import DeltaRef, Golden, Manifest
+from shared.errors import ConflictError, NotFoundError
 from shared.features import FeatureSet
+
+_SOURCES = 3
+Row = dict[str, typing.Any]
 
 
 class Pieces(typing.NamedTuple):
@@ -66,10 +70,43 @@ def build_bundle(project: Project, store: Store, model: str, version: str, *, ac
         raise ConflictError(f"{model}@{version} is {row['status']}", fix="Only what has passed its gates is signed.")
     kept = row["detail"]["pieces"]
     files = {name: store.blobs.get(sha256) for name, sha256 in kept["files"].items()}
-    sealed = seal(msgspec.convert(kept["draft"], Manifest), files)
+    deltas = _deltas(store, row, files)
+    sealed = seal(msgspec.convert(kept["draft"], Manifest), files, deltas)
     publish_bundle(SignedRepository(project.repository, project.keys), sealed)
     if row["manifest_sha256"] != sealed.sha256:
         with store.db.transaction():
             store.models.set_manifest(model, version, sealed.sha256)
             store.audit.add("bundle build", f"{model}@{version}", actor=actor, manifest=sealed.sha256)
     return sealed
+
+
+def _deltas(store: Store, row: Row, files: typing.Mapping[str, bytes]) -> Deltas:
+    """Return the deltas of a version: made once, before it is signed, and kept, so that it can be built again."""
+    kept = row["detail"]["pieces"]
+    if "deltas" not in kept and not row["manifest_sha256"]:
+        made = make_deltas(files, [_files(store, earlier) for earlier in _sources(store, row)])
+        for several in made.values():
+            for one in several:
+                store.blobs.put(one.data)
+        kept["deltas"] = {name: msgspec.to_builtins([one.ref for one in several]) for name, several in made.items()}
+        store.models.finish(row["model"], row["version"], "ready", row["detail"], features=row["features_sha256"])
+    return {
+        name: [Made(ref, store.blobs.get(ref.sha256)) for ref in msgspec.convert(refs, list[DeltaRef])]
+        for name, refs in kept.get("deltas", {}).items()
+    }
+
+
+def _sources(store: Store, row: Row) -> list[Row]:
+    """Return the versions that devices may have: those that answer somewhere, then the newest."""
+    signed = [one for one in store.models.all(row["model"]) if one["manifest_sha256"] and one["status"] == "ready"]
+    answering = set(store.models.incumbents(row["model"]).values())
+    newest_first = [one for one in reversed(signed) if one["version"] != row["version"]]
+    return sorted(newest_first, key=lambda one: one["version"] not in answering)[:_SOURCES]
+
+
+def _files(store: Store, row: Row) -> dict[str, bytes]:
+    """Return the files of an earlier version; one that is gone can be no source."""
+    try:
+        return {name: store.blobs.get(sha256) for name, sha256 in row["detail"]["pieces"]["files"].items()}
+    except NotFoundError:
+        return {}

@@ -6,6 +6,7 @@ import typing
 
 import msgspec
 
+from cloud.publish.deltas import NO_DELTAS, Deltas
 from cloud.publish.repository import SignedRepository
 from shared import bundle, codec
 from shared.bundle import File, Golden, Manifest
@@ -15,11 +16,12 @@ from shared.precomputed import PrecomputedTable
 
 
 class SealedBundle(typing.NamedTuple):
-    """A manifest and the files it names."""
+    """A manifest, the files it names, and the deltas it lists, by hash."""
 
     manifest: Manifest
     data: bytes
     files: dict[str, bytes]
+    deltas: typing.Mapping[str, bytes]
 
     @property
     def sha256(self) -> str:
@@ -32,7 +34,7 @@ class SealedBundle(typing.NamedTuple):
         return sum(map(len, self.files.values()))
 
 
-def seal(draft: Manifest, files: typing.Mapping[str, bytes]) -> SealedBundle:
+def seal(draft: Manifest, files: typing.Mapping[str, bytes], deltas: Deltas = NO_DELTAS) -> SealedBundle:
     """Write the manifest that names all files.
 
     Parameters
@@ -41,14 +43,23 @@ def seal(draft: Manifest, files: typing.Mapping[str, bytes]) -> SealedBundle:
         Everything but the files.
     files : mapping
         File name to content.
+    deltas : mapping
+        File name to its deltas, each as the manifest lists it and as bytes.
     """
     listed = tuple(
-        File(name=name, sha256=bundle.digest_of(data), length=len(data)) for name, data in sorted(files.items())
+        File(
+            name=name,
+            sha256=bundle.digest_of(data),
+            length=len(data),
+            deltas=tuple(made.ref for made in deltas.get(name, ())),
+        )
+        for name, data in sorted(files.items())
     )
     manifest = msgspec.structs.replace(draft, files=listed)
     data = manifest.to_bytes()
     bundle.parse_manifest(data)
-    return SealedBundle(manifest, data, dict(files))
+    made_of = {made.ref.sha256: made.data for several in deltas.values() for made in several}
+    return SealedBundle(manifest, data, dict(files), made_of)
 
 
 def publish_bundle(repository: SignedRepository, sealed: SealedBundle) -> None:
@@ -66,20 +77,23 @@ def publish_bundle(repository: SignedRepository, sealed: SealedBundle) -> None:
     except NotFoundError:
         for file in sealed.manifest.files:
             repository.add_blob(sealed.files[file.name], file.sha256)
+            for ref in file.deltas:
+                repository.add_blob(sealed.deltas[ref.sha256], ref.sha256)
         repository.publish("bundles", {path: sealed.data})
 
 
 def load_bundle(repository: SignedRepository, model: str, version: str, variant: str = "standard") -> SealedBundle:
-    """Read a signed bundle with all its files."""
+    """Read a signed bundle with all its files and deltas."""
     data = repository.target("bundles", bundle.target_path(model, version, variant))
     manifest = bundle.parse_manifest(data)
-    files = {}
+    files, deltas = dict[str, bytes](), dict[str, bytes]()
     for file in manifest.files:
         try:
             files[file.name] = repository.blob_path(file.sha256).read_bytes()
+            deltas |= {ref.sha256: repository.blob_path(ref.sha256).read_bytes() for ref in file.deltas}
         except FileNotFoundError as err:
             raise NotFoundError(f"{file.name} of {model}@{version} is not there", fix="Restore it.") from err
-    return SealedBundle(manifest, data, files)
+    return SealedBundle(manifest, data, files, deltas)
 
 
 def verify_bundle(sealed: SealedBundle) -> list[str]:
@@ -97,6 +111,10 @@ def verify_bundle(sealed: SealedBundle) -> list[str]:
         if len(data) != file.length or bundle.digest_of(data) != file.sha256:
             raise TrustError(f"{file.name} is not what was signed", field=f"{manifest.model}@{manifest.version}")
         checked.append(f"{file.name}: {file.length:,} bytes, {file.sha256[:12]}")
+        for ref in file.deltas:
+            made = sealed.deltas[ref.sha256]
+            if len(made) != ref.length or bundle.digest_of(made) != ref.sha256:
+                raise TrustError(f"a delta of {file.name} is not what was signed", field=ref.sha256[:12])
     features = codec.from_json(sealed.files[bundle.FEATURES_FILE], FeatureSet, limit_bytes=64 << 20)
     if features.digest != manifest.features_sha256:
         raise TrustError("the feature set is not the one of the manifest", field=bundle.FEATURES_FILE)

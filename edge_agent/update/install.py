@@ -9,6 +9,7 @@ from edge_agent.config import Identity, Layout
 from edge_agent.files import BlobStore
 from edge_agent.generation import Generation, Generations
 from edge_agent.update.desire import check_channel, desired_generation
+from edge_agent.update.download import DELTA_MEMORY_BYTES, Downloader, Tell, ignore
 from edge_agent.update.state import State
 from edge_agent.update.trust import Repository, Stream
 from shared import bundle, channel
@@ -37,6 +38,7 @@ class Outcome(typing.NamedTuple):
     generation: str
     changed: bool
     note: str = ""
+    fetched_bytes: int = 0
 
 
 class Installer:
@@ -52,6 +54,8 @@ class Installer:
         Fetches a URL in pieces.
     self_test : callable
         Tries a bundle in a process of its own; raises ModelError.
+    tell, delta_memory_bytes : callable, int
+        See `Downloader`.
     """
 
     def __init__(
@@ -64,11 +68,14 @@ class Installer:
         server: Server,
         stream: Stream,
         self_test: SelfTest,
+        tell: Tell = ignore,
+        delta_memory_bytes: int = DELTA_MEMORY_BYTES,
     ) -> None:
         self._layout, self._identity = layout, identity
         self._state, self._repository, self._server = state, repository, server
-        self._stream, self._self_test = stream, self_test
+        self._self_test = self_test
         self._blobs = BlobStore(layout.blobs)
+        self._download = Downloader(self._blobs, stream, repository.blob_url, tell=tell, memory_bytes=delta_memory_bytes)
         self._generations = Generations(layout.generations, layout.current, self._blobs)
 
     def bring_up_to_date(self) -> Outcome:
@@ -82,7 +89,7 @@ class Installer:
         self._state.move("check")
         self._repository.refresh()
         says = self._read_channel()
-        note = ""
+        note, before_bytes = "", self._download.fetched_bytes
         for _ in range(1 + len(says.models)):
             manifests = self._read_manifests(says)
             generation = desired_generation(says, self._identity.device, self._state.refused(), manifests.sha256)
@@ -106,7 +113,7 @@ class Installer:
         self._state.move("report" if changed else "idle", digest, note)
         if changed:
             self._clean_up(digest)
-        return Outcome(says, digest, changed, note)
+        return Outcome(says, digest, changed, note, self._download.fetched_bytes - before_bytes)
 
     def _read_channel(self) -> Channel:
         path = channel.target_path(self._identity.region)
@@ -148,13 +155,7 @@ class Installer:
             for version, sha256 in entry.versions.items():
                 for file in manifests.manifest(sha256).files:
                     if not self._blobs.has(file.sha256, file.length):
-                        self._fetch_file(file, f"{entry.model}@{version} {file.name}")
-
-    def _fetch_file(self, file: bundle.File, name: str) -> None:
-        try:
-            self._blobs.put(self._stream(self._repository.blob_url(file.sha256)), file.sha256, file.length)
-        except TrustError as err:
-            raise TrustError(err.message, field=name) from err
+                        self._download.fetch(file, f"{entry.model}@{version} {file.name}")
 
     def _test(self, generation: Generation, digest: str, manifests: Manifests) -> str:
         """Self-test what is new here: a candidate that fails is refused, its reason returned; an incumbent raises."""

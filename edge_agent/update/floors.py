@@ -9,15 +9,14 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-import os
 import pathlib
 import typing
 
-from edge_agent.files import fsync_folder
+from edge_agent.update.metadata_folder import make_durable
 from shared.errors import TrustError
 
 _FLOORED = ("timestamp", "snapshot")
-_FRESH = ("root", "timestamp", "snapshot", "targets")
+_FRESH = ("root", *_FLOORED, "targets")
 
 
 class Floors(typing.Protocol):
@@ -51,8 +50,8 @@ def settle(folder: pathlib.Path, floors: Floors, now_s: float) -> None:
         Trusted metadata, as python-tuf leaves it: ``root.json``, ``timestamp.json``, ``snapshot.json``,
         ``targets.json``.
     floors : Floors
-        A version's floor belongs to the keys that sign the role: with new keys it may begin anew (TUF specification
-        1.0.34, 5.3.11).
+        Versions of timestamp and snapshot belong to the keys that sign the two: with new keys they may begin anew
+        (TUF specification 1.0.34, 5.3.11).
     now_s : float
         The wall clock.
 
@@ -62,7 +61,7 @@ def settle(folder: pathlib.Path, floors: Floors, now_s: float) -> None:
         Something is older than what was accepted before, or has expired by the latest time this device knows of.
     """
     signed = {role: json.loads((folder / f"{role}.json").read_bytes())["signed"] for role in _FRESH}
-    names = {role: _name(signed["root"], role) for role in _FLOORED} | {"root": "tuf root"}
+    names = {role: f"tuf {role} {_keys(signed['root'])}" for role in _FLOORED} | {"root": "tuf root"}
     for role, name in names.items():
         seen, known = int(signed[role]["version"]), floors.floor(name)
         if seen < known:
@@ -75,28 +74,24 @@ def settle(folder: pathlib.Path, floors: Floors, now_s: float) -> None:
                 field=f"{role}.json",
                 fix="The cloud must sign anew; or the clock is wrong.",
             )
-    _make_durable(folder)
+    make_durable(folder)
     for role, name in names.items():
         floors.raise_floor(name, int(signed[role]["version"]))
     floors.raise_floor("time", int(now_s))
 
 
-def _name(root: dict[str, typing.Any], role: str) -> str:
-    keys = json.dumps(root["roles"][role], sort_keys=True).encode()
-    return f"tuf {role} {hashlib.sha256(keys).hexdigest()[:16]}"
+def signers(folder: pathlib.Path) -> str:
+    """Tell by which keys timestamp and snapshot are signed: a digest, empty if no root can be read."""
+    try:
+        return _keys(json.loads((folder / "root.json").read_bytes())["signed"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def _keys(root: dict[str, typing.Any]) -> str:
+    ids = [sorted(root["roles"][role]["keyids"]) for role in _FLOORED]
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
 
 
 def _text(at_s: float) -> str:
     return f"{dt.datetime.fromtimestamp(at_s, dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _make_durable(folder: pathlib.Path) -> None:
-    """python-tuf replaces files without waiting for the disk; after this they survive a cut of the power."""
-    for path in [*folder.glob("*.json"), *(folder / "root_history").glob("*.json")]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    fsync_folder(folder / "root_history")
-    fsync_folder(folder)

@@ -17,7 +17,8 @@ from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
-from edge_agent.update.floors import Floors, NoFloors, settle
+from edge_agent.update.floors import Floors, NoFloors, settle, signers
+from edge_agent.update.metadata_folder import forget, kept, mend, put_back
 from shared.errors import NotFoundError, TrustError, UnreachableError
 
 Stream = typing.Callable[[str], typing.Iterator[bytes]]
@@ -101,19 +102,40 @@ class Repository:
         TrustError
             The repository shows something that is unsigned, expired, or older than what was seen before.
         """
-        self._updater = None
+        self._updater, now_s = None, time.time()  # one time for the whole of an update (5.1)
+        mend(self._folder)
+        before = kept(self._folder)
         with _named(self._fetcher):
-            updater = Updater(
-                str(self._folder),
-                self._where.metadata,
-                target_base_url=self._where.targets,
-                fetcher=self._fetcher,
-                config=_CONFIG,
-                bootstrap=self._root,
-            )
-            updater.refresh()
-        settle(self._folder, self._floors, time.time())
+            updater = self._load()
+        try:
+            settle(self._folder, self._floors, now_s)
+        except TrustError:
+            put_back(self._folder, before)
+            raise
         self._updater = updater
+
+    def _load(self) -> Updater:
+        """Refresh; with new keys for timestamp or snapshot, what the old ones signed counts no more (5.3.11)."""
+        before = signers(self._folder)
+        try:
+            return self._refreshed()
+        except (exceptions.RepositoryError, exceptions.DownloadError):
+            if before in {"", signers(self._folder)}:
+                raise
+        forget(self._folder)
+        return self._refreshed()
+
+    def _refreshed(self) -> Updater:
+        updater = Updater(
+            str(self._folder),
+            self._where.metadata,
+            target_base_url=self._where.targets,
+            fetcher=self._fetcher,
+            config=_CONFIG,
+            bootstrap=self._root,
+        )
+        updater.refresh()
+        return updater
 
     def target(self, path: str, *, cache: pathlib.Path) -> bytes:
         """Return a signed target; a cached copy is used if its hash is the signed one.
@@ -149,7 +171,7 @@ class Repository:
         try:
             signed = json.loads((self._folder / "timestamp.json").read_bytes())["signed"]
             expires = dt.datetime.fromisoformat(signed["expires"]).timestamp()
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return 0.0
         return max(0.0, time.time() - expires)
 

@@ -30,6 +30,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--target-name", default="")
     parser.add_argument("--target-base-url", default="")
     parser.add_argument("--target-dir", type=pathlib.Path)
+    parser.add_argument("--timeout", default=30.0, type=float, help="seconds without a byte")
     parser.add_argument("command", choices=["init", "refresh", "download"])
     parser.add_argument("root", nargs="?", type=pathlib.Path)
     return parser.parse_args(argv)
@@ -42,10 +43,11 @@ def main(argv: list[str]) -> int:
     floors = folder.with_name(f".{folder.name}.state.db")
     if given.command == "init":
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "root.json").unlink(missing_ok=True)  # it is a link by now if this is not the first time
         shutil.copyfile(given.root, folder / "root.json")
         floors.unlink(missing_ok=True)
         return 0
-    link = Link(given.metadata_url)
+    link = Link(given.metadata_url, timeout_s=given.timeout)
     state = State(floors)
     where = Where(_with_slash(given.metadata_url), _with_slash(given.target_base_url))
     try:
@@ -54,8 +56,8 @@ def main(argv: list[str]) -> int:
         if given.command == "download":
             name = urllib.parse.quote(given.target_name, safe="")
             repository.target(given.target_name, cache=given.target_dir / name)
-    except CoveyError as err:
-        sys.stderr.write(f"{err.code}: {err}\n")
+    except (CoveyError, OSError) as err:
+        sys.stderr.write(f"{getattr(err, 'code', 'disk')}: {err}\n")
         return 1
     finally:
         state.close()

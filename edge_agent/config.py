@@ -59,12 +59,34 @@ class SyncSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     delta_memory_bytes: typing.Annotated[int, msgspec.Meta(ge=0)] = 128 << 20
 
 
+class UpdateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a new generation may begin to answer; it is fetched and tested at once.
+
+    Parameters
+    ----------
+    window : str
+        Hours of the local day, such as ``02:00-05:00``; any time by default.
+    lock_file : str
+        While this file exists, the device does not switch.
+    hook : str
+        Address on this machine that is asked before a switch; an answer of 409, 423 or 503 says "not now".
+    max_wait_s : float
+        After so long the device switches all the same.
+    """
+
+    window: typing.Annotated[str, msgspec.Meta(pattern=r"^$|^[0-2]\d:[0-5]\d-[0-2]\d:[0-5]\d$")] = ""
+    lock_file: str = ""
+    hook: typing.Annotated[str, msgspec.Meta(pattern=r"^$|^http://(127\.0\.0\.1|localhost|\[::1\])[:/]")] = ""
+    max_wait_s: typing.Annotated[float, msgspec.Meta(ge=0)] = 3 * 86_400.0
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of a device."""
 
     serve: ServeSettings = ServeSettings()
     spool: SpoolSettings = SpoolSettings()
     sync: SyncSettings = SyncSettings()
+    update: UpdateSettings = UpdateSettings()
 
 
 class Identity(codec.Record, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import pathlib
 import random
@@ -19,6 +20,7 @@ from edge_agent.generation import Generations
 from edge_agent.link import Link, load_key
 from edge_agent.telemetry.forward import forward, parse_acknowledgement, status_digest
 from edge_agent.telemetry.outbox import Outbox
+from edge_agent.update.consent import Consent, ask_consent
 from edge_agent.update.install import Installer
 from edge_agent.update.self_test import run_self_test
 from edge_agent.update.state import OUTCOME_CHARACTERS, State
@@ -85,7 +87,7 @@ class Sync:
     """
 
     def __init__(self, layout: Layout, identity: Identity, settings: Settings) -> None:
-        self._layout, self._identity = layout, identity
+        self._layout, self._identity, self._update = layout, identity, settings.update
         self.state = State(layout.state_db)
         self.outbox = Outbox(layout.spool_db)
         self._generations = Generations(layout.generations, layout.current, BlobStore(layout.blobs))
@@ -112,11 +114,17 @@ class Sync:
             server=self._server,
             stream=self._link.stream,
             self_test=self_test,
+            consent=self._ask_consent,
             tell=self.outbox.add_event,
             delta_memory_bytes=settings.sync.delta_memory_bytes,
         )
         self._told: bytes = b""
         self._told_at = 0.0
+
+    def _ask_consent(self, waited_s: float) -> Consent:
+        """Ask the owner's settings and the application whether to switch now."""
+        now = dt.datetime.now().astimezone()
+        return ask_consent(self._update, ask=self._link.objection, now=now, waited_s=waited_s)
 
     def one_pass(self) -> Pass:
         """Update, then deliver; a failure of the first does not stop the second unless there is no network."""

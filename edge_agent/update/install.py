@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pathlib
+import time
 import typing
 
 from edge_agent.config import Identity, Layout
 from edge_agent.files import BlobStore
 from edge_agent.generation import Generation, Generations
+from edge_agent.update.consent import Consent
 from edge_agent.update.desire import check_channel, desired_generation
 from edge_agent.update.download import DELTA_MEMORY_BYTES, Downloader, Tell, ignore
 from edge_agent.update.state import State
@@ -17,6 +19,7 @@ from shared.channel import BundleRef, Channel
 from shared.errors import ConflictError, ModelError, TrustError, UnreachableError, WireError
 
 T = typing.TypeVar("T")
+Asker = typing.Callable[[float], Consent]
 SelfTest = typing.Callable[[pathlib.Path, bundle.Manifest], None]
 _CHANNEL_FLOOR = "channel"
 
@@ -54,6 +57,8 @@ class Installer:
         Fetches a URL in pieces.
     self_test : callable
         Tries a bundle in a process of its own; raises ModelError.
+    consent : callable
+        Given how long a generation has lain ready, in seconds, says whether to switch to it now.
     tell, delta_memory_bytes : callable, int
         See `Downloader`.
     """
@@ -68,14 +73,17 @@ class Installer:
         server: Server,
         stream: Stream,
         self_test: SelfTest,
+        consent: Asker = lambda _waited_s: Consent(granted=True),
         tell: Tell = ignore,
         delta_memory_bytes: int = DELTA_MEMORY_BYTES,
     ) -> None:
         self._layout, self._identity = layout, identity
         self._state, self._repository, self._server = state, repository, server
-        self._self_test = self_test
+        self._self_test, self._consent = self_test, consent
         self._blobs = BlobStore(layout.blobs)
-        self._download = Downloader(self._blobs, stream, repository.blob_url, tell=tell, memory_bytes=delta_memory_bytes)
+        self._download = Downloader(
+            self._blobs, stream, repository.blob_url, tell=tell, memory_bytes=delta_memory_bytes
+        )
         self._generations = Generations(layout.generations, layout.current, self._blobs)
 
     def bring_up_to_date(self) -> Outcome:
@@ -104,6 +112,12 @@ class Installer:
             note = self._test(generation, digest, manifests)
             if note:
                 continue
+            note = self._objection(generation, digest)
+            if note:
+                self._state.move("stage", digest, note)
+                return Outcome(
+                    says, digest, changed=False, note=note, fetched_bytes=self._download.fetched_bytes - before_bytes
+                )
             self._activate(digest)
             changed = True
             break
@@ -175,6 +189,18 @@ class Installer:
                     raise
                 self._state.passed_self_test(sha256)
         return ""
+
+    def _objection(self, generation: Generation, digest: str) -> str:
+        """Return why the switch has to wait; what this device has run before, and its first versions, never wait."""
+        known = {version for other in self._state.good() for version in self._versions_of(other)}
+        if not self._generations.running() or set(_all_versions(generation)) <= known:
+            return ""
+        since_s = self._state.ready_since(digest)
+        consent = self._consent(max(0.0, time.time() - since_s))
+        return "" if consent.granted else f"ready, and waits: {consent.reason}"
+
+    def _versions_of(self, digest: str) -> list[tuple[str, str]]:
+        return _all_versions(self._generations.read(digest)) if digest in self._generations.list() else []
 
     def _activate(self, digest: str) -> None:
         """Switch, then tell the server; if it can not serve the generation, switch back."""
@@ -263,3 +289,7 @@ def _parse(parse: typing.Callable[[bytes], T], data: bytes, path: str) -> T:
 
 def _versions(generation: Generation) -> list[tuple[str, str]]:
     return [(entry.model, entry.incumbent) for entry in generation.models]
+
+
+def _all_versions(generation: Generation) -> list[tuple[str, str]]:
+    return [(entry.model, version) for entry in generation.models for version in entry.versions]

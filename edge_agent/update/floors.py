@@ -61,7 +61,8 @@ def settle(folder: pathlib.Path, floors: Floors, now_s: float) -> None:
         Something is older than what was accepted before, or has expired by the latest time this device knows of.
     """
     signed = {role: json.loads((folder / f"{role}.json").read_bytes())["signed"] for role in _FRESH}
-    names = {role: f"tuf {role} {_keys(signed['root'])}" for role in _FLOORED} | {"root": "tuf root"}
+    keys = hashlib.sha256(json.dumps(sorted(_keys(signed["root"]))).encode()).hexdigest()[:16]
+    names = {role: f"tuf {role} {keys}" for role in _FLOORED} | {"root": "tuf root"}
     for role, name in names.items():
         seen, known = int(signed[role]["version"]), floors.floor(name)
         if seen < known:
@@ -80,17 +81,16 @@ def settle(folder: pathlib.Path, floors: Floors, now_s: float) -> None:
     floors.raise_floor("time", int(now_s))
 
 
-def signers(folder: pathlib.Path) -> str:
-    """Tell by which keys timestamp and snapshot are signed: a digest, empty if no root can be read."""
+def signers(folder: pathlib.Path) -> frozenset[tuple[str, str]]:
+    """Which keys sign the timestamp and the snapshot: role and key id; nothing if no root can be read."""
     try:
         return _keys(json.loads((folder / "root.json").read_bytes())["signed"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ""
+        return frozenset()
 
 
-def _keys(root: dict[str, typing.Any]) -> str:
-    ids = [sorted(root["roles"][role]["keyids"]) for role in _FLOORED]
-    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
+def _keys(root: dict[str, typing.Any]) -> frozenset[tuple[str, str]]:
+    return frozenset((role, keyid) for role in _FLOORED for keyid in root["roles"][role]["keyids"])
 
 
 def _text(at_s: float) -> str:

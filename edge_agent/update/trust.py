@@ -108,6 +108,7 @@ class Repository:
         with _named(self._fetcher):
             updater = self._load()
         try:
+            _check_keys(self._folder)
             settle(self._folder, self._floors, now_s)
         except TrustError:
             put_back(self._folder, before)
@@ -115,12 +116,12 @@ class Repository:
         self._updater = updater
 
     def _load(self) -> Updater:
-        """Refresh; with new keys for timestamp or snapshot, what the old ones signed counts no more (5.3.11)."""
+        """Refresh; once a key of timestamp or snapshot was replaced, what they had signed counts no more (5.3.11)."""
         before = signers(self._folder)
         try:
             return self._refreshed()
         except (exceptions.RepositoryError, exceptions.DownloadError):
-            if before in {"", signers(self._folder)}:
+            if before <= signers(self._folder):
                 raise
         forget(self._folder)
         return self._refreshed()
@@ -174,6 +175,17 @@ class Repository:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return 0.0
         return max(0.0, time.time() - expires)
+
+
+def _check_keys(folder: pathlib.Path) -> None:
+    """Refuse one key under two names where several keys have to sign: python-tuf counts names."""
+    root, targets = (json.loads((folder / f"{role}.json").read_bytes())["signed"] for role in ("root", "targets"))
+    below = targets.get("delegations", {})
+    for keys, roles in ((root["keys"], root["roles"].values()), (below.get("keys", {}), below.get("roles", []))):
+        for role in roles:
+            values = [json.dumps(keys[keyid]["keyval"], sort_keys=True) for keyid in role["keyids"] if keyid in keys]
+            if role["threshold"] > 1 and len(set(values)) < len(values):
+                raise TrustError("not to be trusted: one key has two names", field=role.get("name", "root.json"))
 
 
 class _named:  # noqa: N801 - reads as a verb where it is used

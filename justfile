@@ -32,9 +32,9 @@ arch:
 test *arguments:
     scripts/test {{arguments}}
 
-# Run the faults: kills, cuts, full disks.
+# Run the faults, whole: kills, cuts, full disks, at every system call.
 faults:
-    {{python}} -m pytest tests/faults
+    COVEY_EVERY_CALL=1 {{python}} -m pytest tests/faults
 
 # Check the pages of docs/ against the code.
 docs:

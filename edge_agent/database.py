@@ -55,10 +55,11 @@ def transaction(db: sqlite3.Connection) -> typing.Iterator[None]:
     db.execute("begin immediate")
     try:
         yield
+        db.execute("commit")
     except BaseException:
-        db.execute("rollback")
+        if db.in_transaction:  # a full disk can end it by itself
+            db.execute("rollback")
         raise
-    db.execute("commit")
 
 
 def used_bytes(db: sqlite3.Connection) -> int:

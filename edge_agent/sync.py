@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import select
+import sqlite3
 import sys
 import time
 import typing
@@ -27,7 +28,7 @@ from edge_agent.update.state import OUTCOME_CHARACTERS, State
 from edge_agent.update.trust import Repository, Where
 from shared import __version__, bundle, protocol
 from shared.channel import Channel, parse_channel
-from shared.errors import CoveyError, UnreachableError
+from shared.errors import CoveyError, StorageError, UnreachableError
 from shared.telemetry import Acknowledgement, DeviceStatus, ModelStatus
 
 _STAY_BELOW_S = 60.0
@@ -129,33 +130,39 @@ class Sync:
     def one_pass(self) -> Pass:
         """Update, then deliver; a failure of the first does not stop the second unless there is no network."""
         done = Pass()
-        with lock(self._layout.sync_lock, wait=True):
-            self._flush()
-            before = str(self.state.job()["outcome"])
-            try:
-                outcome = self._installer.bring_up_to_date()
-                done.changed, done.generation = outcome.changed, outcome.generation
-                done.fetched_bytes = outcome.fetched_bytes
-                done.error = outcome.note
-            except UnreachableError as err:
-                self.state.move("idle", outcome=before)
-                _note(done, err)
-            except CoveyError as err:
-                self._remember(err, before)
-                _note(done, err)
-            try:
-                done.delivered = self._deliver()
-            except CoveyError as err:
-                if done.ok and not isinstance(err, UnreachableError):
-                    self._remember(err, before)
-                _note(done, err)
-        done.channel_sequence = self.state.floor("channel")
-        running = self._generations.running()
-        if running:
-            entries = self._generations.read(running).models
-            done.models = tuple(f"{entry.model}@{entry.incumbent}" for entry in entries)
-        done.next_s = self._next_poll_s()
+        try:
+            with lock(self._layout.sync_lock, wait=True):
+                self._flush()
+                self._update_and_deliver(done)
+            done.channel_sequence = self.state.floor("channel")
+            running = self._generations.running()
+            if running:
+                entries = self._generations.read(running).models
+                done.models = tuple(f"{entry.model}@{entry.incumbent}" for entry in entries)
+            done.next_s = self._next_poll_s()
+        except (OSError, sqlite3.Error) as err:
+            _note(done, StorageError(f"{type(err).__name__}: {err}", fix="Free some space, or look at the disk."))
         return done
+
+    def _update_and_deliver(self, done: Pass) -> None:
+        before = str(self.state.job()["outcome"])
+        try:
+            outcome = self._installer.bring_up_to_date()
+            done.changed, done.generation = outcome.changed, outcome.generation
+            done.fetched_bytes = outcome.fetched_bytes
+            done.error = outcome.note
+        except UnreachableError as err:
+            self.state.move("idle", outcome=before)
+            _note(done, err)
+        except CoveyError as err:
+            self._remember(err, before)
+            _note(done, err)
+        try:
+            done.delivered = self._deliver()
+        except CoveyError as err:
+            if done.ok and not isinstance(err, UnreachableError):
+                self._remember(err, before)
+            _note(done, err)
 
     def close(self) -> None:
         """Close databases and connections."""

@@ -18,6 +18,7 @@
     |-- NotFoundError         no such thing                                               exit 5
     |-- ConflictError         the thing is not in a state that allows this                exit 6
     |-- LimitError            too much, too fast                                          exit 1
+    |-- StorageError          this machine's disk is full or broken                       exit 1
     |-- UnreachableError      the other side does not answer                              exit 7
     `-- TimeoutExpiredError   it did not end in time                                      exit 124
 
@@ -175,6 +176,14 @@ class LimitError(CoveyError):
 
     code = "limit"
     http_status = 429
+    retry = True
+
+
+class StorageError(CoveyError):
+    """The disk of this machine is full or broken."""
+
+    code = "storage"
+    http_status = 507
     retry = True
 
 

@@ -11,6 +11,7 @@ from cloud.config.fleet import (
     ShadowSettings,
 )
 from cloud.config.model import (
+    NETWORKS,
     FinetuneSettings,
     GateSettings,
     ModelSettings,
@@ -23,6 +24,7 @@ from cloud.config.table import Params, Table
 
 __all__ = [
     "CONFIG_FILE",
+    "NETWORKS",
     "CanarySettings",
     "DeviceSettings",
     "FinetuneSettings",

@@ -10,6 +10,8 @@ from cloud.config.table import AtLeastOne, Count, Days, NotNegative, Number, Par
 from shared.bundle import AnswerOrder
 from shared.metrics import Task
 
+NETWORKS = ("MLPClassifier", "MLPRegressor")
+
 
 class StepSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One step of a Pipeline: a dotted class name and its parameters."""
@@ -127,6 +129,9 @@ class ModelSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True
         How much worse a candidate may be on the devices, in units of the metric.
     metric_scale : float
         Typical size of the metric; for regressions, so that sums keep their precision.
+    publish_delta : str
+        ``int8`` defines a fine-tuned network as its parent plus whole steps of its weights, so that devices fetch one
+        byte a weight; gates judge, and devices run, that model. For MLPClassifier and MLPRegressor.
     allow_operators : tuple of str
         ONNX operators that devices may run on top of the usual ones, such as ``Scan`` or ``com.example.Own``.
     """
@@ -147,6 +152,7 @@ class ModelSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True
     margin: Positive = 0.02
     threshold: Ratio = 0.5
     label_window_days: Days = 1.0
+    publish_delta: typing.Literal["", "int8"] = ""
     allow_operators: tuple[str, ...] = ()
     answer_order: AnswerOrder = "precomputed_first"
     default: tuple[Number, ...] = ()

@@ -9,7 +9,7 @@ import typing
 import msgspec
 
 from cloud.config.fleet import Settings
-from cloud.config.model import ModelSettings
+from cloud.config.model import NETWORKS, ModelSettings
 from shared import settings
 from shared.errors import ConfigError, NotFoundError, UsageError
 from shared.features import FeatureSet, load_feature_set
@@ -128,6 +128,13 @@ def _check(parsed: Settings) -> None:
         where = f"models.{name}"
         if bool(model.estimator) == bool(model.steps):
             raise ConfigError("give an estimator, or steps", field=f"{where}.estimator", fix="One of the two.")
+        last = model.estimator or model.steps[-1].estimator
+        if model.publish_delta and last.rpartition(".")[2] not in NETWORKS:
+            raise ConfigError(
+                f"{last!r} has no weights to send as {model.publish_delta}",
+                field=f"{where}.publish_delta",
+                fix=f"Leave it out, or choose one of {', '.join(NETWORKS)}.",
+            )
         _check_answers(model, where)
         repeated = [t.name for i, t in enumerate(model.trigger) if t.name in [u.name for u in model.trigger[:i]]]
         if repeated:

@@ -79,7 +79,9 @@ def detail(
         parent_to_s = float(store.models.get(order.model, order.parent)["detail"]["trained_to_s"])
     settings = msgspec.to_builtins(work.model)
     return {
-        "parameters": {key: settings[key] for key in ("estimator", "params", "steps", "finetune", "seed")},
+        "parameters": {
+            key: settings[key] for key in ("estimator", "params", "steps", "finetune", "publish_delta", "seed")
+        },
         "rows": {"train": len(work.train), "holdout": len(work.holdout)},
         "trained_from_s": float(work.train.event_s[0]),
         "trained_to_s": float(work.train.event_s[-1]) if own else parent_to_s,

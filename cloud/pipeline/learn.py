@@ -13,7 +13,7 @@ from cloud.export import onnx_file, precompute
 from cloud.pipeline.order import Order
 from cloud.pipeline.prepare import Work
 from cloud.store.store import Store
-from cloud.training import estimator, fit
+from cloud.training import estimator, fit, int8_steps
 from shared.clock import format_time
 from shared.errors import DataError
 from shared.features import Encoder
@@ -27,7 +27,7 @@ def fit_model(store: Store, order: Order, work: Work, say: Say) -> estimator.Est
     Raises
     ------
     DataError, ConfigError
-        There is nothing new to learn; or the estimator can not learn on.
+        There is nothing new to learn; or the estimator can not learn on, or not in steps.
     """
     if not order.is_stateful:
         return fit.fit_stateless(estimator.build(work.model, order.model), work.rows)
@@ -43,7 +43,9 @@ def fit_model(store: Store, order: Order, work: Work, say: Say) -> estimator.Est
     new = work.rows.take(np.flatnonzero(is_new))
     old = work.rows.take(np.flatnonzero(~is_new))
     say(f"{len(new):,} new rows, {len(old):,} old ones to replay from")
-    return fit.fit_stateful(base, new, old, work.model.finetune, seed=work.model.seed, n_classes=len(work.classes))
+    model = work.model
+    tuned = fit.fit_stateful(base, new, old, model.finetune, seed=model.seed, n_classes=len(work.classes))
+    return int8_steps.as_steps(base, tuned) if model.publish_delta == "int8" else tuned
 
 
 def precompute_coarse(work: Work, exported: onnx_file.Exported, model_sha256: str) -> bytes | None:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import itertools
 import json
 import pathlib
 import random
 
+import joblib
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from sklearn.linear_model import SGDClassifier
+from sklearn.neural_network import MLPClassifier
 
 from cloud.cli.main import cli
 from cloud.config import Project
+from cloud.export.onnx_file import Exported
 from cloud.pipeline import build_bundle, bundling
 from cloud.publish.deltas import NO_DELTAS, make_deltas
 from cloud.publish.repository import SignedRepository
 from cloud.publish.seal import SealedBundle, load_bundle, verify_bundle
 from cloud.store.store import Store
-from shared import bundle, delta
-from shared.bundle import digest_of
-from shared.errors import NotFoundError, TrustError
+from cloud.training import int8_steps
+from shared import bundle, codec, delta
+from shared.bundle import Golden, digest_of
+from shared.errors import ConfigError, NotFoundError, TrustError
+from shared.features import Encoder, FeatureSet
+from shared.precomputed import PrecomputedTable
 from tests.unit.cloud_ import builders
 
 NETWORK = """\
@@ -145,3 +156,65 @@ def test_bundle_show_says_what_a_file_weighs_for_whom(network: Project) -> None:
         one.sha256
         for one in second.manifest.file(bundle.MODEL_FILE).deltas  # type: ignore[union-attr]
     ]
+
+
+# ---- networks that are defined in steps
+
+
+@pytest.fixture
+def stepped(tmp_path: pathlib.Path) -> Project:
+    return builders.make_project(tmp_path / "steps", model=NETWORK + 'publish_delta = "int8"', more=builders.EASY_GATES)
+
+
+def test_a_network_defined_in_steps_is_sent_as_int8_exactly(stepped: Project) -> None:
+    with builders.opened(stepped) as store:
+        sealed = trained(stepped, store, "", "v1", "v1.1")
+        detail = store.models.get(builders.MODEL, "v1.1")["detail"]
+    for before, after in itertools.pairwise(sealed):
+        old, new = before.files[bundle.MODEL_FILE], after.files[bundle.MODEL_FILE]
+        listed = {ref.source: ref for ref in after.manifest.file(bundle.MODEL_FILE).deltas}  # type: ignore[union-attr]
+        ref = listed[digest_of(old)]
+        assert (ref.method, old != new) == ("int8", True)
+        assert ref.length < 0.4 * listed[""].length
+        assert delta.apply(after.deltas[ref.sha256], old, limit_bytes=len(new)) == new
+    assert detail["parameters"]["publish_delta"] == "int8"
+
+
+def test_gates_golden_rows_and_table_are_those_of_the_model_in_steps(stepped: Project) -> None:
+    with builders.opened(stepped) as store:
+        made = trained(stepped, store, "", "v1")[-1]
+        row = store.models.get(builders.MODEL, "v1.1")
+        kept = joblib.load(io.BytesIO(store.blobs.get(row["detail"]["estimator"])))
+        parity = next(gate for gate in row["detail"]["gates"] if gate["name"] == "parity")
+    exported = Exported(made.files[bundle.MODEL_FILE], "binary")
+    features = codec.from_json(made.files[bundle.FEATURES_FILE], FeatureSet)
+    encoder = Encoder(features)
+    golden = codec.from_json(made.files[bundle.GOLDEN_FILE], Golden)
+    codes = [encoder.encode(one) for one in golden.rows]
+    inputs = np.array([encoder.vector(code) for code in codes], np.float32)
+    assert parity["passed"]
+    assert np.allclose(exported.answers(inputs), golden.outputs, atol=1e-6)
+    assert np.allclose(kept.predict_proba(inputs), golden.outputs, atol=1e-6)
+    table = PrecomputedTable(made.files[bundle.TABLE_FILE])
+    found = {i: answer for i, code in enumerate(codes) if (answer := table.get(encoder.key(code)))}
+    assert found
+    assert all(np.allclose(answer, golden.outputs[i], atol=1e-6) for i, answer in found.items())
+
+
+def test_steps_move_each_weight_at_most_half_a_step_and_need_a_network() -> None:
+    inputs = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
+    labels = (inputs[:, 0] > 0).astype(int)
+    base = MLPClassifier((8,), random_state=0).partial_fit(inputs, labels, classes=[0, 1])
+    tuned = copy.deepcopy(base).partial_fit(inputs, labels)
+    stepped = int8_steps.as_steps(base, copy.deepcopy(tuned))
+    parts = [[*one.coefs_, *one.intercepts_] for one in (base, tuned, stepped)]
+    for old, free, bound in zip(*parts, strict=True):
+        assert np.abs(bound - free).max() <= np.abs(free - old).max() / 127 + 1e-6
+    with pytest.raises(ConfigError, match="SGDClassifier has no weights to send as int8"):
+        int8_steps.as_steps(SGDClassifier(), SGDClassifier())
+
+
+def test_steps_of_an_estimator_that_has_none_are_refused_when_the_settings_are_read(stepped: Project) -> None:
+    text = builders.config(model=builders.SGD, more='publish_delta = "int8"')
+    with pytest.raises(ConfigError, match=r"models\.sales\.publish_delta: 'sklearn.*SGDClassifier' has no weights"):
+        builders.write(stepped, "covey.toml", text)

@@ -16,6 +16,7 @@ from tests.contract import tuf_client
 from tests.tuf_repository import TOP, TufRepository
 
 PATIENCE_S = 10.0
+FILE = "file"
 Handler = http.server.BaseHTTPRequestHandler
 Answer = typing.Callable[[Handler], None]
 
@@ -174,3 +175,14 @@ def client(line: Line, repo: TufRepository, tmp_path: pathlib.Path) -> Client:
     made = Client(tmp_path, line)
     assert made.init() == 0
     return made
+
+
+@pytest.fixture
+def version_three(client: Client, repo: TufRepository) -> None:
+    """The client has version 3 of everything but the root, and of a delegated role that signs one target."""
+    repo.delegate("targets", "more", "*")
+    repo.add_target(FILE, b"1", "more")
+    repo.release("targets", "more")
+    repo.release("targets", "more")
+    assert client.download(FILE) == 0
+    assert client.trusts() == at_version(3) | {"more": 3}

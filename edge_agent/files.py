@@ -25,9 +25,25 @@ def fsync_folder(folder: pathlib.Path) -> None:
         os.close(handle)
 
 
+def _aside(path: pathlib.Path) -> pathlib.Path:
+    """Name of a temporary file beside a path; it tells whose it is."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(6)}.tmp")
+
+
+def sweep(folder: pathlib.Path) -> int:
+    """Delete what processes that are gone have left behind half done; return how many files."""
+    gone = 0
+    for path in folder.glob(".*.tmp"):
+        owner = path.name.split(".")[-2].partition("-")[0]
+        if not pathlib.Path("/proc", owner).exists():
+            path.unlink(missing_ok=True)
+            gone += 1
+    return gone
+
+
 def write_atomic(path: pathlib.Path, data: bytes, mode: int = 0o644) -> None:
     """Write a file so that a reader, or a restart, sees the old content or the new one and nothing between."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = _aside(path)
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with open(handle, "wb") as file:  # noqa: PTH123 - it is an open descriptor
@@ -43,7 +59,7 @@ def write_atomic(path: pathlib.Path, data: bytes, mode: int = 0o644) -> None:
 
 def switch_link(link: pathlib.Path, target: str) -> None:
     """Point a symbolic link at `target` in one step."""
-    temporary = link.with_name(f".{link.name}.{secrets.token_hex(6)}.tmp")
+    temporary = _aside(link)
     temporary.symlink_to(target)
     try:
         temporary.replace(link)
@@ -109,7 +125,7 @@ class BlobStore:
         TrustError
             Length or hash differ from what was signed; nothing is kept then.
         """
-        temporary = self.folder / f".{sha256}.{secrets.token_hex(6)}.tmp"
+        temporary = _aside(self.folder / sha256)
         digest, size = hashlib.sha256(), 0
         try:
             with temporary.open("xb") as file:
@@ -152,6 +168,6 @@ class BlobStore:
 
 def remove_tree(folder: pathlib.Path) -> None:
     """Delete a folder by moving it aside first, so that no half-deleted folder keeps its name."""
-    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    aside = _aside(folder)
     folder.rename(aside)
     shutil.rmtree(aside)

@@ -7,7 +7,7 @@ import time
 import typing
 
 from edge_agent.config import Identity, Layout
-from edge_agent.files import BlobStore
+from edge_agent.files import BlobStore, sweep
 from edge_agent.generation import Generation, Generations
 from edge_agent.update.consent import Consent
 from edge_agent.update.desire import check_channel, desired_generation
@@ -94,6 +94,8 @@ class Installer:
         UnreachableError, TrustError, WireError, ModelError
             Nothing has changed then: what ran goes on running.
         """
+        for folder in (self._layout.store, self._layout.tuf):
+            sweep(folder)
         self._state.move("check")
         self._repository.refresh()
         says = self._read_channel()

@@ -6,6 +6,8 @@ Most tests call the client program's `main`; some start it as the public conform
 
 from __future__ import annotations
 
+import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -195,3 +197,15 @@ def test_the_program_does_the_same_as_a_process(client: Client, line: Line, repo
     assert (client.trusts(), client.downloaded()) == (tuf_line.at_version(2), [b"some"])
     (client.metadata / "root.json").unlink()
     assert run(*client.arguments("refresh")) == 1
+
+
+# ---- the page on trust
+
+
+def test_every_test_that_the_page_on_trust_names_exists() -> None:
+    root = pathlib.Path(__file__).parents[2]
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (root / "docs" / "explanation" / "trust.md").read_text())
+    files = list((root / "tests").rglob("test_*.py"))
+    there = {(path.name, name) for path in files for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.M)}
+    assert len(named) > 40
+    assert set(named) - there == set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import pathlib
 import time
 import typing
@@ -16,6 +17,7 @@ from shared.errors import AuthError, ConflictError, CoveyError, NotFoundError, U
 R = typing.TypeVar("R", bound=codec.Record)
 _CHUNK_BYTES = 256 << 10
 _HOOK_TIMEOUT_S = 5.0
+_LONGEST_WAIT_S = 86_400.0
 _SHOWN = 200
 _LOCKED, _UNAVAILABLE = 423, 503
 _TOKEN_MARGIN_S = 30.0
@@ -47,6 +49,7 @@ class Link:
         self._session = requests.Session()
         self._session.headers["User-Agent"] = f"covey-edge/{__version__}"
         self._token, self._token_until = "", 0.0
+        self.retry_after_s = 0.0  # what the cloud has asked for since somebody set this to 0
 
     def stream(self, url: str) -> typing.Iterator[bytes]:
         """Fetch a file in pieces.
@@ -61,6 +64,7 @@ class Link:
                 if response.status_code == _NOT_FOUND:
                     raise NotFoundError(f"{url} is not there")
                 if response.status_code != _OK:
+                    self.retry_after_s = max(self.retry_after_s, retry_after_s(response.headers, time.time()))
                     raise UnreachableError(f"{url} answered {response.status_code}")
                 yield from response.iter_content(_CHUNK_BYTES)
         except requests.RequestException as err:
@@ -89,6 +93,7 @@ class Link:
             raise UnreachableError(f"{url}: {err}") from err
         if response.status_code == _OK:
             return response.content
+        self.retry_after_s = max(self.retry_after_s, retry_after_s(response.headers, time.time()))
         raise _error_of(response)
 
     def exchange(self, path: str, record: codec.Record, reply: type[R]) -> R:
@@ -129,6 +134,22 @@ class Link:
     def close(self) -> None:
         """Close connections."""
         self._session.close()
+
+
+def retry_after_s(headers: typing.Mapping[str, str], now_s: float) -> float:
+    """Return how long a server asks to be left alone (RFC 9110, 10.2.3), a day at most; 0 if it does not ask.
+
+    >>> retry_after_s({"Retry-After": "120"}, 0.0)
+    120.0
+    >>> retry_after_s({"Retry-After": "Thu, 01 Jan 1970 00:01:00 GMT"}, 30.0)
+    30.0
+    """
+    said = headers.get("Retry-After", "").strip()
+    try:
+        wait_s = float(said) if said.isdecimal() else email.utils.parsedate_to_datetime(said).timestamp() - now_s
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return 0.0
+    return min(max(wait_s, 0.0), _LONGEST_WAIT_S)
 
 
 def _error_of(response: requests.Response) -> CoveyError:

@@ -130,6 +130,7 @@ class Sync:
     def one_pass(self) -> Pass:
         """Update, then deliver; a failure of the first does not stop the second unless there is no network."""
         done = Pass()
+        self._link.retry_after_s = 0.0
         try:
             with lock(self._layout.sync_lock, wait=True):
                 self._flush()
@@ -139,7 +140,7 @@ class Sync:
             if running:
                 entries = self._generations.read(running).models
                 done.models = tuple(f"{entry.model}@{entry.incumbent}" for entry in entries)
-            done.next_s = self._next_poll_s()
+            done.next_s = max(self._next_poll_s(), self._link.retry_after_s)
         except (OSError, sqlite3.Error) as err:
             _note(done, StorageError(f"{type(err).__name__}: {err}", fix="Free some space, or look at the disk."))
         return done

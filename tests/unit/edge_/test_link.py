@@ -1,0 +1,63 @@
+"""A busy cloud is left alone for as long as it asks, and no longer than a day."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+import typing
+
+import pytest
+
+from edge_agent.link import Link, new_key, retry_after_s
+from shared.errors import UnreachableError
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("", 0.0), ("0", 0.0), ("7", 7.0), (" 90 ", 90.0), ("999999999", 86_400.0), ("9" * 400, 86_400.0), ("-5", 0.0),
+        ("1.5", 0.0), ("soon", 0.0), ("Thu, 01 Jan 1970 00:05:00 GMT", 200.0), ("Thu, 01 Jan 1970 00:00:01 GMT", 0.0),
+        ("Thu, 99 Jan 1970 00:00:01 GMT", 0.0), ("\u0663", 3.0),
+    ],
+)  # fmt: skip
+def test_what_a_server_asks_for_is_understood_and_nonsense_is_nothing(said: str, seconds: float) -> None:
+    assert retry_after_s({"Retry-After": said} if said else {}, 100.0) == seconds
+
+
+class Busy(http.server.BaseHTTPRequestHandler):
+    """A cloud that has no time."""
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(503)
+        self.send_header("Retry-After", "77")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_GET  # noqa: N815 - the library's name
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def link() -> typing.Iterator[Link]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        made = Link(f"http://127.0.0.1:{server.server_port}", "till-1", new_key())
+        yield made
+        made.close()
+        server.shutdown()
+        thread.join()
+
+
+def test_a_refused_fetch_and_a_refused_delivery_are_both_heard(link: Link) -> None:
+    assert link.retry_after_s == 0.0
+    with pytest.raises(UnreachableError, match="answered 503"):
+        list(link.stream(f"{link.url}/repo/metadata/timestamp.json"))
+    assert link.retry_after_s == 77.0
+    link.retry_after_s = 0.0
+    with pytest.raises(UnreachableError):
+        link.deliver(b"batch")
+    assert link.retry_after_s == 77.0

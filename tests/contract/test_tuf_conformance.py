@@ -206,6 +206,8 @@ def test_every_test_that_the_page_on_trust_names_exists() -> None:
     root = pathlib.Path(__file__).parents[2]
     named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (root / "docs" / "explanation" / "trust.md").read_text())
     files = list((root / "tests").rglob("test_*.py"))
-    there = {(path.name, name) for path in files for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.M)}
+    there = {
+        (path.name, name) for path in files for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
+    }
     assert len(named) > 40
     assert set(named) - there == set()

@@ -10,6 +10,9 @@ import urllib.parse
 import pytest
 from tuf.api.metadata import DelegatedRole, Delegations
 
+from edge_agent.link import Link
+from edge_agent.update.trust import Repository, Where
+from shared.errors import TrustError
 from tests import tuf_line
 from tests.tuf_line import Client, Line
 from tests.tuf_repository import TOP, TufRepository
@@ -125,7 +128,7 @@ def test_a_role_that_is_no_longer_named_says_nothing(client: Client, repo: TufRe
     assert client.download("wanted") == 1
 
 
-def test_a_role_is_verified_for_each_who_names_it(client: Client, repo: TufRepository) -> None:
+def test_a_role_is_verified_for_each_who_names_it(client: Client, line: Line, repo: TufRepository) -> None:
     """`a` and `b` name `c` with different keys; what is good for the one is not for the other."""
     build(repo, [Edge(T, "a", ("x*",)), Edge(T, "b", ("y*",)), Edge("a", "c"), Edge("b", "c")])
     repo.add_target("x1", b"1", "c")
@@ -134,6 +137,14 @@ def test_a_role_is_verified_for_each_who_names_it(client: Client, repo: TufRepos
     repo.release("b", "c")
     assert client.download("x1") == 0
     assert client.download("y1") == 1
+    # The same within one update.
+    link = Link(line.url)
+    repository = Repository(client.metadata, None, Where(f"{line.url}/metadata/", f"{line.url}/targets/"), link.stream)
+    repository.refresh()
+    assert repository.target("x1", cache=client.targets / "x1") == b"1"
+    with pytest.raises(TrustError, match="c was signed by 0/1 keys"):
+        repository.target("y1", cache=client.targets / "y1")
+    link.close()
 
 
 @pytest.mark.parametrize("spoil", ["missing", "unsigned", "not in the snapshot"])

@@ -96,17 +96,20 @@ ANSWERS: dict[str, Answer] = {
 }
 
 
-@pytest.mark.parametrize("answer", ANSWERS.values(), ids=list(ANSWERS))
-@pytest.mark.parametrize("what", WHAT)
+SOME = ("404", "503", "cut", "silence", "login page")
+CASES = [(what, says) for what in WHAT for says in (ANSWERS if what in {"timestamp", "target"} else SOME)]
+
+
+@pytest.mark.parametrize(("what", "says"), CASES)
 def test_what_can_not_be_had_is_refused_and_had_later(
-    client: Client, line: Line, repo: TufRepository, what: str, answer: Answer
+    client: Client, line: Line, repo: TufRepository, what: str, says: str
 ) -> None:
     path = renewed(repo, what)
     before = client.trusts()
-    line.answers[path] = answer
+    line.answers[path] = ANSWERS[says]
     client.patience_s = 0.3
     # So a repository says that there is no newer root; the old one goes on to count.
-    no_newer_root = what == "root" and answer is ANSWERS["404"]
+    no_newer_root = (what, says) == ("root", "404")
     assert client.download(FILE) == (0 if no_newer_root else 1)
     after = client.trusts()
     if what != "target":

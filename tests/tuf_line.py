@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import http.server
+import os
 import pathlib
+import tempfile
 import threading
 import typing
 import urllib.parse
@@ -169,12 +171,19 @@ def repo(line: Line) -> TufRepository:
 
 
 @pytest.fixture
-def client(line: Line, repo: TufRepository, tmp_path: pathlib.Path) -> Client:
-    """A client that trusts the first root of the repository and has seen nothing else."""
+def client(line: Line, repo: TufRepository, tmp_path: pathlib.Path) -> typing.Iterator[Client]:
+    """A client that trusts the first root of the repository and has seen nothing else.
+
+    Its folder is in memory where there is such a place: thousands of waits for a disk would take minutes.
+    """
     del repo
-    made = Client(tmp_path, line)
-    assert made.init() == 0
-    return made
+    memory = pathlib.Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
+        own = pathlib.Path(folder) / "device" / "client"
+        own.mkdir(parents=True)
+        made = Client(own, line)
+        assert made.init() == 0
+        yield made
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pathlib
 import typing
 import urllib.parse
 
@@ -260,17 +259,15 @@ def test_a_target_in_another_bin_than_its_own_is_not_found(client: Client, repo:
 
 
 @pytest.mark.parametrize("name", ["?", "#", "/absolute", "../outside", "a b", "100%", "ü", "a" * 100, ".", ".."])
-def test_an_odd_name_of_a_role_stays_a_name(
-    client: Client, line: Line, repo: TufRepository, name: str, tmp_path: pathlib.Path
-) -> None:
+def test_an_odd_name_of_a_role_stays_a_name(client: Client, line: Line, repo: TufRepository, name: str) -> None:
     build(repo, [Edge(T, name)])
     repo.add_target("wanted", b"1", name)
     repo.release(name)
-    before = {path for path in tmp_path.rglob("*") if client.metadata not in path.parents}
+    before = {path for path in client.folder.parent.rglob("*") if client.metadata not in path.parents}
     assert client.download("wanted") == 0
     assert f"3.{urllib.parse.quote(name, safe='')}.json" in line.take_asked()
     assert client.trusts() == dict.fromkeys((*TOP, name), 2) | {"root": 1, "snapshot": 3, "timestamp": 3, name: 3}
-    after = {path for path in tmp_path.rglob("*") if client.metadata not in path.parents}
+    after = {path for path in client.folder.parent.rglob("*") if client.metadata not in path.parents}
     assert after - before == {*client.targets.iterdir(), client.floors}
 
 

@@ -142,14 +142,14 @@ def test_the_repository_of_last_week_is_refused_when_the_metadata_were_lost(
 
 
 def test_the_repository_of_last_week_is_refused_when_the_metadata_were_restored_from_a_backup(
-    client: Client, repo: TufRepository, tmp_path: pathlib.Path
+    client: Client, repo: TufRepository
 ) -> None:
     assert client.refresh() == 0
-    shutil.copytree(client.metadata, tmp_path / "backup", symlinks=True)
+    shutil.copytree(client.metadata, client.folder / "backup", symlinks=True)
     repo.stamp()  # newer than the backup's timestamp, older than what the device will have seen
     newer = replayed(client, repo)
     shutil.rmtree(client.metadata)
-    shutil.copytree(tmp_path / "backup", client.metadata, symlinks=True)
+    shutil.copytree(client.folder / "backup", client.metadata, symlinks=True)
     assert client.refresh() == 1
     assert client.trusts() == tuf_line.at_version(1)
     repo.files = newer

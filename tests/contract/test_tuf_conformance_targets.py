@@ -187,14 +187,14 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_a_target_of_an_odd_name_is_kept_below_its_folder_or_refused(
-    client: Client, repo: TufRepository, name: str, tmp_path: pathlib.Path
+    client: Client, repo: TufRepository, name: str
 ) -> None:
     repo.add_target(name, DATA)
     repo.release("targets")
 
     def outside() -> dict[pathlib.Path, bytes]:
         mine = {client.targets, client.metadata, client.floors}
-        files = [path for path in tmp_path.parent.rglob("*") if path.is_file()]
+        files = [path for path in client.folder.parent.rglob("*") if path.is_file()]
         return {path: path.read_bytes() for path in files if not mine & {path, *path.parents}}
 
     before = outside()

@@ -68,6 +68,10 @@ def _add_running(verbs: Verbs) -> None:
     sync.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     sync.add_argument("--json", action="store_true", help="print JSON")
     sync.set_defaults(do=commands.sync)
+    carry = verbs.add_parser("import", help="update from a folder that was carried here, and read its receipts")
+    carry.add_argument("folder", help="what covey bundle export has written")
+    carry.add_argument("--json", action="store_true", help="print JSON")
+    carry.set_defaults(do=commands.import_)
     rollback = verbs.add_parser("rollback", help="go back to the last good generation")
     rollback.add_argument("--reason", default="asked for on the device", help="kept in the device's events")
     rollback.add_argument("--json", action="store_true", help="print JSON")
@@ -95,8 +99,10 @@ def _add_looking(verbs: Verbs) -> None:
         verb.set_defaults(do=do)
     outbox = verbs.add_parser("outbox", help="what waits for the network")
     outbox.add_argument(
-        "action", nargs="?", choices=["show", "flush"], default="show", help="show it, or deliver it now"
-    )
+        "action", nargs="?", choices=["show", "flush", "export"], default="show",
+        help="show it, deliver it now, or write it to a folder to be carried",
+    )  # fmt: skip
+    outbox.add_argument("folder", nargs="?", help="where to write to")
     outbox.add_argument("--json", action="store_true", help="print JSON")
     outbox.set_defaults(do=show.outbox)
 

@@ -167,6 +167,34 @@ def _sync_here(layout: Layout) -> dict[str, typing.Any]:
         passing.close()
 
 
+def import_(arguments: Arguments) -> int:
+    """Update from a folder, and forget the batches for which it holds receipts."""
+    import msgspec
+
+    from edge_agent.sync import Sync
+    from edge_agent.telemetry.carry import take_receipts
+    from edge_agent.telemetry.spool import Spool
+
+    layout = layout_of(arguments)
+    identity = layout.load_identity()
+    folder = pathlib.Path(arguments.folder)
+    if not folder.is_dir():
+        raise NotFoundError(f"{folder} is no folder", fix="Give the one that covey bundle export has written.")
+    settings = layout.load_settings(os.environ)
+    Spool(layout.spool_db, settings.spool.limit_bytes).close()
+    passing = Sync(layout, identity, settings, source=folder)
+    try:
+        done = msgspec.structs.asdict(passing.one_pass())
+        done["acknowledged"] = take_receipts(passing.outbox, identity.device, layout.tuf / "targets.json", folder)
+    finally:
+        passing.close()
+    said = f"{identity.device}: {', '.join(done['models']) or 'no model'}, channel {done['channel_sequence']}"
+    print_out(done, [f"{said}, {done['acknowledged']} batches acknowledged"], as_json=arguments.json)
+    if not done["ok"]:
+        sys.stderr.write(f"covey-edge: {done['error']}\n")
+    return 0 if done["ok"] else 1
+
+
 def _sync_child(layout: Layout) -> int:
     from edge_agent.sync import Sync, run_child
 

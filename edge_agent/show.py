@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import pathlib
 import sys
 import typing
@@ -14,6 +15,7 @@ from edge_agent.commands import layout_of, print_out, sync
 from shared.errors import NotFoundError, UnreachableError, UsageError
 
 if typing.TYPE_CHECKING:
+    from edge_agent.config import Layout
     from edge_agent.generation import Generations
     from edge_agent.update.state import State
 
@@ -160,11 +162,31 @@ def outbox(arguments: Arguments) -> int:
         return sync(arguments)
     if not layout.spool_db.exists():
         raise NotFoundError("nothing has been recorded yet", fix="Answer something: covey-edge run")
+    if arguments.action == "export":
+        return _export(layout, arguments)
     with contextlib.closing(Outbox(layout.spool_db)) as box:
         waiting = box.counts()
         said = {"spool": box.spool_id, "bytes": box.size_bytes(), "waiting": waiting, "watermark_s": box.watermark_s}
     lines = [f"spool {said['spool']}, {said['bytes']:,} bytes"] + [f"  {n:6,} {name}" for name, n in waiting.items()]
     print_out(said, lines, as_json=arguments.json)
+    return 0
+
+
+def _export(layout: Layout, arguments: Arguments) -> int:
+    """Write what waits to a folder."""
+    from edge_agent.link import load_key
+    from edge_agent.sync import Sync
+    from edge_agent.telemetry.carry import export_batches
+
+    if not arguments.folder:
+        raise UsageError("the folder is missing", field="FOLDER", fix="covey-edge outbox export FOLDER")
+    identity, folder = layout.load_identity(), pathlib.Path(arguments.folder)
+    with contextlib.closing(Sync(layout, identity, layout.load_settings(os.environ))) as passing:
+        passing.flush()
+        key = load_key(layout.device_key)
+        written = export_batches(passing.outbox, identity.device, passing.status, key, folder)
+    said = {"folder": str(folder), "batches": [path.name for path in written]}
+    print_out(said, [f"{len(written)} batches in {folder}"], as_json=arguments.json)
     return 0
 
 

@@ -22,6 +22,8 @@ from edge_agent.link import Link, load_key
 from edge_agent.telemetry.forward import forward, parse_acknowledgement, status_digest
 from edge_agent.telemetry.outbox import Outbox
 from edge_agent.update.consent import Consent, ask_consent
+from edge_agent.update.folder import URL as FOLDER_URL
+from edge_agent.update.folder import stream_from
 from edge_agent.update.install import Installer
 from edge_agent.update.self_test import run_self_test
 from edge_agent.update.state import OUTCOME_CHARACTERS, State
@@ -85,9 +87,13 @@ class Sync:
     ----------
     layout, identity, settings : Layout, Identity, Settings
         Where, who and how.
+    source : Path, optional
+        Folder with the repository, in place of the cloud; nothing is delivered then.
     """
 
-    def __init__(self, layout: Layout, identity: Identity, settings: Settings) -> None:
+    def __init__(
+        self, layout: Layout, identity: Identity, settings: Settings, *, source: pathlib.Path | None = None
+    ) -> None:
         self._layout, self._identity, self._update = layout, identity, settings.update
         self.state = State(layout.state_db)
         self.outbox = Outbox(layout.spool_db)
@@ -95,14 +101,10 @@ class Sync:
         self._link = Link(
             identity.cloud_url, identity.device, load_key(layout.device_key), timeout_s=settings.sync.timeout_s
         )
-        self._server = ServerProxy(layout.control)
-        self._repository = Repository(
-            layout.tuf,
-            layout.root.read_bytes(),
-            Where.below(self._link.url + protocol.REPOSITORY_PATH),
-            self._link.stream,
-            self.state,
-        )
+        self._server, self._source = ServerProxy(layout.control), source
+        stream = stream_from(source) if source else self._link.stream
+        where = Where.below(FOLDER_URL if source else self._link.url + protocol.REPOSITORY_PATH)
+        self._repository = Repository(layout.tuf, layout.root.read_bytes(), where, stream, self.state)
 
         def self_test(folder: pathlib.Path, manifest: bundle.Manifest) -> None:
             run_self_test(folder, manifest, timeout_s=settings.sync.self_test_timeout_s)
@@ -113,7 +115,7 @@ class Sync:
             state=self.state,
             repository=self._repository,
             server=self._server,
-            stream=self._link.stream,
+            stream=stream,
             self_test=self_test,
             consent=self._ask_consent,
             tell=self.outbox.add_event,
@@ -133,7 +135,7 @@ class Sync:
         self._link.retry_after_s = 0.0
         try:
             with lock(self._layout.sync_lock, wait=True):
-                self._flush()
+                self.flush()
                 self._update_and_deliver(done)
             done.channel_sequence = self.state.floor("channel")
             running = self._generations.running()
@@ -158,6 +160,8 @@ class Sync:
         except CoveyError as err:
             self._remember(err, before)
             _note(done, err)
+        if self._source:
+            return
         try:
             done.delivered = self._deliver()
         except CoveyError as err:
@@ -178,7 +182,8 @@ class Sync:
         if said[:OUTCOME_CHARACTERS] != before:
             self.outbox.add_event("update-refused", said)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Make the serving process add up what it has written, if one runs."""
         try:
             self._server.flush()
         except CoveyError:

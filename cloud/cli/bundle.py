@@ -7,6 +7,7 @@ import pathlib
 import click
 import msgspec
 
+from cloud.carried import export_repository
 from cloud.cli.base import Group, Here, json_option, model_option, pass_here, show
 from cloud.pipeline import build_bundle
 from cloud.publish.repository import SignedRepository
@@ -14,6 +15,7 @@ from cloud.publish.seal import SealedBundle, load_bundle, verify_bundle
 from cloud.store.audit import this_user
 from cloud.store.blobs import write_file
 from shared.bundle import Manifest
+from shared.errors import UsageError
 
 
 @click.group(cls=Group)
@@ -44,6 +46,22 @@ def build(here: Here, version: str, out: pathlib.Path | None, model: str | None,
         write_file(out / "manifest.json", sealed.data)
     said = f"{name}@{row['version']}: {sealed.size_bytes:,} bytes, manifest {sealed.sha256[:12]}"
     show({"model": name, "version": row["version"], "manifest_sha256": sealed.sha256}, [said], as_json=as_json)
+
+
+@bundle.command("export")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=pathlib.Path))
+@click.option("--region", "regions", multiple=True, help="Only what this region needs; repeat for more.")
+@json_option
+@pass_here
+def export(here: Here, folder: pathlib.Path, regions: tuple[str, ...], as_json: bool) -> None:
+    """Copy what devices need into FOLDER, to be carried to where there is no network."""
+    known = here.project.settings.regions.order
+    for region in regions:
+        if region not in known:
+            raise UsageError(f"no region {region!r:.60}", field="--region", fix=f"Known are: {', '.join(known)}.")
+    done = export_repository(here.project, folder, regions or known)
+    said = f"{done['files']:,} files, {done['bytes']:,} bytes in {folder}; on a device: covey-edge import {folder}"
+    show({"folder": str(folder), **done}, [said], as_json=as_json)
 
 
 @bundle.command("show")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pathlib
 import time
 
 import click
 
 from cloud import enrol
+from cloud.carried import import_batches
 from cloud.cli.base import Amount, Group, Here, Number, confirm, json_option, pass_here, reason_option, show, table
 from cloud.rollout import overview
 from cloud.store.audit import this_user
@@ -77,6 +79,18 @@ def show_(here: Here, name: str, as_json: bool) -> None:
         )
         lines += [f"    refused {version}: {why}" for version, why in entry["refused"].items()]
     show(row, lines, as_json=as_json)
+
+
+@device.command("import-telemetry")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path))
+@json_option
+@pass_here
+def import_telemetry(here: Here, folder: pathlib.Path, as_json: bool) -> int:
+    """Take in the batches in FOLDER that were carried here, and write receipts beside them."""
+    taken = import_batches(here.project, here.store, folder)
+    lines = [f"{one.file}: {one.error or ('was here before' if one.duplicate else 'taken in')}" for one in taken]
+    show([one._asdict() for one in taken], lines, as_json=as_json)
+    return 1 if any(one.error for one in taken) else 0
 
 
 @device.command("retire")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import typing
 
 import msgspec
@@ -36,22 +35,6 @@ def forward(
     say_hello : bool
         Send a batch even if there is nothing but the status.
     """
-
-    def make_body(
-        now: DeviceStatus, sequence: int, sums: list[SumsRow], pairs: list[PairsRow], events: list[Event]
-    ) -> bytes:
-        batch = Batch(
-            device=device,
-            spool=outbox.spool_id,
-            sequence=sequence,
-            sent_s=now_s(),
-            status=now,
-            sums=tuple(sums),
-            pairs=tuple(pairs),
-            events=tuple(events),
-        )
-        return codec.compress(codec.to_msgpack(batch))
-
     delivered = 0
     for _ in range(_MAX_BATCHES_A_PASS):
         sealed = outbox.sealed()
@@ -59,7 +42,7 @@ def forward(
             if not outbox.has_pending() and not (say_hello and delivered == 0):
                 break
             # The status is asked while nothing is locked: the serving process, who answers, may want the spool itself.
-            outbox.seal(functools.partial(make_body, status()))
+            outbox.seal(_sealer(outbox, device, status(), now_s))
             continue
         sequence, body = sealed
         word = send(body)
@@ -72,6 +55,38 @@ def forward(
         # A batch sealed long ago carries an old status: let a fresh one follow it.
         say_hello = say_hello and delivered == 0
     return delivered
+
+
+def seal_pending(
+    outbox: Outbox, device: str, status: typing.Callable[[], DeviceStatus], *, now_s: typing.Callable[[], float]
+) -> int:
+    """Seal everything that waits, without sending it; return how many batches were made."""
+    made = 0
+    while outbox.has_pending() and made < _MAX_BATCHES_A_PASS:
+        outbox.seal(_sealer(outbox, device, status(), now_s))
+        made += 1
+    return made
+
+
+def _sealer(
+    outbox: Outbox, device: str, status: DeviceStatus, now_s: typing.Callable[[], float]
+) -> typing.Callable[[int, list[SumsRow], list[PairsRow], list[Event]], bytes]:
+    """Return what makes a batch; the status was asked before, while nothing was locked."""
+
+    def make_body(sequence: int, sums: list[SumsRow], pairs: list[PairsRow], events: list[Event]) -> bytes:
+        batch = Batch(
+            device=device,
+            spool=outbox.spool_id,
+            sequence=sequence,
+            sent_s=now_s(),
+            status=status,
+            sums=tuple(sums),
+            pairs=tuple(pairs),
+            events=tuple(events),
+        )
+        return codec.compress(codec.to_msgpack(batch))
+
+    return make_body
 
 
 def parse_acknowledgement(body: bytes) -> Acknowledgement:

@@ -43,6 +43,10 @@ class Outbox:
         row = self._db.execute("select sequence, body from sealed order by sequence limit 1").fetchone()
         return (row[0], row[1]) if row else None
 
+    def all_sealed(self) -> list[tuple[int, bytes]]:
+        """Return every sealed batch, the oldest first."""
+        return [(row[0], row[1]) for row in self._db.execute("select sequence, body from sealed order by sequence")]
+
     def seal(
         self,
         make_body: typing.Callable[[int, list[SumsRow], list[PairsRow], list[Event]], bytes],
@@ -82,9 +86,9 @@ class Outbox:
         ).fetchone()
         return bool(row[0])
 
-    def acknowledge(self, sequence: int) -> None:
-        """Forget a batch that the cloud has."""
-        self._db.execute("delete from sealed where sequence = ?", (sequence,))
+    def acknowledge(self, sequence: int) -> int:
+        """Forget a batch that the cloud has; return 1 if it was there."""
+        return self._db.execute("delete from sealed where sequence = ?", (sequence,)).rowcount
 
     def add_event(self, kind: str, detail: str = "") -> None:
         """Keep something for people to read."""

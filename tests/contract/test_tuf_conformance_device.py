@@ -141,6 +141,22 @@ def test_the_repository_of_last_week_is_refused_when_the_metadata_were_lost(
     assert client.trusts() == tuf_line.at_version(2)
 
 
+def test_an_older_root_is_refused_when_the_metadata_were_lost(client: Client, repo: TufRepository) -> None:
+    """Whoever hides the newest root keeps keys alive that were replaced in it."""
+    first = client.bytes_of("root")
+    newer = repo.files
+    repo.new_root()
+    assert client.refresh() == 0
+    shutil.rmtree(client.metadata)
+    client.metadata.mkdir()
+    (client.metadata / "root.json").write_bytes(first)
+    repo.files = {path: data for path, data in newer.items() if "2.root" not in path}
+    assert client.refresh() == 1
+    assert client.trusts() == {"root": 1}
+    repo.files = newer
+    assert client.refresh() == 0
+
+
 def test_the_repository_of_last_week_is_refused_when_the_metadata_were_restored_from_a_backup(
     client: Client, repo: TufRepository
 ) -> None:
@@ -161,6 +177,7 @@ def test_turning_the_clock_back_makes_nothing_fresh(client: Client, repo: TufRep
     """The device has seen a time at which all this had expired."""
     assert client.refresh() == 0
     state = State(client.floors)
+    assert time.time() - 60 < state.floor("time") <= time.time()
     state.raise_floor("time", int(time.time() + 8 * DAY.total_seconds()))
     state.close()
     repo.stamp()

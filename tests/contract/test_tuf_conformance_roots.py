@@ -267,9 +267,9 @@ def test_versions_that_were_driven_up_may_fall_once_a_key_was_replaced_and_not_b
 def test_the_recovery_from_driven_up_versions_survives_a_line_that_breaks_in_the_middle(
     client: Client, line: Line, repo: TufRepository
 ) -> None:
-    forward("snapshot")(repo)
+    forward("targets")(repo)
     assert client.refresh() == 0
-    back("snapshot")(repo)
+    back("targets")(repo)
     repo.rotate("timestamp")
     repo.new_root()
     repo.release()
@@ -277,7 +277,7 @@ def test_the_recovery_from_driven_up_versions_survives_a_line_that_breaks_in_the
     assert client.refresh() == 1
     line.answers = {}
     assert client.refresh() == 0
-    assert client.trusts()["snapshot"] == repo.signed["snapshot"].version
+    assert client.trusts()["targets"] == repo.signed["targets"].version
 
 
 @pytest.mark.usefixtures("version_three")

@@ -10,6 +10,8 @@ from shared.bundle import DeltaRef
 
 SMALLEST_BYTES = 1024
 WORTH_RATIO = 0.9
+USUAL_MEMORY_BYTES = 128 << 20
+"""What a device has for a delta, unless its settings say otherwise."""
 _WITHOUT_SOURCE = "zstd"
 
 
@@ -28,7 +30,8 @@ def make_deltas(files: typing.Mapping[str, bytes], earlier: typing.Sequence[typi
     """Make the deltas of a bundle.
 
     A compressed file is listed if it is at most nine tenths of the file, a delta if it is at most nine tenths of that;
-    nothing is made for files of less than a kilobyte.
+    nothing is made for files of less than a kilobyte. Of several methods the one with the smallest delta is taken that
+    devices have the memory for.
 
     Parameters
     ----------
@@ -61,7 +64,8 @@ def _of_file(data: bytes, sources: list[bytes]) -> list[Made]:
         tried = [(method, delta.encode(method, source, data)) for method in delta.METHODS if method != _WITHOUT_SOURCE]
         good = [(method, made) for method, made in tried if made is not None and len(made) <= limit]
         if good and source != data:  # who has the very file needs no delta
-            method, made = min(good, key=lambda one: len(one[1]))
+            needs = {method: delta.memory_bytes(method, len(source), len(data)) for method, _ in good}
+            method, made = min(good, key=lambda one: (needs[one[0]] > USUAL_MEMORY_BYTES, len(one[1])))
             found.append(_made(made, method, source))
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from shared.delta import container, int8, patch, planes, records, same, whole
+from shared.delta import container, int8, patch, planes, records, same, trees, whole
 from shared.errors import WireError
 
 
@@ -23,6 +23,7 @@ METHODS: dict[str, Method] = {
     "same": Method(same.encode, same.decode, (1, 0)),
     "zstd": Method(whole.encode, whole.decode, (0, 4)),
     "patch": Method(patch.encode, patch.decode, (3, 4)),
+    "trees": Method(trees.encode, trees.decode, (7, 9)),
     "planes": Method(planes.encode, planes.decode, (2, 7)),
     "int8": Method(int8.encode, int8.decode, (2, 7)),
     "records": Method(records.encode, records.decode, (2, 8)),

@@ -52,7 +52,7 @@ def encode(source: bytes, result: bytes) -> bytes | None:
         if _moved(old, steps, exponent).tobytes() != new.tobytes():
             return None
         said.append(_SCALE.pack(exponent) + array.array("b", steps).tobytes())
-    return codec.compress(blocks.head(result, found) + b"".join(said), level=LEVEL) if found else None
+    return codec.compress_parts([blocks.head(result, found), *said], level=LEVEL) if found else None
 
 
 def decode(body: bytes, source: bytes, length: int) -> bytes:

@@ -20,7 +20,7 @@ def encode(source: bytes, result: bytes) -> bytes | None:
         return None
     old = b"".join(source[block.source_at : block.source_at + block.length] for block in found)
     new = b"".join(result[block.at : block.at + block.length] for block in found)
-    return codec.compress(blocks.head(result, found) + split(xor(old, new)), level=LEVEL)
+    return codec.compress_parts([blocks.head(result, found), *cut(xor(old, new))], level=LEVEL)
 
 
 def decode(body: bytes, source: bytes, length: int) -> bytes:
@@ -48,14 +48,23 @@ def xor(one: bytes, other: bytes) -> bytes:
     return both.to_bytes(len(one), "little")
 
 
+def cut(data: bytes) -> list[bytes]:
+    """Put first bytes of all numbers together, second bytes, and so on; what is left over comes last.
+
+    >>> cut(b"abcdABCD12")
+    [b'aA', b'bB', b'cC', b'dD', b'12']
+    """
+    whole = len(data) - len(data) % blocks.WIDTH
+    return [*(data[i : whole : blocks.WIDTH] for i in range(blocks.WIDTH)), data[whole:]]
+
+
 def split(data: bytes) -> bytes:
-    """Put first bytes of all numbers together, then second bytes, and so on; what is left over comes last.
+    """Return the byte planes one after the other.
 
     >>> split(b"abcdABCD12")
     b'aAbBcCdD12'
     """
-    whole = len(data) - len(data) % blocks.WIDTH
-    return b"".join([*(data[i : whole : blocks.WIDTH] for i in range(blocks.WIDTH)), data[whole:]])
+    return b"".join(cut(data))
 
 
 def join(data: bytes) -> bytes:

@@ -21,7 +21,7 @@ import struct
 import typing
 
 from shared import codec, precomputed
-from shared.delta.planes import join, split, xor
+from shared.delta.planes import cut, join, split, xor
 from shared.errors import WireError
 from shared.precomputed import HEADER_BYTES, KEY_BYTES, PrecomputedTable
 
@@ -67,10 +67,10 @@ def encode(source: bytes, result: bytes) -> bytes | None:
         split(b"".join(_RUN.pack(*run) for run in runs)),
         split(struct.pack(f"<{len(gaps)}I", *gaps)),
         b"".join(new.key(row) for row in inserted),
-        split(b"".join(new.value(row) for row in inserted)),
-        split(xor(b"".join(new.value(row) for row, _ in changed), b"".join(old.value(was) for _, was in changed))),
+        *cut(b"".join(new.value(row) for row in inserted)),
+        *cut(xor(b"".join(new.value(row) for row, _ in changed), b"".join(old.value(was) for _, was in changed))),
     ]
-    body = codec.compress(b"".join(parts), level=LEVEL)
+    body = codec.compress_parts(parts, level=LEVEL)
     return body if _rebuilds(body, source, result) else None
 
 

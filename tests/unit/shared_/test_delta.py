@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import doctest
 import functools
 import hashlib
@@ -21,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import shared.delta
 from shared import codec, delta, precomputed
-from shared.delta import blocks, container, int8, planes
+from shared.delta import blocks, container, int8, planes, runs
 from shared.errors import TrustError, WireError
 
 quick = settings(deadline=None, max_examples=60)
@@ -54,6 +55,26 @@ def network(seed: int, version: str, *, width: int = 24, raw: bool = True, more:
     return bytes(model.SerializeToString(deterministic=True))
 
 
+def ensemble(n_trees: int, *, first: int = 0, divided_by: int = 0, version: str = "v1") -> bytes:
+    """A forest of small trees as an ONNX file; each tree is the same in every forest, but for its weights' divisor."""
+    n_nodes = 31
+    lists: dict[str, list[typing.Any]] = {name: [] for name in ("treeids", "nodeids", "features", "values", "modes")}
+    lists["weights"] = []
+    for i, tree in enumerate(range(first, first + n_trees)):
+        rng = random.Random(tree)
+        lists["treeids"] += [i] * n_nodes
+        lists["nodeids"] += range(n_nodes)
+        lists["features"] += [rng.randrange(40) for _ in range(n_nodes)]
+        lists["values"] += [rng.gauss(0, 1) for _ in range(n_nodes)]
+        lists["modes"] += ["BRANCH_LEQ" if rng.random() < 0.5 else "LEAF" for _ in range(n_nodes)]
+        lists["weights"] += [rng.random() / (divided_by or n_trees) for _ in range(n_nodes)]
+    node = helper.make_node("TreeEnsembleClassifier", ["inputs"], ["out"], domain="ai.onnx.ml", **lists)
+    model = helper.make_model(helper.make_graph([node], "forest", [], []))
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "covey.version", version
+    return bytes(model.SerializeToString(deterministic=True))
+
+
 def table(entries: dict[bytes, tuple[float, float]], model: str = "a") -> bytes:
     return precomputed.build(entries, n_outputs=2, features_sha256="0" * 64, model_sha256=model * 64)
 
@@ -64,7 +85,7 @@ def entries(n: int, seed: int) -> dict[bytes, tuple[float, float]]:
 
 
 @functools.cache
-def pair(method: str) -> Pair:
+def pair(method: str) -> Pair:  # noqa: PLR0911 - one for each method
     """Two files that a method is made for."""
     rng = np.random.default_rng(0)
     if method == "same":
@@ -74,6 +95,8 @@ def pair(method: str) -> Pair:
     if method == "patch":
         trees = random.Random(1).randbytes(3000)
         return trees, trees[500:] + b"new trees"
+    if method == "trees":
+        return ensemble(40), ensemble(48, version="v1.1")
     if method == "planes":
         return network(1, "v1"), network(1, "v1.1", more=rng.normal(0, 1e-4, (24, 24)))
     if method == "int8":
@@ -202,7 +225,7 @@ def test_a_table_with_keys_out_of_order_is_not_sent_as_a_merge_that_would_mend_i
 
 
 def test_small_changes_make_small_deltas() -> None:
-    for method, ratio in (("patch", 0.1), ("planes", 0.75), ("int8", 0.4), ("records", 0.2)):
+    for method, ratio in (("patch", 0.1), ("trees", 0.4), ("planes", 0.75), ("int8", 0.4), ("records", 0.2)):
         old, new = pair(method)
         assert len(made(method)) < ratio * len(typing.cast("bytes", delta.encode("zstd", old, new))), method
 
@@ -238,7 +261,7 @@ def test_a_flipped_byte_of_a_body_whose_checksum_was_made_right_never_gives_wron
             continue
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("same", "zstd", "patch")])
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("same", "zstd", "patch", "trees")])
 def test_nonsense_inside_of_a_sound_frame_never_gives_wrong_bytes(method: str) -> None:
     """What is decompressed is no more to be trusted than the frame was."""
     old, new = pair(method)
@@ -254,6 +277,68 @@ def test_nonsense_inside_of_a_sound_frame_never_gives_wrong_bytes(method: str) -
                     assert delta.apply(data, old, limit_bytes=len(new)) == new
                 except (WireError, TrustError):
                     continue
+
+
+@quick
+@given(
+    entry=st.tuples(
+        st.integers(-1, 4),
+        st.integers(-1, 2000),
+        st.one_of(st.integers(-1, 3000), st.just(1 << 63)),
+        st.booleans(),
+        st.one_of(st.just(0.0), st.floats()),
+        st.lists(st.binary(max_size=20), max_size=3),
+    ),
+    at=st.integers(0, 7),
+)
+def test_nonsense_about_runs_never_gives_wrong_bytes(entry: tuple[typing.Any, ...], at: int) -> None:
+    old, new = pair("trees")
+    body = delta.parse(made("trees"), limit_bytes=LARGE).body
+    (n,) = struct.unpack_from("<I", body)
+    entries = msgspec.msgpack.decode(codec.decompress(body[4 : 4 + n], limit_bytes=LARGE))
+    entries[at : at + 1] = [entry]
+    head = codec.compress(msgspec.msgpack.encode(entries))
+    data = again(made("trees"), body=struct.pack("<I", len(head)) + head + body[4 + n :])
+    try:
+        assert delta.apply(data, old, limit_bytes=len(new)) == new
+    except (WireError, TrustError):
+        return
+
+
+@quick
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=60),
+            st.sampled_from(
+                [b"\x3d\x00\x01\x02\x03", b"\x40\x07", b"\x40\x80\x01", b"\x40\xff\x80\x00", b"\x4a\x02ab", b"\x4a\x00"]
+            ).flatmap(lambda item: st.integers(60, 70).map(lambda n: item * n)),
+        ),
+        max_size=8,
+    )
+)
+def test_any_bytes_are_taken_apart_and_put_together_again(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    found, rest = runs.parse(data)
+    assert runs.build(found, rest, len(data)) == data
+
+
+@given(st.lists(st.integers(0, (1 << 32) - 1), max_size=20), st.booleans(), st.sampled_from([runs.FLOATS, runs.INTS]))
+def test_columns_of_any_numbers_are_read_as_they_were_written(numbers: list[int], as_steps: bool, kind: int) -> None:
+    column = runs.column(kind, array.array("I", numbers), as_steps=as_steps)
+    assert runs.read_column(kind, column, as_steps=as_steps).tolist() == numbers
+
+
+def test_weights_that_all_shrink_alike_cost_almost_nothing() -> None:
+    old, new = ensemble(40), ensemble(40, divided_by=48, version="v1.1")
+    sizes = {method: len(delta.encode(method, old, new) or b"") for method in ("patch", "trees")}
+    assert sizes["trees"] < 0.25 * sizes["patch"]
+
+
+def test_a_forest_that_rolls_on_is_smaller_in_columns() -> None:
+    old, new = ensemble(40), ensemble(40, first=4, version="v1.1")
+    sizes = {method: len(delta.encode(method, old, new) or b"") for method in ("patch", "trees")}
+    assert sizes["trees"] < sizes["patch"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -11,8 +11,10 @@ import click
 
 import shared
 from cloud.cli.base import Here, json_option, pass_here, show
-from cloud.publish.keys import ROLES, key_path, load_signer
-from cloud.publish.repository import SIGNED_BY, SignedRepository
+from cloud.publish.changes import key_role
+from cloud.publish.keys import ROLES
+from cloud.publish.repository import SignedRepository
+from cloud.publish.roles import SIGNED_BY
 from cloud.publish.seal import load_bundle, verify_bundle
 from cloud.training import estimator
 from shared.errors import CoveyError
@@ -80,11 +82,19 @@ def _estimators(here: Here) -> str:
 
 
 def _keys(here: Here) -> str:
-    away = [role for role in _OFFLINE if not key_path(here.project.keys, role).exists()]
+    """Every key that is here can be used; of the online roles there are enough to sign."""
+    repository = SignedRepository(here.project.repository, here.project.keys)
+    newest = repository.newest()
+    said, away = "one for each role", []
     for role in ROLES:
-        if role not in away:
-            load_signer(here.project.keys, role)
-    return f"private, one for each role{'; kept elsewhere: ' if away else ''}{', '.join(away)}"
+        names, files = key_role(newest, role), repository.keyring.files(role)
+        if len(names.keyids) > 1:
+            said = "several for some roles"
+        if not {file.keyid for file in files} & set(names.keyids) and role in _OFFLINE:
+            away.append(role)
+        elif role not in _OFFLINE:
+            repository.keyring.signers(role, names.keyids, names.threshold)
+    return f"private, {said}{'; kept elsewhere: ' if away else ''}{', '.join(away)}"
 
 
 def _database(here: Here) -> str:
@@ -100,7 +110,8 @@ def _repository(here: Here) -> str:
     for role, expires in repository.overdue().items():
         raise WrongError(
             f"the metadata of {role} is refused by devices from {expires:%Y-%m-%d} on, and was not signed anew",
-            fix=f"Bring the key keys/{SIGNED_BY[role]}.pem and let the worker run: covey serve",
+            fix=f"Bring the key keys/{SIGNED_BY[role]}.pem and let the worker run: covey serve. "
+            f"Where it stays away: covey key renew {SIGNED_BY[role]}",
         )
     return ", ".join(f"{role} {version}" for role, version in sorted(versions.items()))
 

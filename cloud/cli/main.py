@@ -25,6 +25,7 @@ COMMANDS = {
     "model": ("cloud.cli.model:model", "Train, fine-tune, and see where versions come from."),
     "bundle": ("cloud.cli.bundle:bundle", "Look at what was signed, and check it."),
     "device": ("cloud.cli.device:device", "Join tokens, and who is in the fleet."),
+    "key": ("cloud.cli.key:key", "Signing keys: which count, and how they are replaced."),
     "rollout": ("cloud.cli.rollout:rollout", "Start, watch and steer rollouts."),
     "experiment": ("cloud.cli.experiment:experiment", "Decide experiments from sums."),
     "trigger": ("cloud.cli.fleet:trigger", "See what makes a model train again by itself."),

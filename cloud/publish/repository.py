@@ -23,41 +23,17 @@ import fcntl
 import pathlib
 import typing
 
-from tuf.api.metadata import (
-    DelegatedRole,
-    Delegations,
-    Metadata,
-    MetaFile,
-    Root,
-    Snapshot,
-    TargetFile,
-    Targets,
-    Timestamp,
-)
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
-from cloud.publish.keys import key_path, load_signer
+from cloud.publish import journal
+from cloud.publish.keyring import Keyring
+from cloud.publish.keys import load_signer
+from cloud.publish.roles import DELEGATED, LIFETIME, SIGNED_BY, Newest, first_root, first_targets, trusted
 from cloud.store.blobs import write_file
 from shared.errors import ConflictError, NotFoundError
 
 S = typing.TypeVar("S", Root, Targets, Snapshot, Timestamp)
-_DAY = dt.timedelta(days=1)
-LIFETIME = {
-    "root": 365 * _DAY,
-    "targets": 365 * _DAY,
-    "bundles": 365 * _DAY,
-    "channels": 30 * _DAY,
-    "snapshot": 30 * _DAY,
-    "timestamp": 7 * _DAY,
-}
-SIGNED_BY = {
-    "root": "root",
-    "targets": "targets",
-    "bundles": "bundles",
-    "channels": "online",
-    "snapshot": "online",
-    "timestamp": "online",
-}
 _KEPT_VERSIONS = 20
 _PRETTY = JSONSerializer(compact=True)
 
@@ -76,10 +52,11 @@ class SignedRepository:
     def __init__(
         self, folder: pathlib.Path, keys: pathlib.Path, lifetime: typing.Mapping[str, dt.timedelta] = LIFETIME
     ) -> None:
-        self.folder, self._keys, self._lifetime = folder, keys, dict(LIFETIME) | dict(lifetime)
+        self.folder, self.keyring, self._lifetime = folder, Keyring(keys), dict(LIFETIME) | dict(lifetime)
         self._metadata = folder / "metadata"
         self._targets = folder / "targets"
         self._blobs = folder / "blobs"
+        self._journal = folder.parent / "repo.journal"
 
     # ---- reading
 
@@ -132,11 +109,18 @@ class SignedRepository:
     # ---- writing
 
     @contextlib.contextmanager
-    def _locked(self) -> typing.Iterator[None]:
+    def locked(self) -> typing.Iterator[None]:
+        """Let nobody else write meanwhile, and finish what was cut off."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder.parent / "repo.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            journal.finish(self._journal, self._metadata)
             yield
+
+    def write_together(self, signed: typing.Sequence[tuple[str, Metadata[typing.Any]]]) -> None:
+        """Put signed metadata where devices fetch it, in this order: all of it, or, after a crash, all or none."""
+        files = [(_name(role, meta), meta.to_bytes(_PRETTY)) for role, meta in signed]
+        journal.write_together(self._journal, self._metadata, files)
 
     def create(self) -> None:
         """Make an empty repository.
@@ -146,29 +130,25 @@ class SignedRepository:
         ConflictError
             There is one.
         """
-        with self._locked():
+        with self.locked():
             if self.exists:
                 raise ConflictError(f"{self.folder} is a repository already")
-            signers = {role: load_signer(self._keys, SIGNED_BY[role]) for role in SIGNED_BY}
-            root = Root(version=1, expires=self._expires("root"), consistent_snapshot=True)
-            for role in ("root", "targets", "snapshot", "timestamp"):
-                root.add_key(signers[role].public_key, role)
-            targets = Targets(version=1, expires=self._expires("targets"))
-            targets.delegations = Delegations(keys={}, roles={})
-            for role, pattern in (("bundles", "bundles/*/*/*.json"), ("channels", "channels/*.json")):
-                targets.delegations.roles = (targets.delegations.roles or {}) | {
-                    role: DelegatedRole(role, [], threshold=1, terminating=True, paths=[pattern])
-                }
-                targets.add_key(signers[role].public_key, role)
-            self._write("root", Metadata(root))
-            self._write("targets", Metadata(targets))
-            for role in ("bundles", "channels"):
-                self._write(role, Metadata(Targets(version=1, expires=self._expires(role))))
+            signers = {role: load_signer(self.keyring.folder, SIGNED_BY[role]) for role in SIGNED_BY}
+            keys = {role: signer.public_key for role, signer in signers.items()}
             names = ("targets.json", "bundles.json", "channels.json")
-            self._write(
-                "snapshot", Metadata(Snapshot(1, None, self._expires("snapshot"), dict.fromkeys(names, MetaFile(1))))
-            )
-            self._write("timestamp", Metadata(Timestamp(1, None, self._expires("timestamp"), MetaFile(1))))
+            first: dict[str, Metadata[typing.Any]] = {
+                "root": Metadata(first_root(keys, self.expires("root"))),
+                "targets": Metadata(first_targets(keys, self.expires("targets"))),
+                "bundles": Metadata(Targets(version=1, expires=self.expires("bundles"))),
+                "channels": Metadata(Targets(version=1, expires=self.expires("channels"))),
+                "snapshot": Metadata(
+                    Snapshot(1, None, self.expires("snapshot"), dict.fromkeys(names, MetaFile(1))),
+                ),
+                "timestamp": Metadata(Timestamp(1, None, self.expires("timestamp"), MetaFile(1))),
+            }
+            for role, meta in first.items():
+                meta.sign(signers[role])
+                self._put(role, meta)
 
     def add_blob(self, data: bytes, sha256: str) -> None:
         """Put a bundle's file where devices fetch it."""
@@ -186,7 +166,7 @@ class SignedRepository:
         """
         if not files:
             return
-        with self._locked():
+        with self.locked():
             versions = self.versions()
             meta = self._load(role, Targets, versions[role])
             for path, data in files.items():
@@ -200,7 +180,7 @@ class SignedRepository:
     def refresh(self, now: dt.datetime | None = None) -> list[str]:
         """Sign anew what has lived half its time and whose key is here; return the roles."""
         moment = now or dt.datetime.now(dt.UTC)
-        with self._locked():
+        with self.locked():
             versions = self.versions()
             renewed = ["root"] if self._renew("root", Root, versions["root"], moment) else []
             delegated = [
@@ -219,20 +199,30 @@ class SignedRepository:
     def _renew(self, role: str, kind: type[S], version: int | None, now: dt.datetime) -> bool:
         """Sign a role anew if it is old; not if its key is kept elsewhere."""
         meta = self._load(role, kind, version)
-        if not self._is_old(meta.signed.expires, role, now) or not key_path(self._keys, SIGNED_BY[role]).exists():
+        if not self._is_old(meta.signed.expires, role, now) or not self._has_keys(role):
             return False
         self._bump(role, meta)
         return True
 
+    def _has_keys(self, role: str) -> bool:
+        names = trusted(self._naming(role), role)
+        return len(self.keyring.openable(SIGNED_BY[role], names.keyids)) >= names.threshold
+
+    def newest(self) -> dict[str, Metadata[typing.Any]]:
+        """Role to its newest metadata."""
+        versions = self.versions()
+        return {
+            "root": self._load("root", Root, versions["root"]),
+            "targets": self._load("targets", Targets, versions["targets"]),
+            "bundles": self._load("bundles", Targets, versions["bundles"]),
+            "channels": self._load("channels", Targets, versions["channels"]),
+            "snapshot": self._load("snapshot", Snapshot, versions["snapshot"]),
+            "timestamp": self._load("timestamp", Timestamp),
+        }
+
     def expiries(self) -> dict[str, dt.datetime]:
         """Role to the moment from which devices refuse its newest metadata."""
-        versions = self.versions()
-        targets = {role: self._load(role, Targets, versions[role]) for role in ("targets", "bundles", "channels")}
-        return {role: meta.signed.expires for role, meta in targets.items()} | {
-            "root": self._load("root", Root, versions["root"]).signed.expires,
-            "snapshot": self._load("snapshot", Snapshot, versions["snapshot"]).signed.expires,
-            "timestamp": self._load("timestamp", Timestamp).signed.expires,
-        }
+        return {role: meta.signed.expires for role, meta in self.newest().items()}
 
     def overdue(self, now: dt.datetime | None = None) -> dict[str, dt.datetime]:
         """Roles that should have been signed anew, and when they expire."""
@@ -242,12 +232,13 @@ class SignedRepository:
     def _is_old(self, expires: dt.datetime, role: str, now: dt.datetime) -> bool:
         return expires - now < self._lifetime[role] / 2
 
-    def _expires(self, role: str) -> dt.datetime:
+    def expires(self, role: str) -> dt.datetime:
+        """Until when metadata that is signed now is good."""
         return (dt.datetime.now(dt.UTC) + self._lifetime[role]).replace(microsecond=0)
 
     def _bump(self, role: str, meta: Metadata[S]) -> None:
         meta.signed.version += 1
-        meta.signed.expires = self._expires(role)
+        meta.signed.expires = self.expires(role)
         self._write(role, meta)
 
     def _seal(self, changed: typing.Mapping[str, int]) -> None:
@@ -262,9 +253,22 @@ class SignedRepository:
         self._prune("snapshot")
 
     def _write(self, role: str, meta: Metadata[S]) -> None:
-        meta.sign(load_signer(self._keys, SIGNED_BY[role]))
-        name = "timestamp.json" if role == "timestamp" else f"{meta.signed.version}.{role}.json"
-        write_file(self._metadata / name, meta.to_bytes(_PRETTY))
+        """Sign with the keys that the newest metadata trusts, all that are here, and put it where devices fetch it."""
+        names = trusted(self._naming(role), role)
+        meta.signatures.clear()
+        for signer in self.keyring.signers(SIGNED_BY[role], names.keyids, names.threshold):
+            meta.sign(signer, append=True)
+        self._put(role, meta)
+
+    def _put(self, role: str, meta: Metadata[S]) -> None:
+        write_file(self._metadata / _name(role, meta), meta.to_bytes(_PRETTY))
+
+    def _naming(self, role: str) -> Newest:
+        """Return the newest root, and the newest targets for a role that they delegate to."""
+        newest: dict[str, Metadata[typing.Any]] = {"root": self._load("root", Root, self._newest_root())}
+        if role in DELEGATED:
+            newest["targets"] = self._load("targets", Targets, self.versions()["targets"])
+        return newest
 
     def _prune(self, role: str) -> None:
         """Delete metadata that no client can be in the middle of reading any more, and channels it named."""
@@ -278,3 +282,7 @@ class SignedRepository:
         for file in (self._targets / "channels").iterdir():
             if file not in named:
                 file.unlink(missing_ok=True)
+
+
+def _name(role: str, meta: Metadata[S]) -> str:
+    return "timestamp.json" if role == "timestamp" else f"{meta.signed.version}.{role}.json"

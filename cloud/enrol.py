@@ -1,4 +1,4 @@
-"""Join tokens, sign-in and device tokens: who may deliver."""
+"""Join tokens, sign-in, device tokens and new keys: who may deliver."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import hashlib
 import hmac
 import pathlib
 import secrets
+import threading
 import time
+import typing
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -21,25 +23,96 @@ from shared.errors import AuthError, ForbiddenError, UsageError
 
 _NONCE_LIFETIME_S = 60
 _TOKEN_LIFETIME_S = 3600
+_MARK_CHARACTERS = 16
 _SECRET_MODE = 0o600
 _SECRET_FILE = "session.key"  # noqa: S105 - a file name
+Row = typing.Mapping[str, typing.Any]
 
 
 def new_join_token(
-    project: Project, store: Store, *, region: str, uses: int, lifetime_s: float, actor: str
+    project: Project, store: Store, *, region: str, uses: int, lifetime_s: float, actor: str, approve: bool = False
 ) -> protocol.JoinToken:
-    """Make a token with which devices may join a region."""
-    if region not in project.settings.regions.order:
-        known = ", ".join(project.settings.regions.order)
-        raise UsageError(f"no region {region!r:.60}", field="--region", fix=f"Known are: {known}.")
+    """Make a token with which devices may join a region; `approve` lets each of them wait for a person's word."""
+    check_region(project, region)
     if uses < 1 or lifetime_s <= 0:
         raise UsageError("a token that nobody can use", field="--uses", fix="At least one use, and some time.")
     root = SignedRepository(project.repository, project.keys).root_bytes()
     token = protocol.JoinToken(secrets.token_hex(4), secrets.token_urlsafe(24), hashlib.sha256(root).hexdigest())
     with store.db.transaction():
-        store.fleet.add_token(token.token_id, token.secret, region, uses=uses, lifetime_s=lifetime_s)
-        store.audit.add("device token", token.token_id, actor=actor, region=region, uses=uses)
+        store.fleet.add_token(token.token_id, token.secret, region, uses=uses, lifetime_s=lifetime_s, approve=approve)
+        store.audit.add("device token", token.token_id, actor=actor, region=region, uses=uses, approve=approve)
     return token
+
+
+def check_region(project: Project, region: str) -> None:
+    """Raise UsageError unless the project has a region."""
+    if region not in project.settings.regions.order:
+        known = ", ".join(project.settings.regions.order)
+        raise UsageError(f"no region {region!r:.60}", field="--region", fix=f"Known are: {known}.")
+
+
+class PendingError(ForbiddenError):
+    """The device waits for somebody to approve it."""
+
+    code = "pending"
+    retry = True
+
+
+def check_standing(row: Row) -> None:
+    """Refuse a device that has proved who it is and may not deliver.
+
+    Raises
+    ------
+    PendingError
+        It waits for approval.
+    ForbiddenError
+        It was rejected or retired.
+    """
+    device, status = row["device"], row["status"]
+    if status == "pending":
+        raise PendingError(f"{device!r} waits for approval", field="device", fix=f"covey device approve {device}")
+    if status == "preauthorised":
+        raise ForbiddenError(f"{device!r} is expected and has not joined", field="device", fix="Join first.")
+    if status != "accepted":
+        raise ForbiddenError(f"{device!r} was {status}", field="device")
+
+
+def is_signed(public_key: str, signature: str, message: bytes) -> bool:
+    """Whether the holder of a key has signed a message."""
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key)).verify(bytes.fromhex(signature), message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def mark_of(row: Row) -> str:
+    """Return what a token of a device carries: it dies when the key changes, and when a new one is asked for."""
+    return hashlib.sha256(f"{row['public_key']}|{row['rotate']}".encode()).hexdigest()[:_MARK_CHARACTERS]
+
+
+def rotate_key(store: Store, sessions: Sessions, device: str, asked: protocol.RotateKeyRequest) -> str:
+    """Accept a device's new key in place of its old one; return the one that counts now.
+
+    The request may be repeated with a fresh nonce, since its answer can get lost.
+
+    Raises
+    ------
+    AuthError
+        The nonce is old, spent or not ours, one of the two signatures is wrong, or the old key is not the device's.
+    """
+    sessions.check_nonce(device, asked.nonce)
+    message = protocol.rotate_key_message(device, asked.nonce, asked.old_key, asked.new_key)
+    for name in ("old", "new"):
+        if not is_signed(getattr(asked, f"{name}_key"), getattr(asked, f"{name}_signature"), message):
+            raise AuthError(f"not made with the {name} key", field=f"{name}_signature")
+    if asked.old_key == asked.new_key:
+        raise AuthError("the new key is the old one", field="new_key")
+    sessions.spend_nonce(asked.nonce)
+    with store.db.transaction():
+        if store.fleet.rotate_key(device, asked.old_key, asked.new_key):
+            store.audit.add("device new-key", device, actor=device, old=asked.old_key, new=asked.new_key)
+    return asked.new_key
 
 
 def create_session_key(keys: pathlib.Path) -> None:
@@ -49,7 +122,7 @@ def create_session_key(keys: pathlib.Path) -> None:
 
 
 class Sessions:
-    """Nonces and device tokens; nothing is stored, so any server process can check them.
+    """Nonces and device tokens; only spent nonces are remembered, by this process, for the minute they are good.
 
     Parameters
     ----------
@@ -59,6 +132,8 @@ class Sessions:
 
     def __init__(self, key: bytes) -> None:
         self._key = key
+        self._spent: dict[str, float] = {}
+        self._lock = threading.Lock()
 
     @classmethod
     def of(cls, project: Project) -> Sessions:
@@ -67,23 +142,42 @@ class Sessions:
 
     def new_nonce(self, device: str) -> str:
         """Return a number for a device to sign."""
-        return self._seal("nonce", device, int(time.time()) + _NONCE_LIFETIME_S)
+        return self._seal("nonce", device, int(time.time()) + _NONCE_LIFETIME_S, secrets.token_hex(8))
 
-    def sign_in(self, device: str, public_key: str, request: protocol.SignInRequest) -> protocol.SignInReply:
-        """Check that a device holds its key, and return a token.
+    def check_nonce(self, device: str, nonce: str) -> None:
+        """Raise AuthError unless a nonce was made here for this device, less than a minute ago."""
+        self._open("nonce", nonce, device)
+
+    def spend_nonce(self, nonce: str) -> None:
+        """Let a nonce be good for nothing more.
 
         Raises
         ------
         AuthError
-            The nonce is old or not ours, or the signature is wrong.
+            It was spent before: somebody sends again what a device has sent.
         """
-        self._open("nonce", request.nonce, device)
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
-        try:
-            key.verify(bytes.fromhex(request.signature), protocol.sign_in_message(device, request.nonce))
-        except InvalidSignature as err:
-            raise AuthError("the signature is not the device's", field="signature") from err
-        token = self._seal("token", device, int(time.time()) + _TOKEN_LIFETIME_S)
+        now = time.time()
+        with self._lock:
+            if nonce in self._spent:
+                raise AuthError("the nonce was used before", field="nonce", fix="Sign in again.")
+            self._spent = {one: until for one, until in self._spent.items() if until > now}
+            self._spent[nonce] = now + _NONCE_LIFETIME_S + 1
+
+    def sign_in(
+        self, device: str, public_key: str, request: protocol.SignInRequest, mark: str = ""
+    ) -> protocol.SignInReply:
+        """Check that a device holds its key, and return a token that carries a mark.
+
+        Raises
+        ------
+        AuthError
+            The nonce is old, spent or not ours, or the signature is wrong.
+        """
+        self.check_nonce(device, request.nonce)
+        if not is_signed(public_key, request.signature, protocol.sign_in_message(device, request.nonce)):
+            raise AuthError("the signature is not the device's", field="signature")
+        self.spend_nonce(request.nonce)
+        token = self._seal("token", device, int(time.time()) + _TOKEN_LIFETIME_S, mark)
         return protocol.SignInReply(token=token, expires_in_s=float(_TOKEN_LIFETIME_S))
 
     def device_of(self, token: str) -> str:
@@ -94,18 +188,22 @@ class Sessions:
         AuthError
             It is not ours, or has expired.
         """
+        return self.bearer_of(token)[0]
+
+    def bearer_of(self, token: str) -> tuple[str, str]:
+        """Return the device that a token speaks for, and the token's mark; raises as `device_of` does."""
         return self._open("token", token)
 
-    def _seal(self, kind: str, device: str, expires_s: int) -> str:
-        body = f"{kind}|{device}|{expires_s}".encode()
+    def _seal(self, kind: str, device: str, expires_s: int, mark: str = "") -> str:
+        body = f"{kind}|{device}|{expires_s}|{mark}".encode()
         mac = hmac.new(self._key, body, hashlib.sha256).digest()
         return base64.urlsafe_b64encode(mac + body).decode().rstrip("=")
 
-    def _open(self, kind: str, text: str, device: str = "") -> str:
+    def _open(self, kind: str, text: str, device: str = "") -> tuple[str, str]:
         try:
             raw = base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4))
             mac, body = raw[:32], raw[32:]
-            seen_kind, seen_device, expires_s = body.decode().split("|")
+            seen_kind, seen_device, expires_s, mark = body.decode().split("|")
             until = int(expires_s)
         except (ValueError, UnicodeError) as err:
             raise AuthError(f"this is not a {kind}", field=kind, fix="Sign in again.") from err
@@ -115,4 +213,4 @@ class Sessions:
             raise AuthError(f"the {kind} has expired", field=kind, fix="Sign in again.")
         if device and seen_device != device:
             raise ForbiddenError(f"the {kind} is another device's", field=kind)
-        return seen_device
+        return seen_device, mark

@@ -7,7 +7,7 @@ import sys
 import traceback
 import typing
 
-from edge_agent import commands, show
+from edge_agent import commands, keys, show
 from shared import __version__
 from shared.errors import CoveyError
 
@@ -43,10 +43,19 @@ def _add_joining(verbs: Verbs) -> None:
     join.add_argument("url", metavar="URL", help="the cloud's address, such as http://cloud.example:8080")
     join.add_argument("--token", required=True, help="join token, or @FILE to read it from a file")
     join.add_argument("--name", help="name of this device (default: the host's name)")
-    join.add_argument("--wait", type=_seconds, default=20.0, help="seconds to wait for the first model (default 20)")
+    join.add_argument(
+        "--wait", type=_seconds, default=20.0, help="seconds to wait for approval, and for the first model (default 20)"
+    )
     join.add_argument("--no-sync", action="store_true", help="do not fetch anything yet")
     join.add_argument("--if-needed", action="store_true", help="do nothing if this device has joined")
     join.set_defaults(do=commands.join)
+    for name, do, text in (
+        ("key", keys.key, "print the public half of this device's key; made if there is none"),
+        ("rotate-key", keys.rotate, "replace this device's key; the cloud accepts the new one from then on"),
+    ):
+        verb = verbs.add_parser(name, help=text)
+        verb.add_argument("--json", action="store_true", help="print JSON")
+        verb.set_defaults(do=do)
     unit = verbs.add_parser("unit", help="print a systemd unit for the agent")
     unit.add_argument("--name", default="covey-edge", help="name of the service (default covey-edge)")
     unit.add_argument("--url", default="", help="the cloud's address: the device joins when it first starts")

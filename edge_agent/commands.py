@@ -15,7 +15,7 @@ import typing
 from edge_agent import control
 from edge_agent.config import Layout, find_store
 from shared import logs
-from shared.errors import ModelError, NotFoundError, UnreachableError, UsageError
+from shared.errors import AuthError, ModelError, NotFoundError, UnreachableError, UsageError
 
 Arguments = argparse.Namespace
 _FIRST_SYNC_PAUSE_S = 0.5
@@ -36,7 +36,8 @@ def print_out(value: object, lines: typing.Iterable[str], *, as_json: bool) -> N
 
 def join(arguments: Arguments) -> int:
     """Join a fleet."""
-    from edge_agent.link import Link, key_bytes, load_key, new_key, public_hex
+    from edge_agent.device_key import key_bytes, load_key, new_key, public_hex
+    from edge_agent.link import Link
     from edge_agent.update import enrol
     from shared.protocol import JoinReply, parse_join_token
 
@@ -67,9 +68,35 @@ def join(arguments: Arguments) -> int:
         return link.exchange(path, record, reply)
 
     name = arguments.name or socket.gethostname().split(".")[0]
-    identity = enrol.join(layout, arguments.url.rstrip("/"), name, token, keys=Keys(), exchange=exchange)
+    identity, is_pending = enrol.join(layout, arguments.url.rstrip("/"), name, token, keys=Keys(), exchange=exchange)
+    if is_pending and not _is_approved(layout, 0.0 if arguments.no_sync else arguments.wait):
+        return 0
     sys.stdout.write(f"joined as {identity.device} in region {identity.region}\n")
     return 0 if arguments.no_sync else _first_sync(layout, arguments.wait)
+
+
+def _is_approved(layout: Layout, wait_s: float) -> bool:
+    """Wait until somebody approves this device; one that is rejected belongs to no fleet."""
+    from edge_agent.device_key import KeyFile, public_hex
+    from edge_agent.link import Link
+    from edge_agent.update.enrol import wait_for_approval
+
+    identity, key = layout.load_identity(), KeyFile(layout.device_key)
+    name, settings = identity.device, layout.load_settings(os.environ)
+    sys.stdout.write(f"asked to join as {name} in region {identity.region}, with the key {public_hex(key.load())}\n")
+    sys.stdout.write(f"somebody has to approve it: covey device approve {name}\n")
+    sys.stdout.flush()
+    link = Link(identity.cloud_url, name, key, timeout_s=settings.sync.timeout_s)
+    try:
+        approved = wait_for_approval(link.sign_in, wait_s)
+    except AuthError:
+        layout.identity.unlink()
+        raise
+    finally:
+        link.close()
+    if not approved:
+        sys.stderr.write("covey-edge: not approved yet. It is asked again at each sync: covey-edge run\n")
+    return approved
 
 
 def _first_sync(layout: Layout, wait_s: float) -> int:

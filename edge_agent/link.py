@@ -1,27 +1,47 @@
-"""The device's side of the line: one requests session, join, sign in, fetch and deliver."""
+"""The device's side of the line: one requests session, join, sign in, make a new key, fetch and deliver."""
 
 from __future__ import annotations
 
 import email.utils
-import pathlib
 import time
 import typing
 
 import requests
-from cryptography.hazmat.primitives import serialization
+import urllib3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edge_agent.device_key import KeyFile, public_hex
 from shared import __version__, codec, protocol
-from shared.errors import AuthError, ConflictError, CoveyError, NotFoundError, UnreachableError, UsageError, WireError
+from shared.errors import (
+    AuthError,
+    ConflictError,
+    CoveyError,
+    NotFoundError,
+    TrustError,
+    UnreachableError,
+    UsageError,
+    WireError,
+)
 
 R = typing.TypeVar("R", bound=codec.Record)
 _CHUNK_BYTES = 256 << 10
 _HOOK_TIMEOUT_S = 5.0
 _LONGEST_WAIT_S = 86_400.0
+_LEAST_BYTES_PER_S = 100
+_FORBIDDEN = 403
 _SHOWN = 200
 _LOCKED, _UNAVAILABLE = 423, 503
 _TOKEN_MARGIN_S = 30.0
-_UNAUTHORIZED, _NOT_FOUND, _CONFLICT, _SERVER_ERROR, _OK, _PARTIAL = 401, 404, 409, 500, 200, 206
+_UNAUTHORIZED, _NOT_FOUND, _CONFLICT, _SERVER_ERROR, _OK, _WAITS = 401, 404, 409, 500, 200, 202
+_PENDING = "urn:covey:error:pending"
+
+
+class NotApprovedError(UnreachableError):
+    """The cloud knows this device, and nobody has approved it yet."""
+
+    code = "pending"
+    http_status = 403
+    exit_status = 4
 
 
 class Link:
@@ -33,14 +53,14 @@ class Link:
         The cloud's address.
     device : str
         The device's name; empty before it has joined.
-    key : Ed25519PrivateKey, optional
-        The device's own key.
+    key : KeyFile or Ed25519PrivateKey, optional
+        The device's own key. One that is not a file can not be replaced.
     timeout_s : float
         For connecting, and between two pieces of an answer.
     """
 
     def __init__(
-        self, url: str, device: str = "", key: Ed25519PrivateKey | None = None, timeout_s: float = 30.0
+        self, url: str, device: str = "", key: KeyFile | Ed25519PrivateKey | None = None, timeout_s: float = 30.0
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"{url[:100]!r} is not an address", field="URL", fix="It begins with http:// or https://.")
@@ -61,14 +81,24 @@ class Link:
         """
         try:
             with self._session.get(url, stream=True, timeout=self._timeout_s, allow_redirects=False) as response:
-                if response.status_code == _NOT_FOUND:
+                if response.status_code in (_FORBIDDEN, _NOT_FOUND):  # some stores say 403 of what they have not
                     raise NotFoundError(f"{url} is not there")
                 if response.status_code != _OK:
                     self.retry_after_s = max(self.retry_after_s, retry_after_s(response.headers, time.time()))
                     raise UnreachableError(f"{url} answered {response.status_code}")
-                yield from response.iter_content(_CHUNK_BYTES)
-        except requests.RequestException as err:
+                yield from self._pieces(response)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as err:
             raise UnreachableError(f"{url}: {err}") from err
+
+    def _pieces(self, response: requests.Response) -> typing.Iterator[bytes]:
+        """Read what there is, as it comes; a line that drips is given up."""
+        began_s, n_bytes = time.monotonic(), 0
+        while piece := response.raw.read1(_CHUNK_BYTES, decode_content=True):
+            yield piece
+            n_bytes += len(piece)
+            took_s = time.monotonic() - began_s
+            if took_s > self._timeout_s and n_bytes < took_s * _LEAST_BYTES_PER_S:
+                raise UnreachableError(f"{response.url}: {n_bytes:,} bytes in {took_s:.0f} s is too slow")
 
     def objection(self, url: str) -> str:
         """Ask an application on this machine whether it minds a switch; return why, or nothing.
@@ -91,7 +121,7 @@ class Link:
             )
         except requests.RequestException as err:
             raise UnreachableError(f"{url}: {err}") from err
-        if response.status_code == _OK:
+        if response.status_code in (_OK, _WAITS):
             return response.content
         self.retry_after_s = max(self.retry_after_s, retry_after_s(response.headers, time.time()))
         raise _error_of(response)
@@ -102,22 +132,60 @@ class Link:
         return codec.from_json(body, reply, limit_bytes=protocol.MAX_JSON_BYTES * 16)
 
     def sign_in(self) -> str:
-        """Prove who this device is and return a token; a token that is still good is used again."""
+        """Prove who this device is and return a token; a token that is still good is used again.
+
+        A new key that the cloud asks for, or that was begun and not finished, is made first.
+        """
         if time.monotonic() < self._token_until:
             return self._token
-        if self._key is None:
-            raise AuthError("this device has no key", fix="Join a fleet: covey-edge join")
-        nonce = self.exchange(
-            protocol.NONCE_PATH.format(device=self.device), protocol.NonceReply(nonce=""), protocol.NonceReply
-        )
-        signature = self._key.sign(protocol.sign_in_message(self.device, nonce.nonce)).hex()
-        reply = self.exchange(
-            protocol.SIGN_IN_PATH.format(device=self.device),
-            protocol.SignInRequest(nonce=nonce.nonce, signature=signature),
-            protocol.SignInReply,
-        )
+        if isinstance(self._key, KeyFile) and self._key.is_rotating:
+            self.rotate_key(self._key)
+        reply = self._sign_in()
+        if reply.rotate_key and isinstance(self._key, KeyFile):
+            self.rotate_key(self._key)
+            reply = self._sign_in()
         self._token, self._token_until = reply.token, time.monotonic() + reply.expires_in_s - _TOKEN_MARGIN_S
         return self._token
+
+    def _sign_in(self) -> protocol.SignInReply:
+        if self._key is None:
+            raise AuthError("this device has no key", fix="Join a fleet: covey-edge join")
+        key, nonce = self._key.load() if isinstance(self._key, KeyFile) else self._key, self._nonce()
+        signature = key.sign(protocol.sign_in_message(self.device, nonce)).hex()
+        return self.exchange(
+            protocol.SIGN_IN_PATH.format(device=self.device),
+            protocol.SignInRequest(nonce=nonce, signature=signature),
+            protocol.SignInReply,
+        )
+
+    def _nonce(self) -> str:
+        path = protocol.NONCE_PATH.format(device=self.device)
+        return self.exchange(path, protocol.NonceReply(nonce=""), protocol.NonceReply).nonce
+
+    def rotate_key(self, keys: KeyFile) -> str:
+        """Replace the device's key, or finish what was begun; return the public half of the new one.
+
+        Raises
+        ------
+        AuthError, UnreachableError
+            The cloud refuses, or can not be asked: the old key stays, and so does the new one, to be tried again.
+        """
+        old, new, nonce = keys.load(), keys.begin(), self._nonce()
+        message = protocol.rotate_key_message(self.device, nonce, public_hex(old), public_hex(new))
+        request = protocol.RotateKeyRequest(
+            nonce=nonce,
+            old_key=public_hex(old),
+            new_key=public_hex(new),
+            old_signature=old.sign(message).hex(),
+            new_signature=new.sign(message).hex(),
+        )
+        path = protocol.ROTATE_KEY_PATH.format(device=self.device)
+        reply = self.exchange(path, request, protocol.RotateKeyReply)
+        if reply.public_key != public_hex(new):
+            raise TrustError("the cloud acknowledges a key that is not this device's", field="public_key")
+        keys.finish()
+        self._token_until = 0.0
+        return reply.public_key
 
     def deliver(self, body: bytes) -> bytes:
         """Deliver one batch; signs in again once if the token is no longer good."""
@@ -155,46 +223,16 @@ def retry_after_s(headers: typing.Mapping[str, str], now_s: float) -> float:
 def _error_of(response: requests.Response) -> CoveyError:
     """Turn an error reply into the exception that fits it."""
     try:
-        detail = str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        detail = f"{response.url} answered {response.status_code}"
+        said = response.json()
+        detail = str(said["detail"])
+        kind = str(said.get("type", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        detail, kind = f"{response.url} answered {response.status_code}", ""
+    if kind == _PENDING:
+        return NotApprovedError(detail)
     kinds = {_UNAUTHORIZED: AuthError, 403: AuthError, _NOT_FOUND: NotFoundError, _CONFLICT: ConflictError}
     if response.status_code in kinds:
         return kinds[response.status_code](detail)
     if response.status_code >= _SERVER_ERROR or response.status_code == 429:  # noqa: PLR2004 - too many requests
         return UnreachableError(detail)
     return WireError(detail, field=f"HTTP {response.status_code}")
-
-
-def new_key() -> Ed25519PrivateKey:
-    """Make a device key; its private half stays on the device."""
-    return Ed25519PrivateKey.generate()
-
-
-def key_bytes(key: Ed25519PrivateKey) -> bytes:
-    """Return the key as PEM."""
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def public_hex(key: Ed25519PrivateKey) -> str:
-    """Return the public half, hex."""
-    return key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw).hex()
-
-
-def load_key(path: pathlib.Path) -> Ed25519PrivateKey:
-    """Read the device's key.
-
-    Raises
-    ------
-    UsageError
-        The file is not such a key.
-    """
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError) as err:
-        raise UsageError(f"can not be read as a key: {err}", field=str(path), fix="Join the fleet again.") from err
-    if not isinstance(key, Ed25519PrivateKey):
-        raise UsageError("not an Ed25519 key", field=str(path), fix="Join the fleet again.")
-    return key

@@ -174,7 +174,7 @@ def outbox(arguments: Arguments) -> int:
 
 def _export(layout: Layout, arguments: Arguments) -> int:
     """Write what waits to a folder."""
-    from edge_agent.link import load_key
+    from edge_agent.device_key import load_key
     from edge_agent.sync import Sync
     from edge_agent.telemetry.carry import export_batches
 

@@ -16,9 +16,10 @@ import msgspec
 
 from edge_agent import control
 from edge_agent.config import Identity, Layout, Settings
+from edge_agent.device_key import KeyFile
 from edge_agent.files import BlobStore, lock
 from edge_agent.generation import Generations
-from edge_agent.link import Link, load_key
+from edge_agent.link import Link
 from edge_agent.telemetry.forward import forward, parse_acknowledgement, status_digest
 from edge_agent.telemetry.outbox import Outbox
 from edge_agent.update.consent import Consent, ask_consent
@@ -99,7 +100,7 @@ class Sync:
         self.outbox = Outbox(layout.spool_db)
         self._generations = Generations(layout.generations, layout.current, BlobStore(layout.blobs))
         self._link = Link(
-            identity.cloud_url, identity.device, load_key(layout.device_key), timeout_s=settings.sync.timeout_s
+            identity.cloud_url, identity.device, KeyFile(layout.device_key), timeout_s=settings.sync.timeout_s
         )
         self._server, self._source = ServerProxy(layout.control), source
         stream = stream_from(source) if source else self._link.stream

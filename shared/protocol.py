@@ -12,6 +12,7 @@ from shared.errors import UsageError
 JOIN_PATH = "/api/v1/devices/join"
 NONCE_PATH = "/api/v1/devices/{device}/nonce"
 SIGN_IN_PATH = "/api/v1/devices/{device}/token"
+ROTATE_KEY_PATH = "/api/v1/devices/{device}/key"
 TELEMETRY_PATH = "/api/v1/telemetry"
 REPOSITORY_PATH = "/repo/"
 TELEMETRY_TYPE = "application/vnd.covey.telemetry.v1+zstd"
@@ -60,12 +61,19 @@ class JoinRequest(Record, frozen=True, kw_only=True):
 
 
 class JoinReply(Record, frozen=True, kw_only=True):
-    """The fleet takes the device in; `root` is the first root metadata, checked against the token's hash."""
+    """The fleet knows the device; `root` is the first root metadata, checked against the token's hash.
+
+    Parameters
+    ----------
+    status : str
+        ``accepted``, or ``pending`` (HTTP 202): somebody has to approve the device before it may deliver.
+    """
 
     SCHEMA: typing.ClassVar[str] = "covey.joined/1"
     device: str
     region: str
     root: str
+    status: typing.Literal["accepted", "pending"] = "accepted"
 
 
 class NonceReply(Record, frozen=True, kw_only=True):
@@ -84,16 +92,40 @@ class SignInRequest(Record, frozen=True, kw_only=True):
 
 
 class SignInReply(Record, frozen=True, kw_only=True):
-    """A bearer token for deliveries."""
+    """A bearer token for deliveries; `rotate_key` asks the device to make itself a new key."""
 
     SCHEMA: typing.ClassVar[str] = "covey.token/1"
     token: str
     expires_in_s: float
+    rotate_key: bool = False
 
 
 def sign_in_message(device: str, nonce: str) -> bytes:
     """Bytes that the device signs; the prefix keeps the signature from meaning anything elsewhere."""
     return b"covey sign-in v1\n" + device.encode() + b"\n" + nonce.encode()
+
+
+class RotateKeyRequest(Record, frozen=True, kw_only=True):
+    """The device proves that it holds its key and a new one; both sign the same message."""
+
+    SCHEMA: typing.ClassVar[str] = "covey.rotate-key/1"
+    nonce: typing.Annotated[str, msgspec.Meta(max_length=200)]
+    old_key: PublicKey
+    new_key: PublicKey
+    old_signature: Signature
+    new_signature: Signature
+
+
+class RotateKeyReply(Record, frozen=True, kw_only=True):
+    """The one key that is accepted from now on."""
+
+    SCHEMA: typing.ClassVar[str] = "covey.rotated-key/1"
+    public_key: PublicKey
+
+
+def rotate_key_message(device: str, nonce: str, old_key: str, new_key: str) -> bytes:
+    """Bytes that both keys sign; the prefix keeps the signatures from meaning anything elsewhere."""
+    return f"covey rotate-key v1\n{device}\n{nonce}\n{old_key}\n{new_key}".encode()
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -293,7 +293,7 @@ def seal(manifest: Manifest, files: dict[str, bytes], **changes: typing.Any) -> 
 
 def join(store: pathlib.Path, *, cloud_url: str = "http://127.0.0.1:9", root: bytes = b"{}") -> Layout:
     """Make the store of a device that has joined."""
-    from edge_agent.link import key_bytes, new_key
+    from edge_agent.device_key import key_bytes, new_key
 
     layout = Layout(store)
     layout.keys.mkdir(parents=True, mode=0o700)

@@ -9,12 +9,16 @@ import click
 
 from cloud import enrol
 from cloud.carried import import_batches
-from cloud.cli.base import Amount, Group, Here, Number, confirm, json_option, pass_here, reason_option, show, table
+from cloud.cli.base import Amount, Group, Here, Number, json_option, pass_here, show, table
+from cloud.cli.enrol import approve, preauthorise, reject, retire, rotate
 from cloud.rollout import overview
 from cloud.store.audit import this_user
+from cloud.store.fleet import STATUSES, Status
 from shared.clock import format_time
 
 _HOUR_S = 3600.0
+_EVENTS = 10
+_OTHERS = {"device": "device", "region": "region", "status": "", "joined_s": "since", "public_key": "key"}
 
 
 @click.group(cls=Group)
@@ -26,23 +30,39 @@ def device() -> None:
 @click.option("--region", metavar="NAME", help="Region the devices join (default: the first).")
 @click.option("--uses", type=Number(), default=1, show_default=True, help="How many devices may use it.")
 @click.option("--hours", type=Amount(), default=24.0, show_default=True, help="How long it is good for.")
+@click.option("--approve", "by_hand", is_flag=True, help="Let each device wait until somebody approves it.")
 @json_option
 @pass_here
-def token(here: Here, region: str | None, uses: int, hours: float, as_json: bool) -> None:
+def token(here: Here, region: str | None, uses: int, hours: float, by_hand: bool, as_json: bool) -> None:
     """Make a join token and print it."""
     where = region or here.project.settings.regions.order[0]
     made = enrol.new_join_token(
-        here.project, here.store, region=where, uses=uses, lifetime_s=hours * _HOUR_S, actor=this_user()
+        here.project,
+        here.store,
+        region=where,
+        uses=uses,
+        lifetime_s=hours * _HOUR_S,
+        actor=this_user(),
+        approve=by_hand,
     )
-    show({"token": str(made), "region": where, "uses": uses, "hours": hours}, [str(made)], as_json=as_json)
+    said = {"token": str(made), "region": where, "uses": uses, "hours": hours, "approve": by_hand}
+    show(said, [str(made)], as_json=as_json)
 
 
 @device.command("list")
 @click.option("--region", default="", metavar="NAME", help="Only this region.")
+@click.option(
+    "--status", type=click.Choice(STATUSES), default="accepted", show_default=True, help="Those in this status."
+)
 @json_option
 @pass_here
-def list_(here: Here, region: str, as_json: bool) -> None:
+def list_(here: Here, region: str, status: Status, as_json: bool) -> None:
     """List devices."""
+    if status != "accepted":
+        others = [{key: row[key] for key in _OTHERS} for row in here.store.fleet.all(region, status)]
+        shown = table([row | {"joined_s": format_time(row["joined_s"])} for row in others], _OTHERS)
+        show(others, shown if others else [f"no device is {status}"], as_json=as_json)
+        return
     rows = overview.devices(here.project, here.store, region)
     lines = [
         row
@@ -56,7 +76,10 @@ def list_(here: Here, region: str, as_json: bool) -> None:
     ]
     columns = {"device": "device", "region": "region", "online": "", "state": "state", "versions": "runs",
                "candidates": "candidate", "seen": "last seen"}  # fmt: skip
-    show(rows, table(lines, columns) if rows else ["no device yet: covey device token"], as_json=as_json)
+    said = table(lines, columns) if rows else ["no device yet: covey device token"]
+    pending = len(here.store.fleet.all(region, "pending"))
+    said += [f"{pending} more to be approved or rejected: covey device list --status pending"] if pending else []
+    show(rows, said, as_json=as_json)
 
 
 @device.command("show")
@@ -67,7 +90,9 @@ def show_(here: Here, name: str, as_json: bool) -> None:
     """Show one device."""
     row = here.store.fleet.get(name)
     report = row["report"]
-    lines = [f"{row['device']} ({row['region']}): {row['status']}"]
+    events = here.store.fleet.events(_EVENTS, name)
+    lines = [f"{row['device']} ({row['region']}): {row['status']}" + (", to make a new key" if row["rotate"] else "")]
+    lines.append(f"  key {row['public_key']}")
     seen = f"{time.time() - row['seen_s']:.0f} s ago" if row["seen_s"] else "never"
     lines.append(
         f"  last seen {seen}, channel {row['channel_sequence']}, generation {row['generation'][:12] or 'none'}"
@@ -78,7 +103,8 @@ def show_(here: Here, name: str, as_json: bool) -> None:
             + (f", candidate {entry['candidate']}" if entry["candidate"] else "")
         )
         lines += [f"    refused {version}: {why}" for version, why in entry["refused"].items()]
-    show(row, lines, as_json=as_json)
+    lines += [f"  {format_time(e['at_s'])} {e['kind'].replace('-', ' ')}: {e['detail']}".rstrip(": ") for e in events]
+    show(row | {"events": events}, lines, as_json=as_json)
 
 
 @device.command("import-telemetry")
@@ -93,17 +119,5 @@ def import_telemetry(here: Here, folder: pathlib.Path, as_json: bool) -> int:
     return 1 if any(one.error for one in taken) else 0
 
 
-@device.command("retire")
-@click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@reason_option
-@json_option
-@pass_here
-def retire(here: Here, name: str, yes: bool, reason: str, as_json: bool) -> None:
-    """Take nothing from a device any more."""
-    here.store.fleet.get(name)
-    confirm(f"Retire {name}?", yes=yes)
-    with here.store.db.transaction():
-        here.store.fleet.retire(name)
-        here.store.audit.add("device retire", name, actor=this_user(), reason=reason)
-    show({"device": name, "status": "retired"}, [f"{name} is retired"], as_json=as_json)
+for _command in (approve, reject, preauthorise, rotate, retire):
+    device.add_command(_command)

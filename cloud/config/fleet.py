@@ -29,6 +29,14 @@ class ServeSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True
         Requests answered at the same time.
     pages : str
         Who may see the pages and their JSON: ``local``, people on this machine, or ``all`` who reach it.
+    address_limit_per_s : float
+        How many requests of devices are answered for one source address; 0 is without a limit.
+    join_limit_per_s : float
+        How many of them may be attempts to join.
+    device_limit_per_s : float
+        How many deliveries of one device are answered, and sign-ins for one name from one address.
+    limit_burst_s : float
+        So many seconds' worth of each limit may come at once.
     """
 
     host: str = "127.0.0.1"
@@ -37,6 +45,10 @@ class ServeSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True
     tick_interval_s: Positive = 5.0
     threads: AtLeastOne = 4
     pages: typing.Literal["local", "all"] = "local"
+    address_limit_per_s: Seconds = 500.0
+    join_limit_per_s: Seconds = 20.0
+    device_limit_per_s: Seconds = 20.0
+    limit_burst_s: Positive = 60.0
 
 
 class RegionSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):

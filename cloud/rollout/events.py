@@ -11,7 +11,9 @@ from shared.clock import format_time
 Row = dict[str, typing.Any]
 _LOOKED_AT = 400
 _ROUTINE = frozenset({"activated", "committed"})
-_TROUBLE = frozenset({"update-refused", "model-broken", "records-dropped"})
+_TROUBLE = frozenset(
+    {"update-refused", "model-broken", "records-dropped", "two-devices-use-this-key", "name-asked-for"}
+)
 _TONES = {
     "promoted": "good",
     "rolled back": "bad",
@@ -31,6 +33,11 @@ _SAID = {
     "gate overridden": "A gate overridden for {subject}",
     "data add": "Rows added to {subject}",
     "device token": "A join token made",
+    "device approve": "{subject} approved",
+    "device reject": "{subject} rejected",
+    "device preauthorise": "{subject} is expected",
+    "device rotate": "{subject} asked for a new key",
+    "device new-key": "{subject} has a new key",
     "device retire": "{subject} retired",
 }
 

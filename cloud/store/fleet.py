@@ -1,4 +1,4 @@
-"""Devices and join tokens."""
+"""Devices and join tokens: who is in the fleet, with which one key, and how that changes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,29 @@ import time
 import typing
 
 from cloud.store.database import Database
-from shared.errors import AuthError, ConflictError, NotFoundError
+from shared.errors import AuthError, ConflictError, ForbiddenError, NotFoundError
 
 Row = dict[str, typing.Any]
+Status = typing.Literal["preauthorised", "pending", "accepted", "rejected", "retired"]
+STATUSES: tuple[Status, ...] = typing.get_args(Status)
+SHARED_KEY = "two-devices-use-this-key"
+_EVENT_REPEAT_S = 3600.0
+
+
+class Change(typing.NamedTuple):
+    """What a person may do to a device: in which statuses, what becomes of it, and what to do in the others."""
+
+    before: tuple[Status, ...]
+    after: Status
+    fix: str
+
+
+CHANGES: dict[str, Change] = {
+    "approve": Change(("pending", "rejected"), "accepted", "Only one that asked to join can be approved."),
+    "reject": Change(("pending", "preauthorised"), "rejected", "One that is in the fleet is taken out with: retire."),
+    "retire": Change(("accepted",), "retired", "One that is not in the fleet is kept out with: reject."),
+    "rotate": Change(("accepted",), "accepted", "Only one that is in the fleet can be asked for a new key."),
+}
 
 
 class Fleet:
@@ -25,48 +45,70 @@ class Fleet:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def add_token(self, token_id: str, secret: str, region: str, *, uses: int, lifetime_s: float) -> None:
+    # ---- join
+
+    def add_token(
+        self, token_id: str, secret: str, region: str, *, uses: int, lifetime_s: float, approve: bool = False
+    ) -> None:
         """Keep a join token; of its secret only the hash."""
         now = time.time()
         self._db.connection.execute(
-            "insert into join_tokens values (?, ?, ?, ?, ?, ?)",
-            (token_id, _hash(secret), region, uses, now + lifetime_s, now),
+            "insert into join_tokens values (?, ?, ?, ?, ?, ?, ?)",
+            (token_id, _hash(secret), region, uses, now + lifetime_s, now, int(approve)),
         )
 
     def tokens(self) -> list[Row]:
         """Join tokens, newest first, without secrets."""
         return self._db.rows(
-            "select id, region, uses_left, expires_s, created_s from join_tokens order by created_s desc"
+            "select id, region, uses_left, expires_s, created_s, approve from join_tokens order by created_s desc"
         )
 
     def join(self, device: str, public_key: str, token_id: str, secret: str) -> Row:
-        """Take a device in; the same device with the same key may ask again.
+        """Take a device in, or let it wait for approval; the same device with the same key may ask again.
 
         Raises
         ------
         AuthError
             The token is unknown, used up or expired.
+        ForbiddenError
+            This key was rejected.
         ConflictError
-            Another key already has this name.
+            Another key already has this name, or the device was retired.
         """
         with self._db.transaction() as connection:
             token = self._db.row("select * from join_tokens where id = ?", (token_id,))
             if token is None or token["secret_sha256"] != _hash(secret):
                 raise AuthError("the join token is not known here", fix="Get a new one: covey device token")
             known = self._db.row("select * from devices where device = ?", (device,))
-            if known and (known["public_key"] != public_key or known["status"] != "accepted"):
-                said = "was retired" if known["status"] != "accepted" else "is there already, with another key"
-                raise ConflictError(f"a device called {device!r} {said}", fix="Choose another --name.")
-            if known:
-                return known
+            # The name of a rejected device is free for another key: else a stranger could take it from its owner.
+            if known and (known["public_key"] == public_key or known["status"] != "rejected"):
+                return self._join_again(known, public_key)
             if token["expires_s"] < time.time() or token["uses_left"] < 1:
                 raise AuthError("the join token is used up or expired", fix="Get a new one: covey device token")
             connection.execute("update join_tokens set uses_left = uses_left - 1 where id = ?", (token_id,))
-            connection.execute(
-                "insert into devices values (?, ?, ?, 'accepted', ?, 0, 0, '', '', 0, 0, 0, '{}', '')",
-                (device, token["region"], public_key, time.time()),
-            )
+            self._insert(device, token["region"], public_key, "pending" if token["approve"] else "accepted")
             return self.get(device)
+
+    def _join_again(self, known: Row, public_key: str) -> Row:
+        device, status = known["device"], known["status"]
+        if known["public_key"] != public_key or status == "retired":
+            said = "was retired" if status == "retired" else "is there already, with another key"
+            raise ConflictError(f"a device called {device!r} {said}", fix="Choose another --name.")
+        if status == "rejected":
+            raise ForbiddenError(f"{device!r} was rejected", field="device", fix="Ask whoever runs the fleet.")
+        if status == "preauthorised":
+            self._db.connection.execute(
+                "update devices set status = 'accepted', joined_s = ? where device = ?", (time.time(), device)
+            )
+        return self.get(device)
+
+    def _insert(self, device: str, region: str, public_key: str, status: Status) -> None:
+        self._db.connection.execute(
+            "insert or replace into devices values (?, ?, ?, ?, ?, 0, 0, '', '', 0, 0, 0, '{}', '', '', 0)",
+            (device, region, public_key, status, time.time()),
+        )
+
+    # ---- look
 
     def get(self, device: str) -> Row:
         """Look a device up.
@@ -76,26 +118,118 @@ class Fleet:
         NotFoundError
             No such device.
         """
-        row = self._db.row("select * from devices where device = ?", (device,))
+        row = self.find(device)
         if row is None:
             raise NotFoundError(f"no device {device!r:.80}", fix="See: covey device list")
         return row | {"report": json.loads(row["report"])}
 
-    def all(self, region: str = "") -> list[Row]:
-        """Accepted devices by name."""
+    def find(self, device: str) -> Row | None:
+        """Look a device up that may not be there; its report stays text."""
+        return self._db.row("select * from devices where device = ?", (device,))
+
+    def all(self, region: str = "", status: Status = "accepted") -> list[Row]:
+        """Devices by name; those that are in the fleet if nothing else is said."""
         rows = self._db.rows(
-            "select * from devices where status = 'accepted' and ? in ('', region) order by device", (region,)
+            "select * from devices where status = ? and ? in ('', region) order by device", (status, region)
         )
         return [row | {"report": json.loads(row["report"])} for row in rows]
 
+    def with_key(self, public_key: str) -> list[str]:
+        """Names of the devices that have a key; more than one only if somebody copied it."""
+        rows = self._db.rows("select device from devices where public_key = ? order by device", (public_key,))
+        return [row["device"] for row in rows]
+
+    # ---- change
+
+    def check(self, device: str, action: str, public_key: str = "") -> Row:
+        """Return a device that an action is possible on.
+
+        Raises
+        ------
+        NotFoundError
+            No such device.
+        ConflictError
+            Its status does not allow this, or it has another key than the one named.
+        """
+        row, change = self.get(device), CHANGES[action]
+        if row["status"] not in change.before:
+            raise ConflictError(f"{device!r} is {row['status']}", fix=change.fix)
+        if public_key and row["public_key"] != public_key:
+            raise ConflictError(f"{device!r} has the key {row['public_key']}", field="--key", fix="Compare them again.")
+        return row
+
+    def change(self, device: str, action: str, public_key: str = "") -> Row:
+        """Do what `check` allows; return the device as it is now."""
+        with self._db.transaction() as connection:
+            self.check(device, action, public_key)
+            connection.execute(
+                "update devices set status = ?, rotate = ? where device = ?",
+                (CHANGES[action].after, int(action == "rotate"), device),
+            )
+            return self.get(device)
+
     def retire(self, device: str) -> None:
         """Stop taking anything from a device."""
-        self.get(device)
-        self._db.connection.execute("update devices set status = 'retired' where device = ?", (device,))
+        self.change(device, "retire")
 
-    def events(self, limit: int = 30) -> list[Row]:
-        """Newest events of devices first."""
-        return self._db.rows("select * from device_events order by id desc limit ?", (limit,))
+    def check_free(self, device: str) -> None:
+        """Raise ConflictError if a name is taken; that of a rejected device is not."""
+        known = self.find(device)
+        if known and known["status"] != "rejected":
+            raise ConflictError(f"{device!r} is {known['status']} already", fix="See: covey device show")
+
+    def preauthorise(self, device: str, public_key: str, region: str) -> None:
+        """Expect a device with this key: it will be taken in without a use of a token, and without approval."""
+        with self._db.transaction():
+            self.check_free(device)
+            self._insert(device, region, public_key, "preauthorised")
+
+    def rotate_key(self, device: str, old_key: str, new_key: str) -> bool:
+        """Accept a new key in place of the old one, at once; false if that was done before.
+
+        Raises
+        ------
+        AuthError
+            The old key is not the device's.
+        """
+        with self._db.transaction() as connection:
+            row = self.find(device)
+            if row and (row["public_key"], row["previous_key"]) == (new_key, old_key):
+                return False
+            if row is None or row["public_key"] != old_key or row["status"] != "accepted":
+                raise AuthError("this key is not the device's", field="old_key")
+            connection.execute(
+                "update devices set public_key = ?, previous_key = ?, rotate = 0 where device = ?",
+                (new_key, old_key, device),
+            )
+            return True
+
+    # ---- events
+
+    def events(self, limit: int = 30, device: str = "") -> list[Row]:
+        """Newest events first, of all devices or of one."""
+        return self._db.rows(
+            "select * from device_events where ? in ('', device) order by id desc limit ?", (device, limit)
+        )
+
+    def note(self, device: str, kind: str, detail: str) -> None:
+        """Note what the cloud has seen of a device; the same again only after an hour."""
+        now = time.time()
+        self._db.connection.execute(
+            "insert into device_events (device, at_s, kind, detail, received_s) select ?, ?, ?, ?, ? where not exists"
+            " (select 1 from device_events where device = ? and received_s > ? and kind = ? and detail = ?)",
+            (device, now, kind, detail, now, device, now - _EVENT_REPEAT_S, kind, detail),
+        )
+
+    def spool_before(self, device: str, spool: str) -> str:
+        """Return the spool a device delivered from last, if it left `spool` for it: it never returns to an old one."""
+        row = self._db.row(
+            "select report_key from devices where device = ? and exists"
+            " (select 1 from inbox where inbox.device = devices.device and spool = ?)",
+            (device, spool),
+        )
+        last = row["report_key"].rpartition("/")[0] if row else ""
+        return last if last != spool else ""
 
 
 def _hash(secret: str) -> str:

@@ -109,3 +109,24 @@ create table channels (region text primary key, sequence integer not null, body 
 def _what_a_batch_said(db: sqlite_utils.Database) -> None:
     # Empty for the batches that came before: what they said is not known any more.
     db.execute("alter table inbox add column sha256 text not null default ''")
+
+
+@migrations(name="0005-enrolment")
+def _enrolment(db: sqlite_utils.Database) -> None:
+    _run(
+        db,
+        """
+alter table join_tokens add column approve integer not null default 0;
+create table devices_anew (device text primary key, region text not null, public_key text not null,
+    status text not null check (status in ('preauthorised', 'pending', 'accepted', 'rejected', 'retired')),
+    joined_s real not null, seen_s real not null, online_since_s real not null, generation text not null,
+    generation_state text not null, watermark_s real not null, moved_s real not null, channel_sequence integer not null,
+    report text not null, report_key text not null, previous_key text not null, rotate integer not null) without rowid;
+insert into devices_anew select *, '', 0 from devices;
+drop table devices;
+alter table devices_anew rename to devices;
+create index devices_by_region on devices (region);
+create index devices_by_key on devices (public_key);
+create index device_events_by_device on device_events (device, received_s)
+""",
+    )

@@ -16,7 +16,7 @@ from cloud.rollout import controller, plan
 from cloud.store.store import Store
 from edge_agent.cli import main
 from edge_agent.config import Layout
-from edge_agent.link import load_key, public_hex
+from edge_agent.device_key import load_key, public_hex
 from edge_agent.telemetry.outbox import Outbox
 from shared import codec
 from shared.carried import CarriedBatch, Receipt

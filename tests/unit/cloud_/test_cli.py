@@ -82,6 +82,10 @@ CALLS: dict[str, list[str]] = {
     "device token": ["--region", "south", "--uses", "2"],
     "device list": [],
     "device show": ["till-1"],
+    "device approve": ["till-2"],
+    "device reject": ["till-3"],
+    "device preauthorise": ["till-4", "--key", "04" * 32],
+    "device rotate": ["till-1"],
     "device retire": ["till-1", "--yes"],
     "rollout start": ["v2"],
     "rollout list": [],
@@ -117,6 +121,9 @@ def _template() -> pathlib.Path:
         assert store.rollouts.get(1)["state"] == "promoted"
         token = (project.keys / "join-token").read_text().strip().split(".")
         store.fleet.join("till-1", "00" * 32, token[1], token[2])
+        store.fleet.add_token("by-hand", "secret", "north", uses=9, lifetime_s=60, approve=True)
+        for i in (2, 3):
+            store.fleet.join(f"till-{i}", f"{i:02}" * 32, "by-hand", "secret")
     return folder
 
 

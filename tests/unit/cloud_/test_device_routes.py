@@ -132,6 +132,8 @@ def test_another_batch_under_a_number_that_was_taken_is_refused_so_that_the_devi
     before = line.stored()
     other = line.batch(5, sums=(msgspec.structs.replace(ROW, requests=8),))
     assert "number 5 of spool 's'" in refused(line.deliver(packed(other)), 409, "sequence", "conflict")
+    assert [kind["kind"] for kind in line.store.fleet.events()] == ["two-devices-use-this-key"]
+    line.store.db.connection.execute("delete from device_events")
     assert line.stored() == before
 
 

@@ -8,7 +8,8 @@ import typing
 
 import pytest
 
-from edge_agent.link import Link, new_key, retry_after_s
+from edge_agent.device_key import new_key
+from edge_agent.link import Link, retry_after_s
 from shared.errors import UnreachableError
 
 

@@ -54,7 +54,7 @@ class Sizes(typing.NamedTuple):
     keys: int
 
 
-FULL, QUICK = Sizes(40_000, 100, 300, 256, 100_000), Sizes(5_000, 50, 200, 160, 10_000)
+FULL, QUICK = Sizes(40_000, 100, 300, 256, 100_000), Sizes(5_000, 50, 200, 192, 10_000)
 
 
 class Pair(typing.NamedTuple):

@@ -113,15 +113,19 @@ def compress(data: bytes, *, level: int = _ZSTD_LEVEL, prefix: bytes = b"") -> b
     return bytes(zstd.compress(data, options=options, zstd_dict=_raw(prefix)))
 
 
-def compress_parts(parts: typing.Iterable[bytes], *, level: int = _ZSTD_LEVEL) -> bytes:
+def compress_parts(parts: typing.Iterable[bytes], *, level: int = _ZSTD_LEVEL, prefix: bytes = b"") -> bytes:
     """Compress bytes of different kinds as one frame, each kind by statistics of its own.
 
     >>> decompress(compress_parts([b"a" * 40, b"", b"b" * 40]), limit_bytes=80) == b"a" * 40 + b"b" * 40
     True
     """
     zstd, parts = _zstd(), list(parts)
-    compressor = zstd.ZstdCompressor(level=level)
-    compressor.set_pledged_input_size(sum(map(len, parts)))  # else its tables are made for something very large
+    n_bytes = sum(map(len, parts))
+    options = {zstd.CompressionParameter.compression_level: level}
+    if prefix:
+        options[zstd.CompressionParameter.window_log] = window_log(len(prefix) + n_bytes)
+    compressor = zstd.ZstdCompressor(options=options, zstd_dict=_raw(prefix) if prefix else None)
+    compressor.set_pledged_input_size(n_bytes)  # else its tables are made for something very large
     out = [compressor.compress(part, mode=compressor.FLUSH_BLOCK) for part in parts if part]
     return b"".join([*out, compressor.flush()])
 

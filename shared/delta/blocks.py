@@ -6,6 +6,8 @@ A body that is made of blocks begins with their places, so that a reader needs t
     4     24 k    of each: place in the source, place in the result, length (8 bytes each, little-endian)
     ..            the result's bytes outside of all blocks, in order
     ..            what a method says about the blocks
+
+All of it is one zstd frame with the first and the last 2,048 bytes of the source as prefix.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ import itertools
 import struct
 import typing
 
+from shared import codec
 from shared.errors import WireError
 
 MAX_BLOCKS = 4096
 WIDTH = 4  # bytes of a float32
-_SMALLEST_BYTES = 64
+_SMALLEST_BYTES, _END_BYTES = 64, 2048
 _COUNT, _PLACE = struct.Struct("<I"), struct.Struct("<QQQ")
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _GRAPH, _INITIALIZER, _NUMBERS = (7,), (5,), (4, 9)  # ModelProto, GraphProto, float_data and raw_data of TensorProto
@@ -80,6 +83,23 @@ def read_head(data: bytes, source: bytes, length: int) -> tuple[list[Block], byt
         result[done : block.at] = outside
         at, done = at + len(outside), block.at + block.length
     return blocks, result, at
+
+
+def ends(source: bytes) -> bytes:
+    """Return what the outside of the result's blocks may resemble: the first and the last bytes of the source."""
+    return source[:_END_BYTES] + source[-_END_BYTES:] if source else b""
+
+
+def compress(parts: typing.Iterable[bytes], source: bytes, level: int) -> bytes:
+    """Compress a head and what follows it."""
+    return codec.compress_parts(parts, level=level, prefix=ends(source))
+
+
+def decompress(body: bytes, source: bytes, length: int) -> bytes:
+    """Undo `compress`; WireError if the body is not a whole frame, or more than the longest body of a result."""
+    limit_bytes, prefix = most_bytes(length), ends(source)
+    window = codec.window_log(len(prefix) + limit_bytes)
+    return codec.decompress(body, limit_bytes=limit_bytes, window=window, prefix=prefix)
 
 
 def most_bytes(length: int) -> int:

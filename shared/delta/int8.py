@@ -12,7 +12,6 @@ import struct
 import sys
 import typing
 
-from shared import codec
 from shared.delta import blocks
 from shared.errors import WireError
 
@@ -52,13 +51,12 @@ def encode(source: bytes, result: bytes) -> bytes | None:
         if _moved(old, steps, exponent).tobytes() != new.tobytes():
             return None
         said.append(_SCALE.pack(exponent) + array.array("b", steps).tobytes())
-    return codec.compress_parts([blocks.head(result, found), *said], level=LEVEL) if found else None
+    return blocks.compress([blocks.head(result, found), *said], source, LEVEL) if found else None
 
 
 def decode(body: bytes, source: bytes, length: int) -> bytes:
     """Make the file from the old one; WireError if the body does not fit it."""
-    limit_bytes = blocks.most_bytes(length)
-    data = codec.decompress(body, limit_bytes=limit_bytes, window=codec.window_log(limit_bytes))
+    data = blocks.decompress(body, source, length)
     found, result, at = blocks.read_head(data, source, length)
     for block in found:
         old = _floats(source[block.source_at : block.source_at + block.length])

@@ -6,7 +6,6 @@ cost nothing. What did not move at all costs nothing either.
 
 from __future__ import annotations
 
-from shared import codec
 from shared.delta import blocks
 from shared.errors import WireError
 
@@ -20,13 +19,12 @@ def encode(source: bytes, result: bytes) -> bytes | None:
         return None
     old = b"".join(source[block.source_at : block.source_at + block.length] for block in found)
     new = b"".join(result[block.at : block.at + block.length] for block in found)
-    return codec.compress_parts([blocks.head(result, found), *cut(xor(old, new))], level=LEVEL)
+    return blocks.compress([blocks.head(result, found), *cut(xor(old, new))], source, LEVEL)
 
 
 def decode(body: bytes, source: bytes, length: int) -> bytes:
     """Make the file from the old one; WireError if the body does not fit it."""
-    limit_bytes = blocks.most_bytes(length)
-    data = codec.decompress(body, limit_bytes=limit_bytes, window=codec.window_log(limit_bytes))
+    data = blocks.decompress(body, source, length)
     found, result, at = blocks.read_head(data, source, length)
     if len(data) - at != sum(block.length for block in found):
         raise WireError("its planes are not as long as its blocks", field="delta")

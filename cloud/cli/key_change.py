@@ -85,12 +85,21 @@ def carry_out(here: Here, verb: str, given: Change | str, how: How, signer: Cryp
     said_lines = lines(done.plan)
     if done.request:
         write_file(how.request, done.request)
-        said_lines.append(f"nothing has changed yet; have it signed: covey key sign {how.request} --key FILE")
+        said_lines.append(f"  nothing has changed yet; have it signed: covey key sign {how.request} --key FILE")
+    else:
+        said_lines += [f"  {path} counts no more: delete it, and its copies" for path in retired(repository, given)]
     show(
         said | {"done": not done.request, "request": str(how.request) if done.request else None},
         said_lines,
         as_json=how.as_json,
     )
+
+
+def retired(repository: SignedRepository, given: Change | str) -> list[pathlib.Path]:
+    """Return the file of the key that a change drops, if it is here."""
+    if isinstance(given, str) or not given.drop:
+        return []
+    return [file.path for file in repository.keyring.files(given.role) if file.keyid == given.drop]
 
 
 def lines(plan: rotation.Plan) -> list[str]:

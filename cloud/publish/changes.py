@@ -93,7 +93,7 @@ def _change_role(signed: Root | Targets, role: str, change: Change) -> None:
     threshold = change.threshold or names.threshold
     if threshold > n_keys:
         raise ConflictError(
-            f"{threshold} keys would have to sign {role}, and {n_keys} would be there",
+            f"of the {n_keys} keys that {role} would have {threshold} would have to sign",
             fix="Add a key first, or lower the threshold.",
         )
     if change.drop:
@@ -181,11 +181,20 @@ def differences(newest: Newest, drafts: Newest) -> list[str]:
     """Say for people which keys count after a change and did not before, and the other way round."""
     after = {**newest, **drafts}
     lines = []
-    for role in dict.fromkeys(SIGNED_BY.values()):
-        old, new = key_role(newest, role), key_role(after, role)
+    for role in SIGNED_BY:
+        old, new = trusted(newest, role), trusted(after, role)
         parts = [f"- {keyid[:SHORT]}" for keyid in old.keyids if keyid not in new.keyids]
         parts += [f"+ {keyid[:SHORT]}" for keyid in new.keyids if keyid not in old.keyids]
         if old.threshold != new.threshold or parts:
-            parts.append(f"{new.threshold} of {len(new.keyids)} have to sign")
-            lines.append(f"{role}: {', '.join(parts)}")
+            lines.append(f"{role}: {', '.join(parts) or 'the same keys'}, {new.threshold} of {len(new.keyids)} sign")
     return lines
+
+
+def counting(drafts: Newest) -> list[str]:
+    """Say for people which keys count once drafts of root and targets are published, whatever was before."""
+    names = [role for role in SIGNED_BY if ("targets" if role in DELEGATED else "root") in drafts]
+    return [
+        f"{role}: {found.threshold} of {', '.join(keyid[:SHORT] for keyid in found.keyids)}"
+        for role in names
+        for found in [trusted(drafts, role)]
+    ]

@@ -15,7 +15,7 @@ from shared.errors import ConfigError, ConflictError, NotFoundError
 
 ROLES = ("root", "targets", "bundles", "online")
 PASSPHRASE_VARIABLE = "COVEY_KEY_PASSPHRASE_FILE"  # noqa: S105 - the name of a variable
-SHORT = 8
+SHORT = 16  # characters of a key id that people compare; fewer could be imitated
 _SECRET_MODE, _FOLDER_MODE = 0o600, 0o700
 _LARGEST = 1 << 16
 _MIN_PASSPHRASE = 8
@@ -135,7 +135,7 @@ def read_secret(path: pathlib.Path, what: str) -> bytes:
     except FileNotFoundError as err:
         raise NotFoundError(f"{what} is not here", field=str(path), fix="Bring it, or restore it.") from err
     if mode & 0o077 and os.name == "posix":
-        raise ConfigError("the key can be read by others", field=str(path), fix=f"chmod 600 {path}")
+        raise ConfigError(f"{what} can be read by others", field=str(path), fix=f"chmod 600 {path}")
     return data
 
 
@@ -144,10 +144,13 @@ def read_passphrase(path: pathlib.Path) -> bytes:
 
     Raises
     ------
-    NotFoundError, ConfigError
-        It is not here; or others can read it, or it is too short.
+    ConfigError
+        It is not here, or others can read it, or it is too short.
     """
-    passphrase = read_secret(path, "the passphrase").rstrip(b"\r\n")
+    try:
+        passphrase = read_secret(path, "the passphrase").rstrip(b"\r\n")
+    except NotFoundError as err:
+        raise ConfigError(err.message, field=err.field, fix="Name the file that holds it.") from err
     if len(passphrase) < _MIN_PASSPHRASE:
         raise ConfigError(
             f"{len(passphrase)} characters are no passphrase", field=str(path), fix=f"Take {_MIN_PASSPHRASE} or more."

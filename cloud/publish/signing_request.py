@@ -13,7 +13,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Targets
 from tuf.api.serialization import DeserializationError
 
-from cloud.publish.changes import Drafts, differences, lacking, may_sign
+from cloud.publish.changes import Drafts, counting, differences, lacking, may_sign
 from cloud.publish.keys import SHORT
 from cloud.publish.roles import DELEGATED, Newest
 from shared import codec
@@ -22,6 +22,7 @@ from shared.errors import ConflictError, TrustError, UsageError, WireError
 
 OFFLINE = ("root", "targets", "bundles")
 LIMIT_BYTES = 16 << 20
+_LONGEST = 400
 Row = dict[str, typing.Any]
 _KIND: dict[str, type[Root | Targets]] = {"root": Root, "targets": Targets, "bundles": Targets}
 
@@ -179,16 +180,19 @@ def _but_keys(role: str, meta: Metadata[typing.Any]) -> Row:
 
 
 def describe(request: SigningRequest) -> list[str]:
-    """Say for people what is asked for, what it changes, and who has signed."""
-    lines = [f"{request.action}, asked for {request.made_utc}: {request.reason}"]
-    lines += [f"  {line}" for line in differences(request.newest, request.drafts) or ["the keys stay as they are"]]
+    """Say for people what is asked for, which keys would count then, and who has signed."""
+    head = f"{request.action}, asked for {request.made_utc}: {request.reason}"
+    lines = ["".join(letter if letter.isprintable() else "?" for letter in head[:_LONGEST])]
+    lines += [f"  change: {line}" for line in differences(request.newest, request.drafts) or ["none of keys"]]
+    lines += [f"  then: {line}" for line in counting(request.drafts)]
     for role, meta in request.drafts.items():
         asked = may_sign(request.newest, request.drafts, role)
-        signed = [short for short in _shorts(asked) if any(keyid.startswith(short) for keyid in meta.signatures)]
+        signed = _shorts(asked & set(meta.signatures))
         lacks = lacking(request.newest, request.drafts, role)
         lines.append(
             f"  {role} {meta.signed.version}, good until {meta.signed.expires:%Y-%m-%d}: signed by "
-            f"{', '.join(signed) or 'nobody'}" + (f", {lacks} more of {', '.join(_shorts(asked))}" if lacks else "")
+            f"{', '.join(signed) or 'nobody'}"
+            + (f", {lacks} more of {', '.join(_shorts(asked - set(meta.signatures)))}" if lacks else "")
         )
     return lines
 

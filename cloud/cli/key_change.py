@@ -105,7 +105,7 @@ def retired(repository: SignedRepository, given: Change | str) -> list[pathlib.P
 def lines(plan: rotation.Plan) -> list[str]:
     """Say for people what a plan does."""
     said = [f"  {line}" for line in plan.keys or ["the keys stay"]]
-    said.append(f"  signed anew: {', '.join(plan.roles)}")
+    said.append(f"  concerns: {', '.join(plan.roles)}")
     said += [
         f"  {role} lacks {n} signature{'s' if n > 1 else ''} of keys elsewhere" for role, n in plan.lacking.items()
     ]

@@ -23,11 +23,12 @@ import pytest
 
 from cloud.cli.main import COMMANDS, cli, main
 from cloud.config import load_project
+from cloud.publish.keys import load_signer
 from cloud.store.store import Store
 from tests.unit.cloud_ import builders
 
 GOLDEN = '{"schema":"covey.decide/1","mode":"ab"}'
-NO_PROJECT = {"init", "demo", "experiment decide"}
+NO_PROJECT = {"init", "demo", "experiment decide", "key sign"}
 FOREVER = {"serve", "demo"}
 
 
@@ -87,6 +88,15 @@ CALLS: dict[str, list[str]] = {
     "device preauthorise": ["till-4", "--key", "04" * 32],
     "device rotate": ["till-1"],
     "device retire": ["till-1", "--yes"],
+    "key list": [],
+    "key create": ["root"],
+    "key rotate": ["online", "--reason", "a test", "--yes"],
+    "key add": ["root", "--reason", "a test", "--yes"],
+    "key threshold": ["targets", "2", "--reason", "a test", "--yes"],
+    "key revoke": ["targets", "KEY", "--reason", "a test", "--yes"],
+    "key renew": ["targets", "--reason", "a test", "--yes"],
+    "key sign": ["asked.json", "--key", "keys/root.pem", "--yes"],
+    "key apply": ["asked.json", "--yes"],
     "rollout start": ["v2"],
     "rollout list": [],
     "rollout show": ["1"],
@@ -120,6 +130,12 @@ def _template() -> pathlib.Path:
     with builders.opened(project) as store:
         assert store.rollouts.get(1)["state"] == "promoted"
         token = (project.keys / "join-token").read_text().strip().split(".")
+        # A second key for the targets, and a request that asks for the root's signature.
+        assert main(["--project", str(folder), "key", "add", "targets", "--reason", "a test", "--yes"]) == 0
+        (project.keys / "root.pem").rename(folder / "root.pem")
+        asked = ["--reason", "a test", "--yes", "--request", str(folder / "asked.json")]
+        assert main(["--project", str(folder), "key", "renew", "root", *asked]) == 0
+        (folder / "root.pem").rename(project.keys / "root.pem")
         store.fleet.join("till-1", "00" * 32, token[1], token[2])
         store.fleet.add_token("by-hand", "secret", "north", uses=9, lifetime_s=60, approve=True)
         for i in (2, 3):
@@ -142,7 +158,10 @@ class Shop:
         """Run a command as CALLS has it."""
         with builders.opened(load_project(self.folder)) as store:
             data = store.datasets.latest(builders.MODEL)["version"]
-        return self(*path.split(), *[data if word == "DATA" else word for word in CALLS[path]], *more)
+        named = {"DATA": data}
+        if "KEY" in CALLS[path]:
+            named["KEY"] = load_signer(self.folder / "keys", "targets").public_key.keyid
+        return self(*path.split(), *[named.get(word, word) for word in CALLS[path]], *more)
 
     def trace(self) -> dict[str, str]:
         """Content of every file, and every row, of the project."""
@@ -255,7 +274,7 @@ def test_a_damaged_covey_toml_is_named_with_line_or_key(path: str, old: str, new
         one_line(ran, 2, says)
 
 
-_WITHOUT_DATABASE = {"feature show", "feature check", "serve", "model train"}
+_WITHOUT_DATABASE = {"feature show", "feature check", "serve", "model train", "key list", "key revoke"}
 
 
 @pytest.mark.parametrize("path", [path for path in ALL if path not in NO_PROJECT | _WITHOUT_DATABASE])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import time
 import typing
@@ -139,7 +140,8 @@ class Link:
         if time.monotonic() < self._token_until:
             return self._token
         if isinstance(self._key, KeyFile) and self._key.is_rotating:
-            self.rotate_key(self._key)
+            with contextlib.suppress(NotFoundError):  # an older cloud replaces no keys: there the old one counts
+                self.rotate_key(self._key)
         reply = self._sign_in()
         if reply.rotate_key and isinstance(self._key, KeyFile):
             self.rotate_key(self._key)

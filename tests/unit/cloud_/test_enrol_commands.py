@@ -1,0 +1,205 @@
+"""``covey device``: who may be in the fleet, said at the command line; wrong states, garbage, and an older database."""
+
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+import sqlite3
+import sys
+import types
+import typing
+
+import pytest
+import sqlite_utils
+
+from cloud.cli.main import main
+from cloud.config import Project
+from cloud.store.schema import migrations
+from cloud.store.store import Store
+from shared.errors import ConflictError
+
+KEYS = {name: f"{i:02x}" * 32 for i, name in enumerate(("waits", "expected", "inside", "out", "gone"), 1)}
+# What each command makes of a device, by the status that it is in; None where that is refused.
+TABLE: dict[str, dict[str, str | None]] = {
+    "approve": {"waits": "accepted", "expected": None, "inside": None, "out": "accepted", "gone": None},
+    "reject": {"waits": "rejected", "expected": "rejected", "inside": None, "out": None, "gone": None},
+    "retire": {"waits": None, "expected": None, "inside": "retired", "out": None, "gone": None},
+    "rotate": {"waits": None, "expected": None, "inside": "accepted", "out": None, "gone": None},
+}
+BEFORE = {"waits": "pending", "expected": "preauthorised", "inside": "accepted", "out": "rejected", "gone": "retired"}
+
+
+class Ran(typing.NamedTuple):
+    """What a command said."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> typing.Any:
+        return json.loads(self.out)
+
+
+class Shop(typing.NamedTuple):
+    """A project with a device in each status, and somebody who types."""
+
+    project: Project
+    store: Store
+    run: typing.Callable[..., Ran]
+
+    def statuses(self) -> dict[str, str]:
+        rows = self.store.db.rows("select device, status from devices order by device")
+        return {row["device"]: row["status"] for row in rows}
+
+
+@pytest.fixture
+def shop(
+    empty: Project, empty_store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Shop:
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(b""), isatty=lambda: False))
+    fleet = empty_store.fleet
+    for token, approve in (("asks", True), ("open", False)):
+        fleet.add_token(token, "secret", "north", uses=9, lifetime_s=60, approve=approve)
+    for name, token in (("waits", "asks"), ("inside", "open"), ("out", "asks"), ("gone", "open")):
+        fleet.join(name, KEYS[name], token, "secret")
+    fleet.change("out", "reject")
+    fleet.retire("gone")
+    fleet.preauthorise("expected", KEYS["expected"], "south")
+
+    def run(*arguments: str) -> Ran:
+        capsys.readouterr()
+        status = main(["--project", str(empty.folder), *arguments])
+        return Ran(status, *capsys.readouterr())
+
+    made = Shop(empty, empty_store, run)
+    assert made.statuses() == BEFORE
+    return made
+
+
+@pytest.mark.parametrize("name", BEFORE)
+@pytest.mark.parametrize("action", TABLE)
+def test_each_command_does_what_a_status_allows_and_refuses_the_rest(shop: Shop, action: str, name: str) -> None:
+    sure = ("--yes",) if action == "retire" else ()
+    after = TABLE[action][name]
+    would = shop.run("device", action, name, "--dry-run", "--json")
+    assert shop.statuses() == BEFORE
+    ran = shop.run("device", action, name, "--reason", "a test", "--json", *sure)
+    if after is None:
+        assert (would.status, ran.status) == (6, 6)
+        assert f"'{name}' is {BEFORE[name]}. " in ran.err
+        assert ran.err.count("\n") == 1
+        assert shop.statuses() == BEFORE
+        assert not shop.store.audit.all(1, f"device {action}")
+        return
+    assert (would.status, would.json["would"], would.json["public_key"]) == (0, action, KEYS[name])
+    assert (ran.status, ran.json) == (0, {"device": name, "status": after, "public_key": KEYS[name]})
+    assert shop.statuses() == BEFORE | {name: after}
+    (entry,) = shop.store.audit.all(1, f"device {action}")
+    assert (entry["subject"], entry["reason"], KEYS[name] in entry["detail"]) == (name, "a test", True)
+
+
+def test_what_cannot_be_taken_back_asks_first(shop: Shop) -> None:
+    ran = shop.run("device", "retire", "inside")
+    assert (ran.status, "--yes" in ran.err) == (2, True)
+    assert shop.statuses() == BEFORE
+
+
+def test_an_approval_can_name_the_key_that_was_compared(shop: Shop) -> None:
+    ran = shop.run("device", "approve", "waits", "--key", "ab" * 32)
+    assert (ran.status, f"'waits' has the key {KEYS['waits']}" in ran.err) == (6, True)
+    assert shop.statuses() == BEFORE
+    assert shop.run("device", "approve", "waits", "--key", f" {KEYS['waits'].upper()} ").status == 0
+
+
+def test_a_device_is_expected_by_name_and_key(shop: Shop) -> None:
+    key = "0a" * 32
+    would = shop.run("device", "preauthorise", "till-9", "--key", key, "--region", "south", "--dry-run")
+    assert (would.status, would.out.startswith("would expect till-9 in south")) == (0, True)
+    assert shop.statuses() == BEFORE
+    ran = shop.run("device", "preauthorise", "till-9", "--key", key, "--region", "south", "--json", "--reason", "new")
+    assert ran.json == {"device": "till-9", "status": "preauthorised", "region": "south", "public_key": key}
+    assert shop.store.audit.all(1, "device preauthorise")[0]["reason"] == "new"
+    assert shop.run("device", "preauthorise", "till-9", "--key", key).status == 6
+    assert shop.run("device", "preauthorise", "out", "--key", key).status == 0  # a rejected name is free
+    assert shop.store.fleet.get("out")["public_key"] == key
+
+
+def test_lists_and_lines_for_people(shop: Shop) -> None:
+    listed = shop.run("device", "list")
+    assert "inside" in listed.out
+    assert listed.out.endswith("1 more to be approved or rejected: covey device list --status pending\n")
+    (row,) = shop.run("device", "list", "--status", "pending", "--json").json
+    assert (row["device"], row["status"], row["public_key"]) == ("waits", "pending", KEYS["waits"])
+    assert KEYS["expected"] in shop.run("device", "list", "--status", "preauthorised").out
+    assert "no device is pending" in shop.run("device", "list", "--status", "pending", "--region", "south").out
+    shop.run("device", "rotate", "inside")
+    shop.store.fleet.note("inside", "two-devices-use-this-key", "spools take turns")
+    said = shop.run("device", "show", "inside").out
+    assert said.startswith(f"inside (north): accepted, to make a new key\n  key {KEYS['inside']}\n")
+    assert "two devices use this key: spools take turns" in said
+    (event,) = shop.run("device", "show", "inside", "--json").json["events"]
+    assert event["kind"] == "two-devices-use-this-key"
+
+
+def test_the_token_says_whether_it_asks_for_approval(shop: Shop) -> None:
+    assert shop.run("device", "token", "--approve", "--json").json["approve"] is True
+    assert shop.run("device", "token", "--json").json["approve"] is False
+    assert [row["approve"] for row in shop.store.fleet.tokens()[:2]] == [0, 1]
+    assert '"approve": true' in shop.store.audit.all(2, "device token")[1]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "says"),
+    [
+        ("approve nobody", 5, "no device 'nobody'"),
+        ("reject nobody", 5, "no device 'nobody'"),
+        ("rotate nobody", 5, "no device 'nobody'"),
+        ("retire nobody --yes", 5, "no device 'nobody'"),
+        ("approve", 2, "NAME"),
+        ("approve waits --key 12", 2, "is not a key"),
+        (f"approve waits --key {'g' * 64}", 2, "is not a key"),
+        (f"approve waits --key {'0' * 65}", 2, "is not a key"),
+        ("approve waits --yes", 2, "--yes"),
+        ("preauthorise till-9", 2, "--key"),
+        (f"preauthorise till-9 --key {'00' * 32} --region mars", 2, "Known are: north, south"),
+        (f"preauthorise ../etc --key {'00' * 32}", 2, "is no name of a device"),
+        (f"preauthorise {'x' * 64} --key {'00' * 32}", 2, "is no name of a device"),
+        (f"preauthorise inside --key {'00' * 32}", 6, "'inside' is accepted already"),
+        (f"preauthorise gone --key {'00' * 32}", 6, "'gone' is retired already"),
+        (f"preauthorise waits --key {'00' * 32}", 6, "'waits' is pending already"),
+        ("list --status dancing", 2, "--status"),
+        ("token --aprove", 2, "--approve"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_changes_nothing(shop: Shop, line: str, status: int, says: str) -> None:
+    before = list(shop.store.db.connection.iterdump())
+    ran = shop.run("device", *line.split())
+    assert (ran.status, says in ran.err, "Traceback" in ran.err) == (status, True, False), ran
+    assert list(shop.store.db.connection.iterdump()) == before
+
+
+def test_a_change_that_somebody_else_was_faster_with_is_refused(shop: Shop) -> None:
+    shop.store.fleet.check("waits", "approve", KEYS["waits"])
+    shop.store.fleet.change("waits", "reject")
+    shop.store.fleet.join("waits", "ee" * 32, "asks", "secret")
+    with pytest.raises(ConflictError, match="Compare them again"):
+        shop.store.fleet.change("waits", "approve", KEYS["waits"])
+
+
+def test_a_database_from_before_keeps_its_devices(tmp_path: pathlib.Path) -> None:
+    db = sqlite_utils.Database(sqlite3.connect(tmp_path / "old.db"), execute_plugins=False)
+    migrations.apply(db, stop_before="0005-enrolment")
+    db.execute("insert into join_tokens values ('t', 'hash', 'north', 3, 1e12, 1)")
+    for name, status in (("a", "accepted"), ("b", "retired")):
+        db.execute(
+            "insert into devices values (?, 'north', '00', ?, 1, 2, 3, 'g', 'good', 4, 5, 6, '{}', 's/7')",
+            (name, status),
+        )
+    before = list(db.query("select * from devices"))
+    migrations.apply(db)
+    assert list(db.query("select * from devices")) == [row | {"previous_key": "", "rotate": 0} for row in before]
+    assert next(db.query("select uses_left, approve from join_tokens")) == {"uses_left": 3, "approve": 0}
+    assert {"devices_by_region", "devices_by_key"} <= {index.name for index in db["devices"].indexes}
+    db.close()

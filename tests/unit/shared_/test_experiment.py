@@ -56,6 +56,12 @@ def test_places_under_two_salts_are_independent(one: str, other: str) -> None:
     assert chi_squared(cells) < 56
 
 
+def test_a_fresh_salt_gives_the_candidate_to_other_units_and_stages_to_other_devices() -> None:
+    for chosen in (lambda salt, unit: pick_arm(salt, unit, 5000), lambda salt, unit: in_stage(salt, unit, 5000)):
+        both = sum(chosen("one", unit) and chosen("two", unit) for unit in UNITS) / len(UNITS)
+        assert 0.2 < both < 0.3
+
+
 def test_a_device_that_takes_part_is_not_more_often_given_the_candidate() -> None:
     salt = "x" * 64  # the longest a channel may have
     inside = [unit for unit in UNITS if in_stage(salt, unit, 5000)]

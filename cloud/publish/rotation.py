@@ -91,7 +91,9 @@ def _settle(
     drafts = follow(newest, given, repository.expires)
     plan = _sign(repository.keyring, newest, drafts)
     if plan.lacking:
-        return Done(plan, signing_request.ask(action, reason, newest, drafts, time.time()))
+        # Bundles that can be signed here are signed later: they may have moved on when the request comes back.
+        asked = {role: meta for role, meta in drafts.items() if role in plan.lacking or role in {"root", "targets"}}
+        return Done(plan, signing_request.ask(action, reason, newest, asked, time.time()))
     note()
     repository.write_together(in_order(newest, drafts))
     return Done(plan)

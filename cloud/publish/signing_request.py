@@ -71,9 +71,8 @@ class SigningRequest(typing.NamedTuple):
 
 
 def ask(action: str, reason: str, newest: Newest, drafts: Drafts, now_s: float) -> bytes:
-    """Write a request for what is lacking."""
-    wanted = {role: meta for role, meta in drafts.items() if role in OFFLINE}
-    return SigningRequest(action, reason, format_time(now_s), newest, wanted).to_bytes()
+    """Write a request for signatures under drafts."""
+    return SigningRequest(action, reason, format_time(now_s), newest, drafts).to_bytes()
 
 
 def read(data: bytes) -> SigningRequest:

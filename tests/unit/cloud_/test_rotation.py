@@ -410,8 +410,7 @@ def test_what_has_no_key_here_is_signed_elsewhere_and_brought_back(
             applied(repository, signed(done.request, *[one for one in needed if one is not left_out]))
     # The repository does not stand still meanwhile.
     repository.publish("channels", {PATH: b"meanwhile"})
-    if role != "bundles":
-        repository.publish("bundles", {"bundles/sales/v2/standard.json": b"two"})
+    repository.publish("bundles", {"bundles/sales/v2/standard.json": b"two"})
     applied(repository, signed(done.request, *needed))
     assert all_signed(repository)
     assert (readers.see(), readers.see(BUNDLE)) == (b"meanwhile", b"bundle")
@@ -420,6 +419,23 @@ def test_what_has_no_key_here_is_signed_elsewhere_and_brought_back(
     assert readers.see() == b"new"
     with pytest.raises(ConflictError, match="Make the request anew"):
         applied(repository, signed(done.request, *needed))
+
+
+def test_a_bundles_key_may_be_elsewhere_too_if_nothing_is_published_meanwhile(
+    repository: SignedRepository, readers: Readers, vault: pathlib.Path
+) -> None:
+    new = CryptoSigner.generate_ed25519()
+    old = find_key(repository.newest(), "bundles", "")
+    request = rotation.change_keys(repository, Change("bundles", add=new.public_key, drop=old), **WHY).request
+    request = signed(request, load_signer(vault, "targets"), new)
+    repository.publish("channels", {PATH: b"meanwhile"})
+    applied(repository, request)
+    assert (readers.see(), readers.see(BUNDLE)) == (b"meanwhile", b"bundle")
+    request = signed(rotation.renew(repository, "bundles", **WHY).request, new)
+    write_key(repository.keyring.folder, "bundles", new)
+    repository.publish("bundles", {BUNDLE: b"changed"})
+    with pytest.raises(ConflictError, match="bundles: asks for version"):
+        applied(repository, request)
 
 
 @pytest.mark.parametrize("role", ["root", "targets"])

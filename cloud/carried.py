@@ -65,7 +65,8 @@ def export_repository(project: Project, folder: pathlib.Path, regions: typing.Se
                 signed = target_path(entry.model, ref.version, ref.variant)
                 wanted.append(_target_file(repository, "bundles", signed))
                 manifest = parse_manifest(repository.target("bundles", signed))
-                wanted += [repository.blob_path(file.sha256) for file in manifest.files]
+                for file in manifest.files:
+                    wanted += map(repository.blob_path, [file.sha256, *(ref.sha256 for ref in file.deltas)])
     # The timestamp last: a copy that is cut off shows what was there before, or nothing.
     ordered = sorted(set(wanted), key=lambda path: path.name == "timestamp.json")
     for path in ordered:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from sklearn.linear_model import SGDClassifier
 from sklearn.neural_network import MLPClassifier
 
+from cloud.carried import export_repository
 from cloud.cli.main import cli
 from cloud.config import Project
 from cloud.export.onnx_file import Exported
@@ -27,6 +28,7 @@ from cloud.store.store import Store
 from cloud.training import int8_steps
 from shared import bundle, codec, delta
 from shared.bundle import Golden, digest_of
+from shared.channel import BundleRef, Channel, ModelChannel
 from shared.errors import ConfigError, NotFoundError, TrustError
 from shared.features import Encoder, FeatureSet
 from shared.precomputed import PrecomputedTable
@@ -142,6 +144,17 @@ def test_a_spoilt_or_a_missing_delta_is_found_by_verify(network: Project) -> Non
     path.unlink()
     with pytest.raises(NotFoundError):
         load_bundle(repository(network), builders.MODEL, "v1.1")
+
+
+def test_a_copy_of_the_repository_for_a_region_has_the_deltas(network: Project, tmp_path: pathlib.Path) -> None:
+    with builders.opened(network) as store:
+        second = trained(network, store, "", "v1")[-1]
+    entry = ModelChannel(model=builders.MODEL, incumbent=BundleRef(version="v1.1"))
+    says = Channel(region="north", sequence=1, models=(entry,))
+    repository(network).publish("channels", {says.target_path: says.to_bytes()})
+    export_repository(network, tmp_path / "stick", ["north"])
+    copied = {path.name for path in (tmp_path / "stick" / "blobs").rglob("*") if path.is_file()}
+    assert copied == {digest_of(data) for data in second.files.values()} | set(second.deltas)
 
 
 def test_bundle_show_says_what_a_file_weighs_for_whom(network: Project) -> None:

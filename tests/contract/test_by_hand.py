@@ -19,6 +19,7 @@ from edge_agent.config import Layout
 from edge_agent.device_key import load_key, public_hex
 from edge_agent.telemetry.outbox import Outbox
 from shared import codec
+from shared.bundle import File, parse_manifest
 from shared.carried import CarriedBatch, Receipt
 from shared.errors import NotFoundError
 from tests import fakes
@@ -127,7 +128,10 @@ def test_the_stick_holds_one_regions_files_and_what_is_served_too(both: Both) ->
 @pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
 def test_a_spoilt_stick_changes_nothing_and_an_honest_one_still_works(both: Both, pattern: str, harm: str) -> None:
     both.export()
-    path = max(both.stick.glob(pattern), key=lambda path: path.stat().st_size)
+    manifest = parse_manifest(next(both.stick.glob("targets/bundles/*/*/*")).read_bytes())
+    two_ways = {sha256 for file in manifest.files if file.deltas for sha256 in (file.sha256, *_deltas(file))}
+    harmed = [path for path in both.stick.glob(pattern) if path.name not in two_ways]
+    path = max(harmed, key=lambda path: path.stat().st_size)
     data = path.read_bytes()
     at = len(data) // 2
     path.write_bytes(
@@ -138,6 +142,19 @@ def test_a_spoilt_stick_changes_nothing_and_an_honest_one_still_works(both: Both
     assert both.edge("import", str(both.stick)) == 1
     assert not both.layout.current.exists()
     path.write_bytes(data)
+    assert both.edge("import", str(both.stick)) == 0
+    assert both.layout.current.exists()
+
+
+def _deltas(file: File) -> set[str]:
+    return {ref.sha256 for ref in file.deltas}
+
+
+def test_a_file_that_is_spoilt_on_the_stick_comes_by_its_delta(both: Both) -> None:
+    both.export()
+    manifest = parse_manifest(next(both.stick.glob("targets/bundles/*/*/*")).read_bytes())
+    spoilt = next(file for file in manifest.files if file.deltas)
+    (both.stick / "blobs" / spoilt.sha256[:2] / spoilt.sha256).unlink()
     assert both.edge("import", str(both.stick)) == 0
     assert both.layout.current.exists()
 

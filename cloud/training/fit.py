@@ -100,14 +100,17 @@ def fit_stateful(
     inputs = front(estimator, rows.inputs)
     learner = last_step(estimator)
     more = {"classes": np.arange(n_classes)} if n_classes and not hasattr(learner, "classes_") else {}
-    try:
-        for _ in range(settings.epochs):
-            order = rng.permutation(len(rows))
-            for start in range(0, len(order), settings.batch_size):
-                batch = order[start : start + settings.batch_size]
-                learner.partial_fit(inputs[batch], rows.labels[batch], **more)
-    except Exception as err:
-        raise _not_fitted(err) from err
+    with warnings.catch_warnings():
+        # The last batch of an epoch is smaller than the others, and networks say so each time.
+        warnings.filterwarnings("ignore", "Got `batch_size` less than 1 or larger than sample size")
+        try:
+            for _ in range(settings.epochs):
+                order = rng.permutation(len(rows))
+                for start in range(0, len(order), settings.batch_size):
+                    batch = order[start : start + settings.batch_size]
+                    learner.partial_fit(inputs[batch], rows.labels[batch], **more)
+        except Exception as err:
+            raise _not_fitted(err) from err
     return estimator
 
 

@@ -8,6 +8,7 @@ import typing
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 
 from cloud.config import FinetuneSettings, ModelSettings, Project
@@ -111,6 +112,15 @@ def test_continuing_leaves_the_parent_as_it_was_and_is_repeatable() -> None:
     assert (base.coef_ == before).all()
     assert (made[0].coef_ == made[1].coef_).all()
     assert (made[0].coef_ != before).any()
+
+
+def test_a_last_batch_that_is_small_is_no_warning() -> None:
+    base = MLPClassifier(hidden_layer_sizes=(2,), max_iter=1, batch_size=30, random_state=0)
+    fit.fit_stateless(base, ROWS)
+    learned = fit.fit_stateful(
+        base, ROWS.take(np.arange(31)), ROWS, FinetuneSettings(batch_size=30), seed=0, n_classes=2
+    )
+    assert any((a != b).any() for a, b in zip(learned.coefs_, base.coefs_, strict=True))
 
 
 class Counting(SGDClassifier):

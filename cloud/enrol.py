@@ -160,7 +160,8 @@ class Sessions:
         with self._lock:
             if nonce in self._spent:
                 raise AuthError("the nonce was used before", field="nonce", fix="Sign in again.")
-            self._spent = {one: until for one, until in self._spent.items() if until > now}
+            while self._spent and next(iter(self._spent.values())) <= now:  # they stand in the order of their time
+                self._spent.pop(next(iter(self._spent)))
             self._spent[nonce] = now + _NONCE_LIFETIME_S + 1
 
     def sign_in(

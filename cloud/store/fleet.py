@@ -118,14 +118,16 @@ class Fleet:
         NotFoundError
             No such device.
         """
-        row = self.find(device)
+        row = self._db.row("select * from devices where device = ?", (device,))
         if row is None:
             raise NotFoundError(f"no device {device!r:.80}", fix="See: covey device list")
         return row | {"report": json.loads(row["report"])}
 
     def find(self, device: str) -> Row | None:
-        """Look a device up that may not be there; its report stays text."""
-        return self._db.row("select * from devices where device = ?", (device,))
+        """Look up what decides whether a device may deliver; None if it is not known."""
+        return self._db.row(
+            "select device, public_key, previous_key, status, rotate from devices where device = ?", (device,)
+        )
 
     def all(self, region: str = "", status: Status = "accepted") -> list[Row]:
         """Devices by name; those that are in the fleet if nothing else is said."""

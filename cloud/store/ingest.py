@@ -37,7 +37,7 @@ def ingest(db: Database, batch: Batch, online_window_s: float) -> bool:
     Raises
     ------
     NotFoundError, ForbiddenError
-        The device is unknown, or was retired.
+        The device is unknown, or not accepted: it waits for approval, was rejected or retired.
     ConflictError
         Another batch came under this number before: one of the two would be lost if it were acknowledged.
     WireError
@@ -54,7 +54,8 @@ def ingest(db: Database, batch: Batch, online_window_s: float) -> bool:
         if device is None:
             raise NotFoundError(f"no device {batch.device!r}", field="device", fix="Join again.")
         if device["status"] != "accepted":
-            raise ForbiddenError(f"{batch.device!r} was retired", field="device")
+            said = "waits for approval" if device["status"] == "pending" else f"was {device['status']}"
+            raise ForbiddenError(f"{batch.device!r} {said}", field="device")
         fresh = _is_fresh(connection, batch, now)
         since = device["online_since_s"] if now - device["seen_s"] <= online_window_s else now
         connection.execute(

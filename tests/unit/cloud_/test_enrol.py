@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 
 from cloud import enrol
 from cloud.config import Project
+from cloud.rollout import overview
+from cloud.store.ingest import ingest
 from cloud.store.store import Store
 from shared import protocol
 from shared.errors import AuthError, ConflictError, ForbiddenError, NotFoundError, UsageError
+from shared.telemetry import Batch, DeviceStatus
 
 KEY = "00" * 32
 
@@ -69,6 +72,31 @@ def test_a_retired_devices_name_is_not_given_again(empty: Project, empty_store: 
     assert empty_store.fleet.all() == []
     with pytest.raises(NotFoundError):
         empty_store.fleet.retire("nobody")
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [("pending", "waits for approval"), ("preauthorised", "was preauthorised"), ("rejected", "was rejected"),
+     ("retired", "was retired")],
+)  # fmt: skip
+def test_nothing_is_taken_in_for_a_device_that_is_not_accepted_whichever_way_it_comes(
+    empty_store: Store, status: str, says: str
+) -> None:
+    empty_store.fleet.preauthorise("a", KEY, "north")
+    empty_store.db.connection.execute("update devices set status = ?", (status,))
+    with pytest.raises(ForbiddenError, match=says):
+        ingest(empty_store.db, Batch(device="a", spool="s", sequence=1, sent_s=1.0, status=DeviceStatus()), 60.0)
+    assert empty_store.db.rows("select * from inbox") == []
+
+
+def test_only_accepted_devices_count_as_the_fleet(empty: Project, empty_store: Store) -> None:
+    token = enrol.new_join_token(empty, empty_store, region="north", uses=9, lifetime_s=60, actor="ada", approve=True)
+    for name, action in (("a", "approve"), ("b", "reject"), ("c", "")):
+        empty_store.fleet.join(name, KEY, token.token_id, token.secret)
+        if action:
+            empty_store.fleet.change(name, action)
+    assert [row["device"] for row in overview.devices(empty, empty_store)] == ["a"]
+    assert overview.fleet(empty, empty_store)["devices"]["total"] == 1
 
 
 def test_the_session_key_is_secret_and_made_once(tmp_path: pathlib.Path) -> None:

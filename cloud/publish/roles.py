@@ -64,13 +64,21 @@ def trusted(newest: Newest, role: str) -> Role:
 def signed_by(naming: Root | Targets, role: str, meta: Metadata[typing.Any]) -> int:
     """Count the keys that may sign a role, and that have signed this metadata."""
     payload, n = meta.signed_bytes, 0
-    for keyid in set(naming.get_delegated_role(role).keyids) & set(meta.signatures):
+    keys = keys_of(naming)
+    for keyid in set(naming.get_delegated_role(role).keyids) & set(meta.signatures) & set(keys):
         try:
-            naming.get_key(keyid).verify_signature(meta.signatures[keyid], payload)
+            keys[keyid].verify_signature(meta.signatures[keyid], payload)
         except UnverifiedSignatureError:
             continue
         n += 1
     return n
+
+
+def keys_of(naming: Root | Targets) -> dict[str, Key]:
+    """Return the keys that root or targets hold, by id."""
+    if isinstance(naming, Root):
+        return naming.keys
+    return naming.delegations.keys if naming.delegations else {}
 
 
 def is_signed(newest: Newest, role: str) -> bool:

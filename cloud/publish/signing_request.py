@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
+import hashlib
 import typing
 
+from securesystemslib.exceptions import Error as SignerError
+from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner
+from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Targets
-from tuf.api.serialization import DeserializationError
 
 from cloud.publish.changes import Drafts, counting, differences, lacking, may_sign
 from cloud.publish.keys import SHORT
-from cloud.publish.roles import DELEGATED, Newest
+from cloud.publish.roles import DELEGATED, Newest, keys_of
 from shared import codec
 from shared.clock import format_time
 from shared.errors import ConflictError, TrustError, UsageError, WireError
@@ -105,13 +108,28 @@ def read(data: bytes) -> SigningRequest:
 def _metadata(field: str, role: str, found: Row) -> Metadata[typing.Any]:
     try:
         meta: Metadata[typing.Any] = Metadata.from_dict(copy.deepcopy(found))
-    except (DeserializationError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+        if not isinstance(meta.signed, _KIND[role]):
+            raise WireError(f"is metadata of {meta.signed.type}", field=field)
+        if role == "targets" and set(_delegated(meta)) != set(DELEGATED):
+            raise WireError("does not delegate to bundles and channels", field=field)
+        _check_keys(field, meta.signed)
+        _ = meta.signed_bytes  # what can not be written as canonical JSON can not be signed
+    except (RepositoryError, SignerError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise WireError(f"no metadata: {err!s:.100}", field=field) from err
-    if not isinstance(meta.signed, _KIND[role]):
-        raise WireError(f"is metadata of {meta.signed.type}", field=field)
-    if role == "targets" and set(_delegated(meta)) != set(DELEGATED):
-        raise WireError("does not delegate to bundles and channels", field=field)
     return meta
+
+
+def _check_keys(field: str, signed: Root | Targets) -> None:
+    """Refuse keys under ids that are not theirs: people compare ids."""
+    keys = keys_of(signed)
+    for keyid, key in keys.items():
+        own = encode_canonical({"keytype": key.keytype, "scheme": key.scheme, "keyval": key.keyval}) or ""
+        if hashlib.sha256(own.encode()).hexdigest() != keyid:
+            raise WireError(f"has a key under an id that is not its own: {keyid[:SHORT]!r}", field=field)
+    names = signed.roles if isinstance(signed, Root) else (signed.delegations and signed.delegations.roles) or {}
+    for role, found in names.items():
+        if not found.keyids or not set(found.keyids) <= set(keys) or found.threshold > len(found.keyids):
+            raise WireError(f"names keys of {role} that are not there", field=field)
 
 
 def _delegated(meta: Metadata[typing.Any]) -> typing.Iterable[str]:

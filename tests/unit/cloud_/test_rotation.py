@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import pathlib
+import random
 import shutil
 import typing
 
@@ -21,7 +22,7 @@ from cloud.publish.keys import ROLES, create_keys, key_path, load_signer, write_
 from cloud.publish.repository import SignedRepository
 from cloud.publish.roles import SIGNED_BY, is_signed, trusted
 from edge_agent.update.trust import Repository, Where
-from shared.errors import ConfigError, ConflictError, NotFoundError, TrustError, UsageError, WireError
+from shared.errors import ConfigError, ConflictError, CoveyError, NotFoundError, TrustError, UsageError, WireError
 
 PATH = "channels/north.json"
 BUNDLE = "bundles/sales/v1/standard.json"
@@ -503,6 +504,11 @@ def test_garbage_is_refused_as_garbage(repository: SignedRepository, vault: path
             signing_request.read(data)
 
 
+def swap(keys: dict[str, typing.Any]) -> None:
+    """Let a stranger's key go by an id that a signer knows."""
+    keys[next(iter(keys))]["keyval"] = CryptoSigner.generate_ed25519().public_key.keyval
+
+
 def _breakages() -> dict[str, typing.Callable[[typing.Any], object]]:
     root: typing.Callable[[typing.Any], typing.Any] = lambda r: r["drafts"]["root"]["signed"]  # noqa: E731
     targets: typing.Callable[[typing.Any], typing.Any] = lambda r: r["drafts"]["targets"]["signed"]  # noqa: E731
@@ -518,6 +524,14 @@ def _breakages() -> dict[str, typing.Callable[[typing.Any], object]]:
         "a threshold of none": lambda r: root(r)["roles"]["root"].update(threshold=0),
         "signatures that are none": lambda r: r["drafts"]["root"].update(signatures=7),
         "no delegations": lambda r: targets(r).pop("delegations"),
+        "a key under another's id": lambda r: swap(root(r)["keys"]),
+        "a number that can not be signed": lambda r: root(r).update(x=1.5),
+        "a key with such a number": lambda r: next(iter(root(r)["keys"].values()))["keyval"].update(x=1.5),
+        "key ids that are none": lambda r: root(r)["roles"]["root"].update(keyids=[[]]),
+        "a key less": lambda r: root(r)["keys"].popitem(),
+        "a delegated key less": lambda r: targets(r)["delegations"]["keys"].popitem(),
+        "a threshold beyond its keys": lambda r: root(r)["roles"]["snapshot"].update(threshold=2),
+        "no keys": lambda r: root(r)["roles"]["snapshot"].update(keyids=[]),
         "a delegation less": lambda r: targets(r)["delegations"]["roles"].pop(),
         "a delegation more": lambda r: targets(r)["delegations"]["roles"].append(
             targets(r)["delegations"]["roles"][0] | {"name": "more"}
@@ -586,3 +600,28 @@ def test_once_trusted_is_never_taken_for_new(repository: SignedRepository) -> No
     )
     assert rotation.fresh_keys(repository, "bundles") == []
     assert Metadata[Targets].from_bytes(repository.newest()["targets"].to_bytes()).signed.version == 2
+
+
+def test_a_request_with_any_byte_changed_is_refused_or_says_the_same(
+    repository: SignedRepository, vault: pathlib.Path
+) -> None:
+    old = find_key(repository.newest(), "online", "")
+    request = rotation.change_keys(
+        repository, Change("online", add=fresh(repository, "online"), drop=old), **WHY
+    ).request
+    good = signed(request, load_signer(vault, "root"), load_signer(vault, "targets"))
+    wanted = {role: meta.signed for role, meta in signing_request.read(good).drafts.items()}
+    rng = random.Random(7)
+    refused = 0
+    for _ in range(400):
+        at = rng.randrange(len(good))
+        data = good[:at] + bytes([good[at] ^ (1 << rng.randrange(8))]) + good[at + 1 :]
+        try:
+            asked = signing_request.read(data)
+            plan = rotation.preview(repository, asked)
+            signing_request.describe(asked)
+        except CoveyError:
+            refused += 1
+            continue
+        assert plan.lacking or {role: meta.signed for role, meta in asked.drafts.items()} == wanted
+    assert refused > 100

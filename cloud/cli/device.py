@@ -108,7 +108,7 @@ def show_(here: Here, name: str, as_json: bool) -> None:
 
 
 @device.command("import-telemetry")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path))
+@click.argument("folder", type=click.Path(file_okay=False, path_type=pathlib.Path))
 @json_option
 @pass_here
 def import_telemetry(here: Here, folder: pathlib.Path, as_json: bool) -> int:

@@ -20,11 +20,14 @@ import typing
 
 import click
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cloud.cli.main import COMMANDS, cli, main
 from cloud.config import load_project
 from cloud.publish.keys import load_signer
 from cloud.store.store import Store
+from shared import carried, codec
+from shared.telemetry import Batch, DeviceStatus
 from tests.unit.cloud_ import builders
 
 GOLDEN = '{"schema":"covey.decide/1","mode":"ab"}'
@@ -78,6 +81,7 @@ CALLS: dict[str, list[str]] = {
     "model show": ["@incumbent"],
     "model lineage": [],
     "bundle build": ["v1"],
+    "bundle export": ["stick"],
     "bundle show": ["v1"],
     "bundle verify": ["v1"],
     "device token": ["--region", "south", "--uses", "2"],
@@ -88,6 +92,7 @@ CALLS: dict[str, list[str]] = {
     "device preauthorise": ["till-4", "--key", "04" * 32],
     "device rotate": ["till-1"],
     "device retire": ["till-1", "--yes"],
+    "device import-telemetry": ["carried"],
     "key list": [],
     "key create": ["root"],
     "key rotate": ["online", "--reason", "a test", "--yes"],
@@ -140,7 +145,21 @@ def _template() -> pathlib.Path:
         store.fleet.add_token("by-hand", "secret", "north", uses=9, lifetime_s=60, approve=True)
         for i in (2, 3):
             store.fleet.join(f"till-{i}", f"{i:02}" * 32, "by-hand", "secret")
+        _carry(store, folder / "carried")
     return folder
+
+
+def _carry(store: Store, folder: pathlib.Path) -> None:
+    """Let a device join, and put a batch of it into a folder, signed."""
+    key = Ed25519PrivateKey.generate()
+    store.fleet.add_token("carried", "secret", "north", uses=1, lifetime_s=60)
+    store.fleet.join("till-5", key.public_key().public_bytes_raw().hex(), "carried", "secret")
+    batch = Batch(device="till-5", spool="s", sequence=1, sent_s=1.0, status=DeviceStatus())
+    body = codec.compress(codec.to_msgpack(batch))
+    signature = key.sign(carried.batch_message("till-5", "s", 1, body)).hex()
+    made = carried.CarriedBatch(device="till-5", spool="s", sequence=1, body=body, signature=signature)
+    folder.mkdir()
+    (folder / "one.batch").write_bytes(codec.to_msgpack(made))
 
 
 class Shop:
@@ -274,7 +293,9 @@ def test_a_damaged_covey_toml_is_named_with_line_or_key(path: str, old: str, new
         one_line(ran, 2, says)
 
 
-_WITHOUT_DATABASE = {"feature show", "feature check", "serve", "model train", "key list", "key revoke"}
+_WITHOUT_DATABASE = {
+    "feature show", "feature check", "serve", "model train", "key list", "key revoke", "bundle export",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", [path for path in ALL if path not in NO_PROJECT | _WITHOUT_DATABASE])

@@ -10,7 +10,6 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from cloud.config import Project
-from cloud.publish.keys import load_signer
 from cloud.publish.repository import SignedRepository
 from cloud.store.blobs import write_file
 from cloud.store.ingest import ingest
@@ -101,9 +100,9 @@ def import_batches(project: Project, store: Store, folder: pathlib.Path) -> list
     for path, one in zip(files, taken, strict=True):
         if not one.error:
             fresh.setdefault((one.device, _read(path).spool), []).append(one.sequence)
-    signer = load_signer(project.keys, "online")
+    repository = SignedRepository(project.repository, project.keys)
     for (device, spool), sequences in sorted(fresh.items()):
-        signature = signer.sign(receipt_message(device, spool, sequences)).signature
+        signature = repository.sign("channels", receipt_message(device, spool, sequences))
         receipt = Receipt(device=device, spool=spool, sequences=tuple(sequences), signature=signature)
         write_file(folder / f"{device}-{spool}{RECEIPT_SUFFIX}", codec.to_json(receipt))
     return taken

@@ -10,6 +10,7 @@ import typing
 import pytest
 
 from cloud.carried import export_repository, import_batches
+from cloud.cli.main import main as cloud_main
 from cloud.config import Project
 from cloud.publish.repository import SignedRepository
 from cloud.rollout import controller, plan
@@ -221,3 +222,16 @@ def test_a_folder_with_nothing_in_it_says_what_is_missing(both: Both, capsys: py
     assert both.edge("import", str(both.stick / "nowhere")) == 5
     assert both.edge("outbox", "export") != 0
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_receipts_are_signed_with_the_key_that_counts_today(both: Both) -> None:
+    _, batch = carried(both)
+    assert (
+        cloud_main(["--project", str(both.project.folder), "key", "rotate", "online", "--reason", "a test", "--yes"])
+        == 0
+    )
+    both.export()
+    import_batches(both.project, both.store, both.stick)
+    assert both.edge("import", str(both.stick)) == 0
+    assert both.sealed() == 0
+    assert batch.sequence == 1

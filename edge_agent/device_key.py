@@ -7,7 +7,7 @@ import pathlib
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_agent.files import fsync_folder, write_atomic
+from edge_agent.files import fsync_folder, sweep, write_atomic
 from shared.errors import UsageError
 
 _SECRET_MODE = 0o600
@@ -48,6 +48,7 @@ class KeyFile:
         """Put the new key in the place of the old one, in one step."""
         self._next_path.replace(self._path)
         fsync_folder(self._path.parent)
+        sweep(self._path.parent)
 
 
 def new_key() -> Ed25519PrivateKey:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import pathlib
+import re
 import shutil
 import socketserver
 import stat
+import subprocess
+import sys
 import threading
 import typing
 import wsgiref.simple_server
@@ -349,6 +353,40 @@ def test_killed_between_any_two_steps_it_holds_exactly_one_key_that_counts_and_f
     assert key_of(layout) == cloud.key_of("till-1")
     assert (key_of(layout) == before) == (step == "write_atomic")
     assert len(cloud.store.audit.all(9, "device new-key")) == (step != "write_atomic")
+
+
+def rotate_under_strace(layout: Layout, *options: str) -> int:
+    """Run ``covey-edge rotate-key`` as a process, with what strace is told to do to it."""
+    program = shutil.which("strace")
+    assert program is not None
+    command = [sys.executable, "-B", "-m", "edge_agent.cli", "--store", str(layout.store), "rotate-key"]
+    return subprocess.run([program, "-qq", *options, *command], capture_output=True, check=False).returncode
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace: apt-get install strace")
+@pytest.mark.parametrize("fault", ["signal=SIGKILL", "error=ENOSPC"])
+def test_at_each_call_that_changes_a_file_one_key_counts_and_the_next_sync_finishes(
+    cloud: Cloud, layout: Layout, tmp_path: pathlib.Path, fault: str
+) -> None:
+    log = tmp_path / "calls"
+    calls = "openat,write,fsync,rename,unlink,chmod,fchmod"
+    assert rotate_under_strace(layout, "-y", "-o", str(log), "-e", f"trace={calls}") == 0
+    seen: collections.Counter[str] = collections.Counter()
+    changing = []
+    for name, said in re.findall(r"^(\w+)\((.*)$", log.read_text(), re.MULTILINE):
+        seen[name] += 1
+        if str(layout.keys) in said and (name != "openat" or "O_CREAT" in said):
+            changing.append((name, seen[name]))
+    assert [name for name, _ in changing] == ["openat", "write", "fsync", "rename", "fsync", "rename", "fsync"]
+    for name, number in changing:
+        inject = f"inject={name}:{fault}:when={number}"
+        assert rotate_under_strace(layout, "-o", "/dev/null", "-e", inject) != 0
+        there = [layout.keys / one for one in files(layout) if one.endswith("device.pem") and not one.startswith(".")]
+        assert sum(can_sign_in(layout, path) for path in there) == 1, (name, number, files(layout))
+        assert sync(layout).delivered == 1
+        assert key_of(layout) == cloud.key_of("till-1")
+        assert "next-device.pem" not in files(layout)
+    assert files(layout) == ["device.pem", "prediction-id.key"]  # what killed ones left half written is cleared away
 
 
 def test_without_a_network_the_old_key_stays_and_the_new_one_is_made_good_later(

@@ -16,6 +16,7 @@ from edge_agent.update.metadata_folder import make_durable
 from shared.errors import TrustError
 
 _FLOORED = ("timestamp", "snapshot")
+_TIME_STEP_S = 60.0
 _FRESH = ("root", *_FLOORED, "targets")
 
 
@@ -63,8 +64,10 @@ def settle(folder: pathlib.Path, floors: Floors, now_s: float) -> None:
     signed = {role: json.loads((folder / f"{role}.json").read_bytes())["signed"] for role in _FRESH}
     keys = hashlib.sha256(json.dumps(sorted(_keys(signed["root"]))).encode()).hexdigest()[:16]
     names = {role: f"tuf {role} {keys}" for role in _FLOORED} | {"root": "tuf root"}
+    is_news = False
     for role, name in names.items():
         seen, known = int(signed[role]["version"]), floors.floor(name)
+        is_news = is_news or seen > known
         if seen < known:
             raise TrustError(f"version {seen} is older than {known}, which was seen before", field=f"{role}.json")
     latest_s = max(now_s, float(floors.floor("time")))
@@ -75,10 +78,12 @@ def settle(folder: pathlib.Path, floors: Floors, now_s: float) -> None:
                 field=f"{role}.json",
                 fix="The cloud must sign anew; or the clock is wrong.",
             )
-    make_durable(folder)
-    for role, name in names.items():
-        floors.raise_floor(name, int(signed[role]["version"]))
-    floors.raise_floor("time", int(now_s))
+    if is_news:
+        make_durable(folder)
+        for role, name in names.items():
+            floors.raise_floor(name, int(signed[role]["version"]))
+    if is_news or now_s >= floors.floor("time") + _TIME_STEP_S:  # a poll with nothing new writes nothing
+        floors.raise_floor("time", int(now_s))
 
 
 def signers(folder: pathlib.Path) -> frozenset[tuple[str, str]]:

@@ -181,18 +181,14 @@ class Sessions:
         token = self._seal("token", device, int(time.time()) + _TOKEN_LIFETIME_S, mark)
         return protocol.SignInReply(token=token, expires_in_s=float(_TOKEN_LIFETIME_S))
 
-    def device_of(self, token: str) -> str:
-        """Return the device that a token speaks for.
+    def bearer_of(self, token: str) -> tuple[str, str]:
+        """Return the device that a token speaks for, and the token's mark.
 
         Raises
         ------
         AuthError
             It is not ours, or has expired.
         """
-        return self.bearer_of(token)[0]
-
-    def bearer_of(self, token: str) -> tuple[str, str]:
-        """Return the device that a token speaks for, and the token's mark; raises as `device_of` does."""
         return self._open("token", token)
 
     def _seal(self, kind: str, device: str, expires_s: int, mark: str = "") -> str:

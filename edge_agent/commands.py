@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -16,6 +17,9 @@ from edge_agent import control
 from edge_agent.config import Layout, find_store
 from shared import logs
 from shared.errors import AuthError, ModelError, NotFoundError, UnreachableError, UsageError
+
+if typing.TYPE_CHECKING:
+    from edge_agent.sync import Sync
 
 Arguments = argparse.Namespace
 _FIRST_SYNC_PAUSE_S = 0.5
@@ -171,54 +175,54 @@ def sync(arguments: Arguments) -> int:
     except UnreachableError:
         done = _sync_here(layout)
     said = f"{identity.device}: channel {done['channel_sequence']}, generation {str(done['generation'])[:12] or 'none'}"
-    said += f", {done['delivered']} batches delivered"
-    print_out(done, [said], as_json=arguments.json)
-    if not done["ok"]:
-        sys.stderr.write(f"covey-edge: {done['error']}\n")
-        return UnreachableError.exit_status if done["code"] == UnreachableError.code else 1
-    return 0
+    _tell(done, f"{said}, {done['delivered']} batches delivered", as_json=arguments.json)
+    if done["ok"]:
+        return 0
+    return UnreachableError.exit_status if done["code"] == UnreachableError.code else 1
 
 
-def _sync_here(layout: Layout) -> dict[str, typing.Any]:
-    import msgspec
-
+@contextlib.contextmanager
+def open_sync(layout: Layout, *, source: pathlib.Path | None = None) -> typing.Iterator[Sync]:
+    """Open what updates and delivers, in this process; the spool is made if there is none."""
     from edge_agent.sync import Sync
     from edge_agent.telemetry.spool import Spool
 
     settings = layout.load_settings(os.environ)
     Spool(layout.spool_db, settings.spool.limit_bytes).close()
-    passing = Sync(layout, layout.load_identity(), settings)
-    try:
+    with contextlib.closing(Sync(layout, layout.load_identity(), settings, source=source)) as passing:
+        yield passing
+
+
+def _sync_here(layout: Layout) -> dict[str, typing.Any]:
+    import msgspec
+
+    with open_sync(layout) as passing:
         return msgspec.structs.asdict(passing.one_pass())
-    finally:
-        passing.close()
+
+
+def _tell(done: dict[str, typing.Any], said: str, *, as_json: bool) -> None:
+    """Print what a pass did; what went wrong goes to standard error."""
+    lines = [said] + [f"  a new version is ready, and waits: {done['waits']}"] * bool(done["waits"])
+    print_out(done, lines, as_json=as_json)
+    if not done["ok"]:
+        sys.stderr.write(f"covey-edge: {done['error']}\n")
 
 
 def import_(arguments: Arguments) -> int:
     """Update from a folder, and forget the batches for which it holds receipts."""
     import msgspec
 
-    from edge_agent.sync import Sync
     from edge_agent.telemetry.carry import take_receipts
-    from edge_agent.telemetry.spool import Spool
 
     layout = layout_of(arguments)
-    identity = layout.load_identity()
-    folder = pathlib.Path(arguments.folder)
+    device, folder = layout.load_identity().device, pathlib.Path(arguments.folder)
     if not folder.is_dir():
         raise NotFoundError(f"{folder} is no folder", fix="Give the one that covey bundle export has written.")
-    settings = layout.load_settings(os.environ)
-    Spool(layout.spool_db, settings.spool.limit_bytes).close()
-    passing = Sync(layout, identity, settings, source=folder)
-    try:
+    with open_sync(layout, source=folder) as passing:
         done = msgspec.structs.asdict(passing.one_pass())
-        done["acknowledged"] = take_receipts(passing.outbox, identity.device, layout.tuf / "targets.json", folder)
-    finally:
-        passing.close()
-    said = f"{identity.device}: {', '.join(done['models']) or 'no model'}, channel {done['channel_sequence']}"
-    print_out(done, [f"{said}, {done['acknowledged']} batches acknowledged"], as_json=arguments.json)
-    if not done["ok"]:
-        sys.stderr.write(f"covey-edge: {done['error']}\n")
+        done["acknowledged"] = take_receipts(passing.outbox, device, layout.tuf / "targets.json", folder)
+    said = f"{device}: {', '.join(done['models']) or 'no model'}, channel {done['channel_sequence']}"
+    _tell(done, f"{said}, {done['acknowledged']} batches acknowledged", as_json=arguments.json)
     return 0 if done["ok"] else 1
 
 

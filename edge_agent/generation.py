@@ -133,16 +133,6 @@ class Generations:
         folders = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
         return [path.name for path in sorted(folders, key=lambda path: path.stat().st_mtime_ns)]
 
-    def find_manifest(self, model: str, version: str, sha256: str) -> bytes | None:
-        """Return a manifest that some generation on disk already has, by its hash."""
-        for digest in self.list():
-            path = self.version_folder(digest, model, version) / MANIFEST
-            if path.exists():
-                data = path.read_bytes()
-                if hashlib.sha256(data).hexdigest() == sha256:
-                    return data
-        return None
-
     def manifests(self, digest: str) -> dict[tuple[str, str], Manifest]:
         """Return (model, version) to manifest, for everything in a generation."""
         return {
@@ -160,3 +150,18 @@ class Generations:
             file.sha256 for digest in keep for manifest in self.manifests(digest).values() for file in manifest.files
         }
         self.blobs.keep_only(used)
+
+
+def new_versions(generation: Generation, before: Generation | None) -> list[tuple[str, str, str]]:
+    """Return (model, version, manifest hash) of what a generation has and the one before it had not."""
+    known = {
+        (entry.model, version): sha256
+        for entry in (before.models if before else ())
+        for version, sha256 in entry.versions.items()
+    }
+    return [
+        (entry.model, version, sha256)
+        for entry in generation.models
+        for version, sha256 in entry.versions.items()
+        if known.get((entry.model, version)) != sha256
+    ]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import pathlib
 import sys
 import typing
 
 from edge_agent import control
-from edge_agent.commands import layout_of, print_out, sync
+from edge_agent.commands import layout_of, open_sync, print_out, sync
 from shared.errors import NotFoundError, UnreachableError, UsageError
 
 if typing.TYPE_CHECKING:
@@ -175,16 +174,14 @@ def outbox(arguments: Arguments) -> int:
 def _export(layout: Layout, arguments: Arguments) -> int:
     """Write what waits to a folder."""
     from edge_agent.device_key import load_key
-    from edge_agent.sync import Sync
     from edge_agent.telemetry.carry import export_batches
 
     if not arguments.folder:
         raise UsageError("the folder is missing", field="FOLDER", fix="covey-edge outbox export FOLDER")
-    identity, folder = layout.load_identity(), pathlib.Path(arguments.folder)
-    with contextlib.closing(Sync(layout, identity, layout.load_settings(os.environ))) as passing:
+    device, folder = layout.load_identity().device, pathlib.Path(arguments.folder)
+    with open_sync(layout) as passing:
         passing.flush()
-        key = load_key(layout.device_key)
-        written = export_batches(passing.outbox, identity.device, passing.status, key, folder)
+        written = export_batches(passing.outbox, device, passing.status, load_key(layout.device_key), folder)
     said = {"folder": str(folder), "batches": [path.name for path in written]}
     print_out(said, [f"{len(written)} batches in {folder}"], as_json=arguments.json)
     return 0

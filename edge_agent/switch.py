@@ -10,7 +10,7 @@ import logging
 
 from edge_agent.config import Layout
 from edge_agent.files import BlobStore
-from edge_agent.generation import Generation, Generations
+from edge_agent.generation import Generation, Generations, new_versions
 from edge_agent.predict.engine import ActiveModel, Engine
 from edge_agent.predict.loaded import LoadedBundle
 from edge_agent.predict.routes import EventClock
@@ -194,16 +194,12 @@ class Switch:
 
     def _refuse_new(self, bad: str, before: str, reason: str) -> None:
         """Refuse the versions that a bad generation has and the one before it had not."""
-        old = self.generations.read(before)
-        known = {(entry.model, v): sha256 for entry in old.models for v, sha256 in entry.versions.items()}
         try:
-            models = self.generations.read(bad).models
+            new = new_versions(self.generations.read(bad), self.generations.read(before))
         except (CoveyError, OSError):
             return  # nobody can say any more what was in it; it is bad as a whole
-        for entry in models:
-            for version, sha256 in entry.versions.items():
-                if known.get((entry.model, version)) != sha256:
-                    self.state.refuse(entry.model, version, sha256, reason)
+        for model, version, sha256 in new:
+            self.state.refuse(model, version, sha256, reason)
 
 
 def _load_all(bundles: list[LoadedBundle]) -> list[ModelError]:

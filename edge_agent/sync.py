@@ -40,6 +40,7 @@ _ACTIVATE_TIMEOUT_S = 300.0
 _DEFAULT_POLL_S = 60.0
 _FLUSH_TIMEOUT_S = 30.0
 _ERROR_CHARACTERS = 2000
+_WAITS_CHARACTERS = 300
 
 
 class Pass(msgspec.Struct, kw_only=True):
@@ -52,6 +53,7 @@ class Pass(msgspec.Struct, kw_only=True):
     changed: bool = False
     delivered: int = 0
     fetched_bytes: int = 0
+    waits: str = ""
     channel_sequence: int = 0
     generation: str = ""
     models: tuple[str, ...] = ()
@@ -124,6 +126,7 @@ class Sync:
         )
         self._told: bytes = b""
         self._told_at = 0.0
+        self._waits = ""
 
     def _ask_consent(self, waited_s: float) -> Consent:
         """Ask the owner's settings and the application whether to switch now."""
@@ -155,6 +158,7 @@ class Sync:
             done.changed, done.generation = outcome.changed, outcome.generation
             done.fetched_bytes = outcome.fetched_bytes
             done.error = outcome.note
+            done.waits = self._waits = outcome.waits
         except UnreachableError as err:
             self.state.move("idle", outcome=before)
             _note(done, err)
@@ -247,6 +251,7 @@ class Sync:
             ),
             spool_bytes=self.outbox.size_bytes(),
             stale_s=self._repository.stale_s(),
+            waits=self._waits[:_WAITS_CHARACTERS],
         )
 
 

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import typing
 
 from shared.errors import DataError, shown
 
 DAY_S = 86_400
 FUTURE_SLACK_S = 300
 MAX_EVENT_S = 4_102_444_800  # the year 2100
-
-
-class Clock(typing.Protocol):
-    """Seconds since 1970, UTC."""
-
-    def __call__(self) -> float:
-        """Return now."""
 
 
 def parse_time(value: object, field: str = "event_time") -> float:

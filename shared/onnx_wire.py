@@ -1,6 +1,6 @@
 """What an ONNX file holds, read from protobuf's wire format alone, before any runtime gets to see the file.
 
-Nothing is built from the bytes: a walk notes operators, domains, inputs, subgraphs, functions and external data, and
+Nothing is built from the bytes: a walk notes operators, inputs, subgraphs, functions and external data, and
 ends at the first thing that is not well-formed. Field numbers are those of ``onnx.proto`` (IR version 12), wire types
 those of https://protobuf.dev/programming-guides/encoding.
 """
@@ -30,7 +30,7 @@ _ELSEWHERE = 1  # TensorProto.DataLocation
 
 
 class _Model:
-    IR_VERSION, GRAPH, OPSET, TRAINING, FUNCTION = 1, 7, 8, 20, 25
+    IR_VERSION, GRAPH, TRAINING, FUNCTION = 1, 7, 20, 25
 
 
 class _Graph:
@@ -65,26 +65,22 @@ class Contents:
     ----------
     ir_version : int
         Version of the file format.
-    domains : set of str
-        Domains that the file imports; the standard one is empty.
     operators : set of (str, str)
         Domain and name of every node, in subgraphs too.
     inputs, outputs : list of Input, list of str
         Of the main graph.
-    n_nodes, n_functions, n_subgraphs, n_training : int
+    n_nodes, n_functions, n_training : int
         How many there are.
     external, oversized : str
         The first tensor whose data lie in another file; and the first whose shape says more than its bytes can hold.
     """
 
     ir_version: int = 0
-    domains: set[str] = dataclasses.field(default_factory=set)
     operators: set[tuple[str, str]] = dataclasses.field(default_factory=set)
     inputs: list[Input] = dataclasses.field(default_factory=list)
     outputs: list[str] = dataclasses.field(default_factory=list)
     n_nodes: int = 0
     n_functions: int = 0
-    n_subgraphs: int = 0
     n_training: int = 0
     external: str = ""
     oversized: str = ""
@@ -120,8 +116,6 @@ def read(data: bytes) -> Contents:
         elif wire == _BYTES:
             if number == _Model.GRAPH:
                 walk.graph(start, end, 0)
-            elif number == _Model.OPSET:
-                found.domains.add(walk.opset(start, end))
             found.n_training += number == _Model.TRAINING
             found.n_functions += number == _Model.FUNCTION
     return found
@@ -176,19 +170,10 @@ class _Walk:
         except UnicodeDecodeError as err:
             raise ModelError(f"byte {start}: not UTF-8", field="model") from err
 
-    def opset(self, at: int, end: int) -> str:
-        """Return the domain of an import."""
-        domain = ""
-        for number, wire, start, stop in self.fields(at, end):
-            if (number, wire) == (1, _BYTES):
-                domain = self._text(start, stop)
-        return domain
-
     def graph(self, at: int, end: int, depth: int) -> None:
         """Walk through a graph; only the main one, at depth 0, has inputs and outputs of its own."""
         if depth > MAX_DEPTH:
             raise ModelError(f"graphs lie more than {MAX_DEPTH} deep in each other", field="model")
-        self._found.n_subgraphs += depth > 0
         for number, wire, start, stop in self.fields(at, end):
             if wire != _BYTES:
                 continue

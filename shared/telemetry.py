@@ -98,6 +98,8 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
         The newest channel it has acted upon.
     stale_s : float
         How long its metadata has been expired; 0 while fresh.
+    waits : str
+        Why a generation that lies ready is not switched to yet; its owner or an application said "not now".
     """
 
     generation: str = ""
@@ -109,6 +111,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     spool_bytes: Count = 0
     dropped_events: Count = 0
     stale_s: Moment = 0.0
+    waits: Text = ""
 
 
 class Batch(Record, frozen=True, kw_only=True):

@@ -97,6 +97,8 @@ def show_(here: Here, name: str, as_json: bool) -> None:
     lines.append(
         f"  last seen {seen}, channel {row['channel_sequence']}, generation {row['generation'][:12] or 'none'}"
     )
+    if report.get("waits"):
+        lines.append(f"  a new version is ready, and waits: {report['waits']}")
     for entry in report.get("models", ()):
         lines.append(
             f"  {entry['model']}: {entry['incumbent']}"

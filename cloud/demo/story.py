@@ -65,7 +65,6 @@ class Story:
         self._scene, self._say, self._speed = scene, say, speed
         self.now_s = 0.0
         self.facts: dict[str, typing.Any] = {"gate_refusal": "", "offline": {}}
-        self._added_to_s = 0.0
         self._cut_at_s = 0.0
         self._rollouts_told: set[tuple[int, str]] = set()
         self.on_step: typing.Callable[[dict[str, typing.Any]], None] = lambda _fleet: None

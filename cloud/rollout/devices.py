@@ -86,7 +86,8 @@ def count(
     """Count the devices of a stage.
 
     A device that failed counts whether or not it is online now; one that is offline and has said nothing does not
-    count at all, so it can not hold anything up.
+    count at all, so it can not hold anything up. One that says "not now" is neither verified nor timed out: it waits
+    for its owner, and goes on by itself after a while.
     """
     total = online = verified = failed = timed_out = 0
     for device in devices:
@@ -101,7 +102,7 @@ def count(
             failed += 1
         elif is_online and is_verified(status, wanted):
             verified += 1
-        elif is_online and now_s - _asked_s(device, wanted) > install_timeout_s:
+        elif is_online and not status.waits and now_s - _asked_s(device, wanted) > install_timeout_s:
             timed_out += 1
     return Counts(total=total, online=online, verified=verified, failed=failed, timed_out=timed_out)
 

@@ -266,10 +266,3 @@ class Engine:
     def close(self) -> None:
         """Forget all models."""
         self._models = {}
-
-
-def load_bundles(
-    entry: GenerationModel, bundle_of: typing.Callable[[str, str], LoadedBundle]
-) -> dict[str, LoadedBundle]:
-    """Return version to bundle for the arms of a model."""
-    return {version: bundle_of(entry.model, version) for version in entry.versions}

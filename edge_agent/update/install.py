@@ -8,7 +8,7 @@ import typing
 
 from edge_agent.config import Identity, Layout
 from edge_agent.files import BlobStore, sweep
-from edge_agent.generation import Generation, Generations
+from edge_agent.generation import Generation, Generations, new_versions
 from edge_agent.update.consent import Consent
 from edge_agent.update.desire import check_channel, desired_generation
 from edge_agent.update.download import DELTA_MEMORY_BYTES, Downloader, Tell, ignore
@@ -42,6 +42,7 @@ class Outcome(typing.NamedTuple):
     changed: bool
     note: str = ""
     fetched_bytes: int = 0
+    waits: str = ""
 
 
 class Installer:
@@ -114,14 +115,12 @@ class Installer:
             note = self._test(generation, digest, manifests)
             if note:
                 continue
-            note = self._objection(generation, digest)
-            if note:
-                self._state.move("stage", digest, note)
-                return Outcome(
-                    says, digest, changed=False, note=note, fetched_bytes=self._download.fetched_bytes - before_bytes
-                )
+            waits = self._objection(generation, digest)
+            changed = not waits
+            if waits:
+                self._state.move("stage", digest, f"ready, and waits: {waits}")
+                return Outcome(says, digest, changed, "", self._download.fetched_bytes - before_bytes, waits)
             self._activate(digest)
-            changed = True
             break
         else:
             raise ModelError(note, field="self-test")
@@ -199,7 +198,7 @@ class Installer:
             return ""
         since_s = self._state.ready_since(digest)
         consent = self._consent(max(0.0, time.time() - since_s))
-        return "" if consent.granted else f"ready, and waits: {consent.reason}"
+        return "" if consent.granted else consent.reason
 
     def _versions_of(self, digest: str) -> list[tuple[str, str]]:
         return _all_versions(self._generations.read(digest)) if digest in self._generations.list() else []
@@ -219,22 +218,12 @@ class Installer:
         except ModelError as err:
             self._state.move("roll_back", digest, str(err))
             self._state.mark(digest, "bad", str(err))
-            self._refuse_new(digest, before, str(err))
+            earlier = self._generations.read(before) if before else None
+            for model, version, sha256 in new_versions(self._generations.read(digest), earlier):
+                self._state.refuse(model, version, sha256, str(err))
             if before:
                 self._generations.switch(before)
             raise
-
-    def _refuse_new(self, digest: str, before: str, reason: str) -> None:
-        """Refuse the versions that a bad generation had and the one before it had not."""
-        earlier = {
-            (entry.model, version): sha256
-            for entry in (self._generations.read(before).models if before else ())
-            for version, sha256 in entry.versions.items()
-        }
-        for entry in self._generations.read(digest).models:
-            for version, sha256 in entry.versions.items():
-                if earlier.get((entry.model, version)) != sha256:
-                    self._state.refuse(entry.model, version, sha256, reason)
 
     def _ensure_served(self, digest: str) -> bool:
         """Activate again if a crash came between the switch and the server's hearing of it."""

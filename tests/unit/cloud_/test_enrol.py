@@ -121,9 +121,9 @@ def public(key: Ed25519PrivateKey) -> str:
 def test_who_holds_the_key_gets_a_token_that_says_who_it_is() -> None:
     sessions, key = enrol.Sessions(b"k" * 32), Ed25519PrivateKey.generate()
     reply = sessions.sign_in("a", public(key), sign(key, "a", sessions.new_nonce("a")))
-    assert sessions.device_of(reply.token) == "a"
+    assert sessions.bearer_of(reply.token)[0] == "a"
     with pytest.raises(AuthError, match="not ours"):
-        enrol.Sessions(b"x" * 32).device_of(reply.token)
+        enrol.Sessions(b"x" * 32).bearer_of(reply.token)
     with pytest.raises(AuthError, match="signature"):
         sessions.sign_in("a", public(key), sign(Ed25519PrivateKey.generate(), "a", sessions.new_nonce("a")))
     with pytest.raises(ForbiddenError):
@@ -143,13 +143,13 @@ def test_no_token_with_a_changed_byte_is_ours(place: int, change: int) -> None:
     raw = bytearray(base64.urlsafe_b64decode(_padded(sessions._seal("token", "a", int(time.time()) + 60))))
     raw[place % len(raw)] ^= change
     with pytest.raises(AuthError):
-        sessions.device_of(base64.urlsafe_b64encode(bytes(raw)).decode().rstrip("="))
+        sessions.bearer_of(base64.urlsafe_b64encode(bytes(raw)).decode().rstrip("="))
 
 
 @given(st.text(max_size=200))
 def test_no_text_is_a_token(text: str) -> None:
     with pytest.raises(AuthError):
-        enrol.Sessions(b"k" * 32).device_of(text)
+        enrol.Sessions(b"k" * 32).bearer_of(text)
 
 
 def _padded(text: str) -> str:

@@ -36,13 +36,15 @@ PLAN = RolloutSettings(
 
 def device(name: str = "d", **more: typing.Any) -> Row:
     """A device that was heard from a minute ago, has been online for ages, and runs v1."""
-    said = {"version": "v1", "candidate": "", "epoch": 0, "state": "good", "refused": {}} | more
+    said = {"version": "v1", "candidate": "", "epoch": 0, "state": "good", "refused": {}, "waits": ""} | more
     runs = {
         "model": "m", "incumbent": said["version"], "candidate": said["candidate"], "epoch": said["epoch"],
         "refused": said["refused"],
     }  # fmt: skip
     row = {"device": name, "region": "west", "seen_s": NOW_S - 60, "online_since_s": 0.0}
-    return row | more | {"report": {"generation": "g", "state": said["state"], "models": [runs]}}
+    return (
+        row | more | {"report": {"generation": "g", "state": said["state"], "models": [runs], "waits": said["waits"]}}
+    )
 
 
 def counted(*devices: Row, **wanted: typing.Any) -> Counts:
@@ -64,6 +66,8 @@ def counted(*devices: Row, **wanted: typing.Any) -> Counts:
         ({"seen_s": 0.0}, 0, 0, 0),
         ({"seen_s": 0.0, "candidate": "v2", "epoch": 7}, 0, 0, 0),
         ({"online_since_s": NOW_S - 60}, 0, 0, 0),
+        ({"waits": "it is 12:00 here"}, 0, 0, 0),
+        ({"waits": "it is 12:00 here", "refused": {"v2": "golden"}}, 0, 1, 0),
     ],
 )
 def test_a_device_counts_as_what_it_says_it_is(said: Row, verified: int, failed: int, timed_out: int) -> None:

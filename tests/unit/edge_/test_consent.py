@@ -11,9 +11,11 @@ import typing
 
 import pytest
 
+from edge_agent.commands import open_sync
 from edge_agent.config import UpdateSettings
 from edge_agent.generation import Generations
 from edge_agent.link import Link
+from edge_agent.sync import Pass
 from edge_agent.update.consent import Consent, ask_consent, in_window
 from edge_agent.update.install import Installer, Outcome
 from edge_agent.update.state import State
@@ -206,7 +208,7 @@ def test_a_new_version_lies_ready_until_the_owner_agrees_and_is_not_fetched_agai
     device.publish(2, "v2")
     waits = device.update()
     assert (waits.changed, device.runs()) == (False, "v1")
-    assert waits.note == "ready, and waits: busy"
+    assert waits.waits == "busy"
     device.cloud.fetched.clear()
     assert not device.update().changed
     assert not [path for path in device.cloud.fetched if path.startswith("blobs/")]
@@ -230,9 +232,9 @@ def test_going_back_to_what_the_device_knows_never_waits(device: Device) -> None
 def test_a_candidate_is_a_new_version_too(device: Device) -> None:
     device.update()
     device.publish(2, "v1", "v2")
-    assert device.update().note == "ready, and waits: busy"
+    assert device.update().waits == "busy"
     device.publish(3, "v1")
-    assert not device.update().note
+    assert not device.update().waits
 
 
 def test_how_long_it_has_waited_survives_a_restart_and_begins_anew_with_another_generation(device: Device) -> None:
@@ -243,3 +245,28 @@ def test_how_long_it_has_waited_survives_a_restart_and_begins_anew_with_another_
         assert state.ready_since("aa") == first
         assert state.ready_since("bb") >= first
         assert state.ready_since("aa") > first
+
+
+def test_the_cloud_hears_that_a_device_waits_and_why(tmp_path: pathlib.Path) -> None:
+    cloud, served, busy = fakes.SignedRepository(), tmp_path / "served", tmp_path / "busy"
+    layout = fakes.join(tmp_path / "store", root=cloud.root)
+    layout.settings.write_text(f'[update]\nlock_file = "{busy}"\n')
+
+    def one_pass(sequence: int, version: str) -> tuple[Pass, str]:
+        if f"bundles/{fakes.MODEL}/{version}/standard.json" not in cloud.signed["bundles"].targets:
+            cloud.publish_bundle(fakes.make_bundle(version, slope=float(version[1:])))
+        cloud.publish_channel(sequence, version)
+        for path, data in cloud.files.items():
+            (served / path).parent.mkdir(parents=True, exist_ok=True)
+            (served / path).write_bytes(typing.cast("bytes", data))
+        with open_sync(layout, source=served) as passing:
+            return passing.one_pass(), passing.status().waits
+
+    busy.touch()
+    first, said = one_pass(1, "v1")
+    assert (first.ok, first.changed, first.waits, said) == (True, True, "", "")
+    second, said = one_pass(2, "v2")
+    assert (second.ok, second.changed, second.waits, said) == (True, False, f"{busy} is there", f"{busy} is there")
+    busy.unlink()
+    third, said = one_pass(3, "v2")
+    assert (third.ok, third.changed, third.waits, said) == (True, True, "", "")

@@ -12,7 +12,15 @@ Row = dict[str, typing.Any]
 _LOOKED_AT = 400
 _ROUTINE = frozenset({"activated", "committed"})
 _TROUBLE = frozenset(
-    {"update-refused", "model-broken", "records-dropped", "two-devices-use-this-key", "name-asked-for"}
+    {
+        "update-refused",
+        "delta-unused",
+        "damaged",
+        "model-broken",
+        "records-dropped",
+        "two-devices-use-this-key",
+        "name-asked-for",
+    }
 )
 _TONES = {
     "promoted": "good",

@@ -17,6 +17,7 @@ import flask.testing
 import pytest
 
 from cloud.config import load_project
+from cloud.rollout.events import events
 from cloud.web.app import create_app
 from cloud.web.pages import Kept
 from shared.errors import ConfigError
@@ -158,6 +159,17 @@ def test_the_trouble_of_a_device_is_an_event_and_its_text_is_escaped(fleet: Flee
     assert "w1: update refused" in page
     assert "2 times since" in Page(page).text
     assert "<b>rows</b>" not in page
+
+
+@pytest.mark.parametrize(
+    ("kind", "tone"), [("delta-unused", "bad"), ("damaged", "bad"), ("repaired", ""), ("committed", None)]
+)
+def test_what_is_trouble_stands_out_among_the_events_and_what_is_routine_is_left_out(
+    fleet: Fleet, kind: str, tone: str | None
+) -> None:
+    fleet.say("w1", small.Said(small.FIRST_DAY + 1, fleet.install()), event=kind)
+    tones = {row["said"]: row["tone"] for row in events(fleet.store)}
+    assert tones.get(f"w1: {kind.replace('-', ' ')}") == tone
 
 
 # ---- what the Rollout page says

@@ -32,6 +32,7 @@ _LEAST_BYTES_PER_S = 100
 _FORBIDDEN = 403
 _SHOWN = 200
 _LOCKED, _UNAVAILABLE = 423, 503
+_PARTIAL, _NO_SUCH_RANGE = 206, 416
 _TOKEN_MARGIN_S = 30.0
 _UNAUTHORIZED, _NOT_FOUND, _CONFLICT, _SERVER_ERROR, _OK, _WAITS = 401, 404, 409, 500, 200, 202
 _PENDING = "urn:covey:error:pending"
@@ -80,16 +81,49 @@ class Link:
         UnreachableError, NotFoundError
             No network, or no such file.
         """
+        for _, piece in self.tail(url, 0):
+            yield piece
+
+    def tail(self, url: str, at: int) -> typing.Iterator[tuple[int, bytes]]:
+        """Fetch what a file has from a byte on, in pieces, each with its position.
+
+        A server that knows no ranges (RFC 9110, 14), or has no such one, sends the file from its beginning.
+
+        Raises
+        ------
+        UnreachableError, NotFoundError
+            No network, or no such file.
+        """
+        # A range of a file that was packed on the way is not a range of the file.
+        headers = {"Range": f"bytes={at}-", "Accept-Encoding": "identity"} if at else {}
         try:
-            with self._session.get(url, stream=True, timeout=self._timeout_s, allow_redirects=False) as response:
-                if response.status_code in (_FORBIDDEN, _NOT_FOUND):  # some stores say 403 of what they have not
-                    raise NotFoundError(f"{url} is not there")
-                if response.status_code != _OK:
-                    self.retry_after_s = max(self.retry_after_s, retry_after_s(response.headers, time.time()))
-                    raise UnreachableError(f"{url} answered {response.status_code}")
-                yield from self._pieces(response)
+            with self._session.get(
+                url, headers=headers, stream=True, timeout=self._timeout_s, allow_redirects=False
+            ) as response:
+                begins = self._begins(response, at)
+                if begins is not None:
+                    for piece in self._pieces(response):
+                        yield begins, piece
+                        begins += len(piece)
+                    return
         except (requests.RequestException, urllib3.exceptions.HTTPError) as err:
             raise UnreachableError(f"{url}: {err}") from err
+        yield from self.tail(url, 0)
+
+    def _begins(self, response: requests.Response, at: int) -> int | None:
+        """Return the position of an answer's first byte; None if the file must be asked for from its beginning."""
+        status, headers = response.status_code, response.headers
+        if status in (_FORBIDDEN, _NOT_FOUND):  # some stores say 403 of what they have not
+            raise NotFoundError(f"{response.url} is not there")
+        if status == _OK:
+            return 0
+        if at and status == _NO_SUCH_RANGE:
+            return None
+        if at and status == _PARTIAL:
+            is_it = headers.get("Content-Range", "").startswith(f"bytes {at}-")
+            return at if is_it and headers.get("Content-Encoding", "identity") == "identity" else None
+        self.retry_after_s = max(self.retry_after_s, retry_after_s(headers, time.time()))
+        raise UnreachableError(f"{response.url} answered {status}")
 
     def _pieces(self, response: requests.Response) -> typing.Iterator[bytes]:
         """Read what there is, as it comes; a line that drips is given up."""

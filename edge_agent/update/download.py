@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import typing
 
 from edge_agent.files import BlobStore
+from edge_agent.update.parts import Piece, part_bytes, part_of, receive
 from edge_agent.update.trust import Stream
 from shared import delta
 from shared.bundle import DeltaRef, File
-from shared.errors import CoveyError, TrustError
+from shared.errors import CoveyError, StorageError, TrustError
 
 DELTA_MEMORY_BYTES = 128 << 20
 Tell = typing.Callable[[str, str], None]
 Locate = typing.Callable[[str], str]
+Tail = typing.Callable[[str, int], typing.Iterator[Piece]]
 
 
 def ignore(_kind: str, _detail: str) -> None:
@@ -29,6 +32,9 @@ class Downloader:
         What the device has, and where files go.
     stream, locate : callable
         Fetches a URL in pieces; says where a blob is served.
+    tail : callable, optional
+        Fetches what a URL has from a byte on, in pieces that say where they belong: a whole file that broke off then
+        goes on where it was. Without it, it begins anew.
     tell : callable
         Is told of deltas that were of no use: a kind of event and what happened.
     memory_bytes : int
@@ -41,10 +47,11 @@ class Downloader:
         stream: Stream,
         locate: Locate,
         *,
+        tail: Tail | None = None,
         tell: Tell = ignore,
         memory_bytes: int = DELTA_MEMORY_BYTES,
     ) -> None:
-        self._blobs, self._stream, self._locate = blobs, stream, locate
+        self._blobs, self._stream, self._locate, self._tail = blobs, stream, locate, tail
         self._tell, self._memory_bytes = tell, memory_bytes
         self.fetched_bytes = 0
 
@@ -60,11 +67,15 @@ class Downloader:
         ------
         UnreachableError, NotFoundError, TrustError
             The whole file can not be had; deltas that can not be had are no error.
+        StorageError
+            There is no room for it; nothing was fetched.
         """
+        self._check_room(file, name)
         unused = []
         for ref in self._usable(file):
             try:
                 self._blobs.put([self._made(ref, file)], file.sha256, file.length)
+                part_of(self._blobs.folder, file.sha256).unlink(missing_ok=True)
                 break
             except CoveyError as err:
                 unused.append(f"{name}, {ref.method}: {err}")
@@ -73,12 +84,20 @@ class Downloader:
         for said in unused:
             self._tell("delta-unused", said)
 
+    def _check_room(self, file: File, name: str) -> None:
+        """What has come of a file takes its room already; a download that can not end is not begun."""
+        needs = file.length - part_bytes(self._blobs.folder, file.sha256)
+        free = shutil.disk_usage(self._blobs.folder).free
+        if needs > free:
+            raise StorageError(f"{needs:,} bytes are needed, {free:,} are free", field=name, fix="Make room.")
+
     def _usable(self, file: File) -> list[DeltaRef]:
-        """Return deltas shorter than the file, of known methods, whose source is here and that fit into memory."""
+        """Return deltas shorter than what is missing, of known methods, with a source here, that fit into memory."""
+        missing = file.length - part_bytes(self._blobs.folder, file.sha256)
         found = []
         for ref in file.deltas:
             source_length = self._blobs.length(ref.source) if ref.source else 0
-            if ref.method in delta.METHODS and source_length is not None and ref.length < file.length:
+            if ref.method in delta.METHODS and source_length is not None and ref.length < missing:
                 needs = delta.memory_bytes(ref.method, source_length, file.length)
                 found += [ref] if needs <= self._memory_bytes else []
         return sorted(found, key=lambda ref: ref.length)
@@ -101,7 +120,10 @@ class Downloader:
 
     def _whole(self, file: File, name: str) -> None:
         try:
-            self._blobs.put(self._counted(file.sha256), file.sha256, file.length)
+            if self._tail is None:
+                self._blobs.put(self._counted(file.sha256), file.sha256, file.length)
+            else:
+                receive(self._blobs, file, lambda at: self._rest(file.sha256, at))
         except TrustError as err:
             raise TrustError(err.message, field=name) from err
 
@@ -109,3 +131,9 @@ class Downloader:
         for chunk in self._stream(self._locate(sha256)):
             self.fetched_bytes += len(chunk)
             yield chunk
+
+    def _rest(self, sha256: str, at: int) -> typing.Iterator[Piece]:
+        assert self._tail is not None  # noqa: S101 - asked before
+        for begins, piece in self._tail(self._locate(sha256), at):
+            self.fetched_bytes += len(piece)
+            yield begins, piece

@@ -1,0 +1,199 @@
+"""Shows what an answer costs on the device: over HTTP, in process and from the table, beside plain ONNX Runtime.
+
+Run ``python scripts/bench_predict.py``; ``--quick`` takes under two minutes, ``--json`` prints one object.
+Everything is measured in turns, a slice of each in every round; a ratio is the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import pathlib
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import typing
+
+import predict_cases as cases
+import predict_world as world
+
+NAMED, SHIPPED = "run, named inputs", "run, as shipped"
+FOREST = "forest of 500: run, as shipped"
+PYTHON = sys.executable
+Found = dict[str, list[dict[str, float]]]
+
+
+class Size(typing.NamedTuple):
+    """How long it takes."""
+
+    rounds: int
+    calls: int
+    starts: int
+
+
+FULL, QUICK = Size(40, 400, 9), Size(12, 250, 3)
+RATIOS = (
+    ("HTTP, uvloop", NAMED, 3.0),
+    ("HTTP, uvloop", SHIPPED, 7.0),
+    ("HTTP, asyncio", NAMED, 3.5),
+    ("HTTP, asyncio", SHIPPED, 8.0),
+    ("in process: encode and run", SHIPPED, 1.3),
+    ("in process: everything", SHIPPED, 1.9),
+    ("hit, 100,000 keys", NAMED, 0.2),
+    ("hit, 100,000 keys", SHIPPED, 0.4),
+    ("hit, 100,000 keys", FOREST, 0.02),
+    ("hit, 1,000,000 keys", "hit, 10,000 keys", 2.5),
+)
+
+
+def measure(some: dict[str, cases.Case], size: Size) -> Found:
+    """Run all cases in turns; microseconds of each round."""
+    found: Found = {name: [] for name in some}
+    for case in some.values():
+        case(size.calls)
+    for _ in range(size.rounds):
+        for name, case in some.items():
+            part = case(size.calls)
+            ordered = sorted(part.times)
+            found[name].append(
+                {
+                    "p50": 1e6 * ordered[len(ordered) // 2],
+                    "p25": 1e6 * ordered[len(ordered) // 4],
+                    "cpu": 1e6 * part.cpu_s / size.calls,
+                }
+            )
+    return found
+
+
+def rows_of(found: Found) -> list[dict[str, typing.Any]]:
+    """Medians over the rounds."""
+    return [
+        {"name": name} | {f"{key}_us": statistics.median(one[key] for one in rounds) for key in ("p50", "p25", "cpu")}
+        for name, rounds in found.items()
+    ]
+
+
+def ratio(found: Found, name: str, to: str, key: str = "p50") -> float:
+    """Median of the rounds' ratios."""
+    return statistics.median(a[key] / b[key] for a, b in zip(found[name], found[to], strict=True))
+
+
+def judge(found: Found, costs: dict[str, float]) -> list[dict[str, typing.Any]]:
+    """Compare with the goals."""
+    bars = [(f"{name} / {to}", ratio(found, name, to), limit) for name, to, limit in RATIOS if name in found]
+    bars += [(name, costs[name], limit) for name, limit in COSTS.items() if name in costs]
+    return [{"name": name, "value": value, "limit": limit, "ok": value <= limit} for name, value, limit in bars]
+
+
+# ---- memory, and the first answer
+
+COSTS = {
+    "memory, model + shadow + 100,000 keys / import onnxruntime": 1.45,
+    "memory, table only / import onnxruntime": 0.5,
+    "CPU to the first precomputed answer / import onnxruntime": 0.45,
+}
+_IMPORT = "import onnxruntime, pathlib; print(pathlib.Path('/proc/self/status').read_text())"
+
+
+def import_costs() -> tuple[float, float]:
+    """CPU seconds and KiB of a process that imports onnxruntime and does nothing."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([PYTHON, "-c", _IMPORT], check=True, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return cpu, float(done.stdout.split("VmRSS:")[1].split()[0])
+
+
+def first_answer(layout: world.Layout, trained: world.Trained, **environment: str) -> tuple[float, float]:
+    """CPU seconds of a new agent up to its first answer, which is in the table; and its memory after some more."""
+    with world.agent(layout, **environment) as process:
+        client = cases.covey_client(process, trained)
+        client(1)
+        cpu = world.cpu_s(process.pids[0])
+        client(20)
+        time.sleep(2)  # so that the model is loaded
+        client(480)
+        client.close()
+        time.sleep(1.2)
+        return cpu, float(world.memory_kib(process.pids[0]))
+
+
+def costs_of(folder: pathlib.Path, trained: world.Trained, shadow: world.Trained, size: Size) -> dict[str, float]:
+    """Measure what a process takes; the rows that are asked are all in the table."""
+    table = world.table_of(trained, 100_000, len(trained.rows))
+    bundles = [world.sealed(trained, "v1", table), world.sealed(shadow, "v2", None)]
+    full = world.make_store(folder / "full", *bundles)
+    only = world.sealed(trained, "v1", table, answer_order="precomputed_only")
+    light = world.make_store(folder / "light", only)
+    found: dict[str, list[float]] = {name: [] for name in COSTS}
+    for _ in range(size.starts):
+        base_cpu, base_kib = import_costs()
+        cpu, kib = first_answer(full, trained)
+        _, light_kib = first_answer(light, trained)
+        for name, value in zip(COSTS, (kib / base_kib, light_kib / base_kib, cpu / base_cpu), strict=True):
+            found[name].append(value)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+# ---- everything
+
+
+def run(size: Size) -> tuple[Found, dict[str, float]]:
+    """Train, serve and measure."""
+    trained, shadow = world.train("boosting"), world.train("boosting", seed=2)
+    forest = world.train("forest of 500", n_rows=4000)
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = pathlib.Path(name)
+        costs = costs_of(folder, trained, shadow, size)
+        miss = world.table_of(trained, 100_000, 0)
+        bundles = [world.sealed(trained, "v1", miss), world.sealed(shadow, "v2", None)]
+        some = cases.plain_runs(trained)
+        for loop in ("uvloop", "asyncio"):
+            layout = world.make_store(folder / loop, *bundles)
+            process = stack.enter_context(world.agent(layout))
+            client = cases.covey_client(process, trained)
+            stack.callback(client.close)
+            some[f"HTTP, {loop}"] = client
+        loaded = cases.opened(folder / "alone", world.sealed(trained, "v1", None))
+        some["in process: encode and run"] = cases.encode_and_run(loaded, trained)
+        some |= cases.look_ups(trained, (10_000, 100_000, 1_000_000))
+        some[FOREST] = cases.plain_runs(forest)[SHIPPED]
+        time.sleep(3)  # so that all models are loaded
+        return measure(some, size), costs
+
+
+def show(rows: list[dict[str, typing.Any]], bars: list[dict[str, typing.Any]]) -> None:
+    """Print tables."""
+    print(f"{'microseconds':34}{'p50':>9}{'p25':>9}{'CPU':>9}")
+    for row in rows:
+        print(f"{row['name']:34}{row['p50_us']:9.2f}{row['p25_us']:9.2f}{row['cpu_us']:9.2f}")
+    print()
+    for bar in bars:
+        print(f"{'ok ' if bar['ok'] else 'MISSED'} {bar['name']:62s} {bar['value']:9.4g}  {bar['limit']:9.4g}")
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    args = parser.parse_args()
+    found, costs = run(QUICK if args.quick else FULL)
+    rows, bars = rows_of(found), judge(found, costs)
+    names = ("onnxruntime", "numpy", "msgspec", "httptools", "uvloop", "scikit-learn")
+    versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+    if args.json:
+        print(json.dumps({"rows": rows, "bars": bars, "versions": versions}))
+    else:
+        show(rows, bars)
+    return 0 if all(bar["ok"] for bar in bars) else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -47,7 +47,7 @@ from edge_agent.records import AnyRecord
 from edge_agent.update.state import GenerationState, State
 from shared import bundle, codec, precomputed
 from shared.bundle import Golden, Manifest
-from shared.channel import BundleRef, Channel, Experiment, ModelChannel
+from shared.channel import BundleRef, Channel, Experiment, Guard, ModelChannel
 from shared.errors import NotFoundError
 from shared.features import Bucketed, Categorical, Encoder, FeatureSet, Numeric
 
@@ -97,7 +97,8 @@ class Bundle(typing.NamedTuple):
         return bundle.digest_of(self.data)
 
 
-Fault = typing.Literal["", "nan", "fails", "garbage", "wrong", "endless", "hungry"]
+Fault = typing.Literal["", "nan", "fails", "garbage", "wrong", "endless", "hungry", "slow", "slow at times"]
+SLOW_ROUNDS = 20_000  # some twenty milliseconds
 
 
 def weights(slope: float, n: int, width: int) -> np.ndarray:
@@ -109,7 +110,7 @@ def weights(slope: float, n: int, width: int) -> np.ndarray:
 
 @functools.cache
 def onnx_model(task: str, slope: float, n_outputs: int, width: int, fault: Fault) -> bytes:
-    """Build a linear model; ``nan`` and ``fails`` strike where x > 5, ``endless`` and ``hungry`` always."""
+    """Build a linear model; ``nan``, ``fails`` and ``slow at times`` strike where x > 5, the other faults always."""
     if fault == "garbage":
         return b"\x08\x0anot a model"
     n = 1 if task in ("binary", "regression") else n_outputs
@@ -156,7 +157,7 @@ def _faulty(fault: Fault, constants: dict[str, np.ndarray]) -> list[typing.Any]:
             helper.make_node("Mul", ["picked", "none"], ["nought"]),
         ]
         constants |= {"far": np.full((1, 1), 99, np.int64), "none": np.zeros(1, np.float32)}
-    elif fault == "endless":
+    elif fault in ("endless", "slow", "slow at times"):
         step = helper.make_graph(
             [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Identity", ["seen"], ["next"])],
             "step",
@@ -170,8 +171,17 @@ def _faulty(fault: Fault, constants: dict[str, np.ndarray]) -> list[typing.Any]:
                 helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
             ],
         )
-        nodes.append(helper.make_node("Loop", ["rounds", "yes", "z"], ["nought"], body=step))
-        constants |= {"rounds": np.array(1 << 60), "yes": np.ones((), bool)}
+        nodes.append(helper.make_node("Loop", ["rounds", "yes", "z"], ["again"], body=step))
+        nodes.append(helper.make_node("Sub", ["again", "z"], ["nought"]))
+        constants |= {"yes": np.ones((), bool)}
+        if fault == "slow at times":
+            nodes[-2:-2] = [
+                helper.make_node("Squeeze", ["large"], ["is_large"]),
+                helper.make_node("Where", ["is_large", "many", "none_at_all"], ["rounds"]),
+            ]
+            constants |= {"many": np.array(SLOW_ROUNDS), "none_at_all": np.array(0)}
+        else:
+            constants["rounds"] = np.array(SLOW_ROUNDS if fault == "slow" else 1 << 60)
     elif fault == "hungry":
         nodes += [
             helper.make_node("Cast", ["large"], ["some"], to=TensorProto.INT64),
@@ -322,6 +332,7 @@ def install(
     experiment: Experiment | None = None,
     *,
     state: GenerationState | None = "good",
+    guard: Guard | None = None,
     **changes: typing.Any,
 ) -> str:
     """Put a generation on disk and point ``current`` at it, as an update does; return its digest."""
@@ -337,6 +348,7 @@ def install(
         candidate=candidate.manifest.version if candidate else "",
         candidate_sha256=candidate.sha256 if candidate else "",
         experiment=experiment,
+        guard=guard or Guard(),
     )
     fields: dict[str, typing.Any] = {"region": REGION, "probation_s": 600.0, "models": (entry,)}
     digest = generations.write(Generation(**fields | changes), {one.sha256: one.data for one in bundles})

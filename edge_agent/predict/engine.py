@@ -7,7 +7,8 @@ import time
 import typing
 
 from edge_agent.generation import Generation, GenerationModel
-from edge_agent.predict.loaded import LoadedBundle, NotReadyError
+from edge_agent.predict.apart import HOLDS_UP_S
+from edge_agent.predict.loaded import ONNX, LoadedBundle, NotReadyError
 from edge_agent.records import CANDIDATE, INCUMBENT, Answered, Failed, OutcomeSeen, Recorder
 from shared import codec, experiment
 from shared.errors import DataError, ModelError, NotFoundError, shown
@@ -132,13 +133,26 @@ class Engine:
             raise NotFoundError(f"no model {name!r:.80} here", field="model", fix=f"Known are: {known}.")
         return active
 
-    def predict(self, active: ActiveModel, row: Row, *, unit: str | None, event_s: float) -> Prediction:
+    def predict(
+        self,
+        active: ActiveModel,
+        row: Row,
+        *,
+        unit: str | None,
+        event_s: float,
+        since_s: float = 0.0,
+        is_substitute: bool = False,
+    ) -> Prediction:
         """Answer one row; call `finish` with the result once the reply is out.
 
         Parameters
         ----------
         unit : str, optional
             Who or what the answer is for; the same unit stays in the same arm. Each request is its own by default.
+        since_s : float
+            When it was asked for first (``time.perf_counter``), if this is not the first try.
+        is_substitute : bool
+            The incumbent is to answer in place of the candidate, which failed at another row of the request.
 
         Raises
         ------
@@ -148,13 +162,17 @@ class Engine:
             Try again when the model is loaded.
         ModelError
             No arm could answer.
+        SlowModelError
+            The answer takes a long run: see there.
         """
-        start = time.perf_counter()
+        start = since_s or time.perf_counter()
         check_columns(row, active.columns)
         self._nonce = (self._nonce + 1) % _NONCE_MODULUS
         nonce = self._nonce.to_bytes(experiment.NONCE_BYTES, "little")
         arm = experiment.pick_arm(active.salt, unit or nonce.hex(), active.share_bp) if active.share_bp else INCUMBENT
         asked = arm
+        if is_substitute:
+            asked, arm = CANDIDATE, INCUMBENT
         arm, (outputs, source) = self._answer(active, arm, row, int(event_s))
         version = active.bundle(arm).version
         prediction_id = experiment.PredictionId(
@@ -184,10 +202,18 @@ class Engine:
     def _failed(self, active: ActiveModel, arm: int, event_s: int, *, served: bool) -> Failed:
         return Failed(active.entry.model, active.bundle(arm).version, active.epoch, arm, served, event_s)
 
-    def finish(self, prediction: Prediction) -> None:
-        """Score the other arm where the experiment asks for it, and record the answer."""
+    def finish(self, prediction: Prediction, *, score_other: bool = True) -> None:
+        """Score the other arm where the experiment asks for it, and record the answer.
+
+        Raises
+        ------
+        SlowModelError
+            Scoring the other arm takes a long run: see there. Nothing was recorded yet.
+        """
         active, bundle = prediction.active, prediction.bundle
-        other_version, other_outputs, other_source = self._score_other(prediction)
+        other_version, other_outputs, other_source = self._score_other(prediction) if score_other else ("", (), 0)
+        if prediction.latency_s > HOLDS_UP_S and prediction.source == ONNX:
+            bundle.took_long(time.monotonic())
         self._record(
             Answered(
                 active.entry.model,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import array
+import functools
 import math
 import mmap
 import pathlib
 import threading
+import time
 import typing
 
+from edge_agent.predict.apart import SLOW_S, Outcome, SlowModelError, SlowRun
 from edge_agent.predict.runtime import Runtime
 from shared import codec
 from shared.admission import check_model
@@ -20,6 +24,9 @@ from shared.telemetry import SOURCES
 
 PRECOMPUTED, ONNX, COARSE, DEFAULT = range(len(SOURCES))
 Answer = tuple[tuple[float, ...], int]
+_MEASURED_RUNS = 3
+_QUICK_RUNS = 5
+_LONG_ANSWERS, _LONG_WINDOW_S = 3, 10.0
 
 
 class NotReadyError(ModelError):
@@ -60,6 +67,10 @@ class LoadedBundle:
         self._runtime: Runtime | None = None
         self._error = ""
         self.is_loaded = threading.Event()
+        self.is_slow = False
+        self._done: dict[bytes, Outcome] = {}
+        self._n_quick = 0
+        self._long_s: list[float] = []
         best = {
             "precomputed_first": (self._from_table, self._from_model),
             "model_first": (self._from_model, self._from_table),
@@ -98,7 +109,9 @@ class LoadedBundle:
         """Load the model; slow, so call it in a thread. A failure is kept and told by `answer`."""
         try:
             if self.manifest.file(MODEL_FILE) and self.manifest.answer_order != "precomputed_only":
-                self._runtime = Runtime((self.folder / MODEL_FILE).read_bytes(), self.manifest, self.encoder.width)
+                runtime = Runtime((self.folder / MODEL_FILE).read_bytes(), self.manifest, self.encoder.width)
+                self.is_slow = _fastest_s(runtime, self.encoder.width) > SLOW_S
+                self._runtime = runtime
         except (ModelError, OSError) as err:
             self._error = str(err)
         finally:
@@ -120,6 +133,8 @@ class LoadedBundle:
             The model is still loading and the table does not know the row.
         ModelError
             Nothing could answer.
+        SlowModelError
+            The answer takes a long run: see there.
         """
         codes = self.encoder.encode(row)
         failure: ModelError | None = None
@@ -147,11 +162,40 @@ class LoadedBundle:
         return None if found is None else (found, PRECOMPUTED)
 
     def _from_model(self, codes: Codes) -> Answer | None:
+        runtime = self._need_runtime()
+        if self.is_slow or self._done:
+            return self._from_run_apart(runtime, codes)
+        return runtime.run(self.encoder.vector(codes)), ONNX
+
+    def _need_runtime(self) -> Runtime:
         if self._runtime is None:
             if not self.is_loaded.is_set():
                 raise NotReadyError("the model is still loading", fix="Try again in a second.")
             raise ModelError(self._error)
-        return self._runtime.run(self.encoder.vector(codes)), ONNX
+        return self._runtime
+
+    def _from_run_apart(self, runtime: Runtime, codes: Codes) -> Answer:
+        key = self.encoder.key(codes)
+        outcome = self._done.pop(key, None)
+        if outcome is None:
+            raise SlowModelError(SlowRun(runtime, self.encoder.vector(codes), functools.partial(self._keep, key)))
+        if isinstance(outcome, ModelError):
+            raise outcome
+        return outcome, ONNX
+
+    def _keep(self, key: bytes, outcome: Outcome, took_s: float) -> None:
+        """Keep the outcome of a run apart until it is asked for; a model that turns out to be quick is slow no more."""
+        self._done[key] = outcome
+        was_quick = took_s < SLOW_S / 2 and not isinstance(outcome, ModelError)
+        self._n_quick = self._n_quick + 1 if was_quick else 0
+        if self._n_quick >= _QUICK_RUNS:
+            self.is_slow, self._n_quick = False, 0
+
+    def took_long(self, now_s: float) -> None:
+        """Count an answer that held others up; one may be the machine's fault, some in a row are the model's."""
+        self._long_s = [at for at in self._long_s if at > now_s - _LONG_WINDOW_S] + [now_s]
+        if len(self._long_s) >= _LONG_ANSWERS:
+            self.is_slow, self._n_quick, self._long_s = True, 0, []
 
     def _from_coarse(self, codes: Codes) -> Answer | None:
         found = self.coarse.get(self._coarse_key(codes)) if self.coarse else None
@@ -205,11 +249,23 @@ class LoadedBundle:
     def _golden_answer(self, codes: Codes) -> tuple[float, ...] | None:
         if self.manifest.answer_order == "precomputed_only":
             return self.table.get(self.encoder.key(codes)) if self.table else None
-        answer = self._from_model(codes)
-        return answer[0] if answer else None
+        return self._need_runtime().run(self.encoder.vector(codes))
 
 
 def _is_close(got: tuple[float, ...], expected: tuple[float, ...], tolerance: float) -> bool:
     return len(got) == len(expected) and all(
         math.isclose(a, b, abs_tol=tolerance, rel_tol=0) for a, b in zip(got, expected, strict=True)
     )
+
+
+def _fastest_s(runtime: Runtime, width: int) -> float:
+    """Warm the model up and measure it: seconds of the fastest of a few runs; 0 if it fails."""
+    took_s = []
+    for _ in range(_MEASURED_RUNS):
+        started = time.perf_counter()
+        try:
+            runtime.run(array.array("f", bytes(4 * width)))
+        except ModelError:
+            return 0.0
+        took_s.append(time.perf_counter() - started)
+    return min(took_s)

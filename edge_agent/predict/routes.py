@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 import typing
@@ -10,6 +11,7 @@ import urllib.parse
 import msgspec
 
 from edge_agent.predict import infer, replies
+from edge_agent.predict.apart import in_place
 from edge_agent.predict.engine import ActiveModel, Engine, Prediction
 from edge_agent.predict.replies import Response
 from shared import __version__
@@ -140,7 +142,8 @@ class Api:
         made: list[Prediction] = []
         for i, row in enumerate(rows):
             try:
-                made.append(self.engine.predict(active, row, unit=unit, event_s=event_s))
+                ask = functools.partial(self.engine.predict, active, row, unit=unit, event_s=event_s)
+                made.append(in_place(ask))
             except DataError as err:
                 where = f"rows[{i}].{err.field}" if len(rows) > 1 else err.field
                 raise DataError(err.message, field=where, fix=err.fix) from err

@@ -33,6 +33,7 @@ class Runtime:
         import onnxruntime as ort
 
         self._frombuffer, self._float32 = np.frombuffer, np.float32
+        self._new_limits = ort.RunOptions
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -69,9 +70,25 @@ class Runtime:
         ModelError
             The model failed, or an output is not finite.
         """
+        return self.run_apart(vector, None)
+
+    def new_limits(self) -> typing.Any:  # noqa: ANN401 - a type of ONNX Runtime's
+        """Return what `run_apart` can be stopped with, from another thread: set its ``terminate``."""
+        return self._new_limits()
+
+    def run_apart(self, vector: array.array[float], limits: typing.Any) -> tuple[float, ...]:  # noqa: ANN401
+        """Answer one row in any thread, several at once; like `run` otherwise.
+
+        Parameters
+        ----------
+        vector : array of float32, length width
+            Nobody may change it meanwhile.
+        limits : RunOptions, optional
+            From `new_limits`.
+        """
         rows = self._frombuffer(vector, self._float32).reshape(self._shape)
         try:
-            out = self._run([self._output], {self._input: rows})[0]
+            out = self._run([self._output], {self._input: rows}, limits)[0]
             outputs: tuple[float, ...] = tuple(out.ravel().tolist())
             is_sound = len(outputs) == self._n_outputs and all(map(math.isfinite, outputs))
         except Exception as err:

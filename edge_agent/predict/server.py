@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import http
 import typing
 
 import httptools
 
 from edge_agent.predict import replies
+from edge_agent.predict.apart import in_place
 from edge_agent.predict.engine import Engine
 from edge_agent.predict.loaded import NotReadyError
 from edge_agent.predict.replies import JSON, Response
@@ -238,7 +240,7 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, response: Response) -> None:
         for prediction in response.after:
-            self._server.engine.finish(prediction)
+            in_place(functools.partial(self._server.engine.finish, prediction))
 
     def _refuse(self, err: CoveyError, status: int = 0) -> None:
         """Say what is wrong with what came last, after the answers to what came before it, and hang up."""

@@ -7,6 +7,8 @@ import logging
 import signal
 import typing
 
+import msgspec
+
 from edge_agent import control
 from edge_agent.config import Identity, Layout, Settings
 from edge_agent.files import lock
@@ -161,7 +163,8 @@ class Agent:
             "models": {name: _describe(active) for name, active in self.engine.models.items()},
             "totals": self.recorder.totals(),
             "event_time_s": self.clock.now(),
-            "update": self.state.job(),
+            "update": msgspec.to_builtins(self.state.update.read()),
+            "trial": msgspec.to_builtins(self.state.trial.read()),
             "sync": self.sync.last,
         }
 

@@ -12,8 +12,14 @@ from shared.errors import ConflictError, WireError
 _BUSY_S = 30.0
 
 
-def open_database(path: pathlib.Path, schema: str, user_version: int) -> sqlite3.Connection:
+def open_database(path: pathlib.Path, steps: typing.Sequence[str]) -> sqlite3.Connection:
     """Open one of the device's databases: WAL, every commit on disk, migrated forward only.
+
+    Parameters
+    ----------
+    steps : sequence of str
+        SQL that leads from each version to the next; the first makes an empty database. A step that was ever released
+        stays as it is.
 
     Raises
     ------
@@ -23,29 +29,27 @@ def open_database(path: pathlib.Path, schema: str, user_version: int) -> sqlite3
         The file is damaged.
     """
     try:
-        return _open(path, schema, user_version)
+        return _open(path, steps)
     except sqlite3.OperationalError as err:
         raise ConflictError(f"{path} can not be opened: {err}", fix="Look at its folder and the disk.") from err
     except sqlite3.DatabaseError as err:
         raise WireError(f"{path} is damaged: {err}", fix="Move it aside; what it held is lost.") from err
 
 
-def _open(path: pathlib.Path, schema: str, user_version: int) -> sqlite3.Connection:
+def _open(path: pathlib.Path, steps: typing.Sequence[str]) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     db.execute("pragma journal_mode = wal")
     db.execute("pragma synchronous = full")
     (seen,) = db.execute("pragma user_version").fetchone()
-    if seen > user_version:
+    if seen > len(steps):
         db.close()
-        raise ConflictError(
-            f"{path.name} has version {seen}, this program knows {user_version}", fix="Update the agent."
-        )
-    if seen == 0:
+        raise ConflictError(f"{path.name} has version {seen}, this program knows {len(steps)}", fix="Update the agent.")
+    if seen < len(steps):
         with transaction(db):
-            if db.execute("pragma user_version").fetchone()[0] == 0:
-                for statement in schema.split(";"):
-                    db.execute(statement)
-                db.execute(f"pragma user_version = {user_version}")
+            (seen,) = db.execute("pragma user_version").fetchone()
+            for statement in ";".join(steps[seen:]).split(";"):
+                db.execute(statement)
+            db.execute(f"pragma user_version = {len(steps)}")
     return db
 
 

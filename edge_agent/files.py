@@ -156,6 +156,10 @@ class BlobStore:
                 digest.update(chunk)
         return digest.hexdigest() == sha256
 
+    def drop(self, sha256: str) -> None:
+        """Delete a blob; generations that hold it keep theirs."""
+        self.path(sha256).unlink(missing_ok=True)
+
     def keep_only(self, wanted: typing.Collection[str]) -> int:
         """Delete all other blobs and left-over temporary files; return how many went."""
         gone = 0

@@ -10,12 +10,14 @@ import logging
 
 from edge_agent.config import Layout
 from edge_agent.files import BlobStore
-from edge_agent.generation import Generation, Generations, new_versions
+from edge_agent.generation import Generation, Generations
 from edge_agent.predict.engine import ActiveModel, Engine
 from edge_agent.predict.loaded import LoadedBundle
 from edge_agent.predict.routes import EventClock
-from edge_agent.records import Answered, AnyRecord, Failed, Spec
+from edge_agent.probation import Watch
+from edge_agent.records import AnyRecord, Spec
 from edge_agent.telemetry.recorder import Recorder
+from edge_agent.update.retreat import last_good, retreat
 from edge_agent.update.state import State
 from shared.errors import ConflictError, CoveyError, ModelError
 
@@ -42,10 +44,15 @@ class Switch:
         self._bundles: dict[str, LoadedBundle] = {}
         self._on_trial: asyncio.Task[None] | None = None
         self._switching = asyncio.Lock()
-        self._trial_requests = self._trial_failures = 0
+        self._watch: Watch | None = None
+        self._job = state.trial
 
     async def boot(self) -> None:
-        """Serve what `current` names; a generation on trial that keeps killing the process is rolled back."""
+        """End what a process that died was about to do, then serve what `current` names.
+
+        A generation on trial that keeps killing the process is rolled back.
+        """
+        self._restart()
         digest = self.generations.running()
         if not digest:
             log.info("nothing to serve yet", extra={"device": self._device})
@@ -61,17 +68,26 @@ class Switch:
             if self.state.state_of(digest) == "trial":
                 await self._try_roll_back(str(err))
 
+    def _restart(self) -> None:
+        """Do what the table says of the position in which the last process was."""
+        now, todo = self._job.read(), self._job.restart()
+        if todo == "commit":
+            self._commit(now.generation)
+        elif todo == "roll_back":
+            before = last_good(self.state, self.generations, now.generation)
+            retreat(self.state, self.generations, now.generation, before, now.outcome)
+            self._job.end(told=True)
+
     def watch(self, record: AnyRecord) -> None:
         """Count answers and failures while a generation is on trial."""
-        if self._on_trial and isinstance(record, Answered | Failed):
-            self._trial_requests += 1
-            self._trial_failures += isinstance(record, Failed)
+        if self._watch:
+            self._watch.add(record)
 
     def stop(self) -> None:
         """Stop watching; a generation on trial stays on trial."""
         if self._on_trial:
             self._on_trial.cancel()
-        self._on_trial = None
+        self._on_trial = self._watch = None
 
     async def activate(self, digest: str, *, at_start: bool = False) -> None:
         """Load, check against the golden rows, swap, and begin probation if it is new.
@@ -103,8 +119,10 @@ class Switch:
             if not at_start:
                 self._swap(generation, models, bundles)
             self.stop()
-            if self.state.state_of(digest) != "good":
+            if self.state.state_of(digest) == "trial":
                 self._begin_probation(generation)
+            elif self._job.read().position == "probation":
+                self._job.end("another generation took its place", told=True)
         await asyncio.to_thread(self._note_activation, digest, failures)
 
     def _note_activation(self, digest: str, failures: list[ModelError]) -> None:
@@ -135,41 +153,44 @@ class Switch:
         _give_memory_back()
 
     def _begin_probation(self, generation: Generation) -> None:
-        self._trial_requests = self._trial_failures = 0
-        self._on_trial = asyncio.get_running_loop().create_task(self._probation(generation))
+        self._job.move("probation", generation.digest, "")
+        self._watch = Watch(generation, self.generations.manifests(generation.digest))
+        self._on_trial = asyncio.get_running_loop().create_task(self._probation(generation, self._watch))
 
-    async def _probation(self, generation: Generation) -> None:
+    async def _probation(self, generation: Generation, watch: Watch) -> None:
         """Watch a new generation; commit needs nothing but what this device sees itself."""
         deadline = asyncio.get_running_loop().time() + generation.probation_s
-        reason = ""
-        while not reason and asyncio.get_running_loop().time() < deadline:
+        verdict = None
+        while verdict is None and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(min(generation.probation_s, 1.0) / 2)
-            reason = self._guard(generation)
-        self._on_trial = None
-        if reason:
-            await self._try_roll_back(reason)
+            verdict = watch.verdict()
+        self._on_trial = self._watch = None
+        if verdict:
+            await self._try_roll_back(verdict.reason, (verdict.model,))
         else:
-            await asyncio.to_thread(self.state.mark, generation.digest, "good")
-            await asyncio.to_thread(self._recorder.add_event, "committed", generation.digest[:12])
+            self._job.move("commit")
+            await asyncio.to_thread(self._commit, generation.digest)
 
-    def _guard(self, generation: Generation) -> str:
-        """Return why the generation must go, or nothing."""
-        for entry in generation.models:
-            ratio = self._trial_failures / max(self._trial_requests, 1)
-            if self._trial_requests >= entry.guard.min_requests and ratio > entry.guard.failed_ratio:
-                return f"{self._trial_failures} of {self._trial_requests} answers failed during probation"
-        return ""
+    def _commit(self, digest: str) -> None:
+        self.state.mark(digest, "good")
+        self._recorder.add_event("committed", digest[:12])
+        self._job.end("committed", told=True)
 
-    async def _try_roll_back(self, reason: str) -> bool:
+    async def _try_roll_back(self, reason: str, models: tuple[str, ...] = ()) -> bool:
         """Go back if there is anything to go back to; else what is there goes on, as good as it can."""
         try:
-            await self.roll_back(reason)
+            await self.roll_back(reason, models)
         except ConflictError:
             return False
         return True
 
-    async def roll_back(self, reason: str) -> str:
+    async def roll_back(self, reason: str, models: tuple[str, ...] = ()) -> str:
         """Go back to the last good generation; return its digest.
+
+        Parameters
+        ----------
+        models : tuple of str
+            Models that are to blame: their new versions are not tried again. All, if none is named.
 
         Raises
         ------
@@ -177,29 +198,18 @@ class Switch:
             There is none.
         """
         bad = self.generations.running()
-        on_disk = set(self.generations.list())
-        before = next((digest for digest in self.state.good() if digest in on_disk and digest != bad), "")
+        before = last_good(self.state, self.generations, bad)
         self._recorder.add_event("rolled-back" if before else "failing", f"{bad[:12]}: {reason}")
         log.error("rolling back", extra={"generation": bad, "to": before, "reason": reason})
         if not before:
             raise ConflictError("there is no good generation to go back to", fix="It goes on with what it has.")
         self.stop()
-        self.state.move("roll_back", bad, reason)
-        self._refuse_new(bad, before, reason)
-        self.state.mark(bad, "bad", reason)
-        self.generations.switch(before)
+        self._job.move("roll_back", bad, reason)
+        retreat(self.state, self.generations, bad, before, reason, models)
         await self.activate(before)
-        self.state.move("idle", before, f"rolled back from {bad[:12]}: {reason}")
+        if self._job.read().position == "roll_back":
+            self._job.end(f"rolled back from {bad[:12]}: {reason}", told=True)
         return before
-
-    def _refuse_new(self, bad: str, before: str, reason: str) -> None:
-        """Refuse the versions that a bad generation has and the one before it had not."""
-        try:
-            new = new_versions(self.generations.read(bad), self.generations.read(before))
-        except (CoveyError, OSError):
-            return  # nobody can say any more what was in it; it is bad as a whole
-        for model, version, sha256 in new:
-            self.state.refuse(model, version, sha256, reason)
 
 
 def _load_all(bundles: list[LoadedBundle]) -> list[ModelError]:

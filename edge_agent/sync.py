@@ -26,8 +26,9 @@ from edge_agent.update.consent import Consent, ask_consent
 from edge_agent.update.folder import URL as FOLDER_URL
 from edge_agent.update.folder import stream_from
 from edge_agent.update.install import Installer
+from edge_agent.update.job import OUTCOME_CHARACTERS
 from edge_agent.update.self_test import run_self_test
-from edge_agent.update.state import OUTCOME_CHARACTERS, State
+from edge_agent.update.state import State
 from edge_agent.update.trust import Repository, Where
 from shared import __version__, bundle, protocol
 from shared.channel import Channel, parse_channel
@@ -152,7 +153,7 @@ class Sync:
         return done
 
     def _update_and_deliver(self, done: Pass) -> None:
-        before = str(self.state.job()["outcome"])
+        before = self.state.update.read().outcome
         try:
             outcome = self._installer.bring_up_to_date()
             done.changed, done.generation = outcome.changed, outcome.generation
@@ -160,7 +161,7 @@ class Sync:
             done.error = outcome.note
             done.waits = self._waits = outcome.waits
         except UnreachableError as err:
-            self.state.move("idle", outcome=before)
+            self.state.update.end(before, told=True)
             _note(done, err)
         except CoveyError as err:
             self._remember(err, before)
@@ -169,6 +170,8 @@ class Sync:
             return
         try:
             done.delivered = self._deliver()
+            if self.state.update.read().position == "report":
+                self.state.update.end(told=True)
         except CoveyError as err:
             if done.ok and not isinstance(err, UnreachableError):
                 self._remember(err, before)
@@ -183,7 +186,7 @@ class Sync:
     def _remember(self, err: CoveyError, before: str) -> None:
         """Keep a refusal once, however often it repeats."""
         said = f"{err.code}: {err}"
-        self.state.move("idle", outcome=said)
+        self.state.update.end(said)
         if said[:OUTCOME_CHARACTERS] != before:
             self.outbox.add_event("update-refused", said)
 

@@ -14,6 +14,7 @@ from shared.versions import check_name, parse_version
 MAX_CHANNEL_BYTES = 1 << 20
 BasisPoints = typing.Annotated[int, msgspec.Meta(ge=0, le=BASIS_POINTS)]
 Seconds = typing.Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Share = typing.Annotated[float, msgspec.Meta(ge=0, le=1)]
 Mode = typing.Literal["shadow", "canary"]
 
 
@@ -52,16 +53,25 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Guard(msgspec.Struct, frozen=True, kw_only=True):
-    """When a device leaves a new generation by itself during probation.
+    """When a device leaves a new generation by itself during probation, with or without a network.
+
+    Each limit counts once `min_requests` were answered (for disagreement: once so many were scored by both arms).
 
     Parameters
     ----------
     failed_ratio : float
-        Share of failed answers, once `min_requests` were answered.
+        Share of answers that failed.
+    slow_ratio : float
+        Share of answers that took longer than the model's budget.
+    disagree_ratio : float
+        Share of inputs for which the two arms decide differently: another class; or, in a regression, more than the
+        scale of the metric apart. 1 is never.
     """
 
-    failed_ratio: typing.Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.2
+    failed_ratio: Share = 0.2
     min_requests: typing.Annotated[int, msgspec.Meta(ge=1)] = 20
+    slow_ratio: Share = 0.5
+    disagree_ratio: Share = 1.0
 
 
 class ModelChannel(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ import msgspec
 
 from cloud.config.model import ModelSettings
 from cloud.config.table import AtLeastOne, Count, Positive, Ratio, Seconds, Table
+from shared.channel import Guard
 
 
 class ProjectSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +58,20 @@ class RegionSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     order: tuple[str, ...]
 
 
+class GuardSettings(Guard, Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[devices.guard]``: when a device leaves a new generation by itself during probation.
+
+    Parameters
+    ----------
+    failed_ratio, slow_ratio : float
+        Share of answers that failed; that took longer than the model's budget.
+    disagree_ratio : float
+        Share of inputs for which candidate and incumbent decide differently; 1 is never.
+    min_requests : int
+        No limit counts before so many.
+    """
+
+
 class DeviceSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[devices]``: what every channel tells its devices."""
 
@@ -65,6 +80,7 @@ class DeviceSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     heartbeat_s: Seconds = 300.0
     probation_s: Seconds = 60.0
     replay: bool = False
+    guard: GuardSettings = GuardSettings()
 
 
 class ShadowSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):

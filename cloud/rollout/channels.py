@@ -8,7 +8,7 @@ import msgspec
 
 from cloud.config import DeviceSettings, Project
 from cloud.store.store import Store
-from shared.channel import BundleRef, Channel, Experiment, ModelChannel, parse_channel
+from shared.channel import BundleRef, Channel, Experiment, Guard, ModelChannel, parse_channel
 from shared.experiment import BASIS_POINTS
 
 Publish = typing.Callable[[typing.Mapping[str, bytes]], None]
@@ -57,10 +57,12 @@ def device_share_bp(rollout: Row, stage: Row) -> int:
 def desired(store: Store, settings: DeviceSettings, region: str, sequence: int) -> Channel:
     """Return the channel that a region should have."""
     models = []
+    guard = Guard(**msgspec.structs.asdict(settings.guard))
     for row in store.db.rows("select model, version from incumbents where region = ? order by model", (region,)):
         rollout = store.rollouts.running(row["model"])
         stages = store.rollouts.stages(rollout["id"]) if rollout else []
-        models.append(model_channel(row["version"], rollout, stages, row["model"], region))
+        entry = model_channel(row["version"], rollout, stages, row["model"], region)
+        models.append(msgspec.structs.replace(entry, guard=guard))
     return Channel(
         region=region,
         sequence=sequence,

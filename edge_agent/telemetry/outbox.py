@@ -7,7 +7,7 @@ import time
 import typing
 
 from edge_agent.database import open_database, transaction, used_bytes
-from edge_agent.telemetry.spool import BINS, SCHEMA, USER_VERSION
+from edge_agent.telemetry.spool import BINS, STEPS
 from shared.summary import N_SCORE_BINS
 from shared.telemetry import Event, PairsRow, SumsRow
 
@@ -22,7 +22,7 @@ class Outbox:
     """
 
     def __init__(self, path: pathlib.Path) -> None:
-        self._db = open_database(path, SCHEMA, USER_VERSION)
+        self._db = open_database(path, STEPS)
 
     def _meta(self, key: str) -> typing.Any:  # noqa: ANN401 - a column of any type
         row = self._db.execute("select value from meta where key = ?", (key,)).fetchone()

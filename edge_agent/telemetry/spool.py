@@ -16,10 +16,10 @@ from edge_agent.telemetry.fold import COUNTERS, QUALITY, Folded, Pairs, Sums, Wa
 from edge_agent.telemetry.journal import Position
 from shared.summary import N_LATENCY_BINS, N_SCORE_BINS
 
-USER_VERSION = 1
 _COUNTS = COUNTERS + QUALITY
 BINS = struct.Struct(f"<{2 * N_SCORE_BINS + N_LATENCY_BINS}q")
-SCHEMA = f"""
+STEPS = (
+    f"""
 create table meta (key text primary key, value) without rowid;
 create table sums (model text, version text, epoch int, arm int, served int, day int,
     {", ".join(f"{name} int not null" for name in _COUNTS)}, bins blob not null,
@@ -35,7 +35,8 @@ create table specs (model text, version text, body blob not null, primary key (m
 create table events (id integer primary key, at_s real not null, kind text not null, detail text not null);
 create table sealed (sequence integer primary key, body blob not null);
 create table totals (name text primary key, value int not null) without rowid;
-"""
+""",
+)
 
 
 class Spool:
@@ -50,7 +51,7 @@ class Spool:
     """
 
     def __init__(self, path: pathlib.Path, limit_bytes: int) -> None:
-        self._db = open_database(path, SCHEMA, USER_VERSION)
+        self._db = open_database(path, STEPS)
         self._limit_bytes = limit_bytes
         with transaction(self._db):
             self._default("spool_id", secrets.token_hex(8))

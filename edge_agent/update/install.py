@@ -8,17 +8,18 @@ import typing
 
 from edge_agent.config import Identity, Layout
 from edge_agent.files import BlobStore, sweep
-from edge_agent.generation import Generation, Generations, new_versions
+from edge_agent.generation import Generation, Generations
 from edge_agent.update.consent import Consent
 from edge_agent.update.desire import check_channel, desired_generation
 from edge_agent.update.download import DELTA_MEMORY_BYTES, Downloader, Tell, ignore
+from edge_agent.update.retreat import last_good, retreat
+from edge_agent.update.signed import Manifests, Signed
 from edge_agent.update.state import State
 from edge_agent.update.trust import Repository, Stream
-from shared import bundle, channel
-from shared.channel import BundleRef, Channel
-from shared.errors import ConflictError, ModelError, TrustError, UnreachableError, WireError
+from shared import bundle
+from shared.channel import Channel
+from shared.errors import ConflictError, ModelError, StorageError, UnreachableError
 
-T = typing.TypeVar("T")
 Asker = typing.Callable[[float], Consent]
 SelfTest = typing.Callable[[pathlib.Path, bundle.Manifest], None]
 _CHANNEL_FLOOR = "channel"
@@ -80,7 +81,9 @@ class Installer:
     ) -> None:
         self._layout, self._identity = layout, identity
         self._state, self._repository, self._server = state, repository, server
-        self._self_test, self._consent = self_test, consent
+        self._self_test, self._consent, self._tell = self_test, consent, tell
+        self._job = state.update
+        self._signed = Signed(repository, layout.tuf)
         self._blobs = BlobStore(layout.blobs)
         self._download = Downloader(
             self._blobs, stream, repository.blob_url, tell=tell, memory_bytes=delta_memory_bytes
@@ -97,20 +100,22 @@ class Installer:
         """
         for folder in (self._layout.store, self._layout.tuf):
             sweep(folder)
-        self._state.move("check")
+        self._finish_roll_back()
+        self._job.begin()
         self._repository.refresh()
         says = self._read_channel()
         note, before_bytes = "", self._download.fetched_bytes
         for _ in range(1 + len(says.models)):
-            manifests = self._read_manifests(says)
+            manifests = self._signed.manifests(says)
             generation = desired_generation(says, self._identity.device, self._state.refused(), manifests.sha256)
             self._refuse_known_bad(generation)
             digest = generation.digest
             if digest == self._generations.running():
                 changed = self._ensure_served(digest)
                 break
-            self._fetch(generation, manifests)
-            self._state.move("stage", digest)
+            self._job.check_loop(digest)
+            self._fetch(generation, digest, manifests)
+            self._job.move("stage")
             self._generations.write(generation, manifests.by_sha256)
             note = self._test(generation, digest, manifests)
             if note:
@@ -118,38 +123,30 @@ class Installer:
             waits = self._objection(generation, digest)
             changed = not waits
             if waits:
-                self._state.move("stage", digest, f"ready, and waits: {waits}")
+                self._job.move("ready", outcome=f"ready, and waits: {waits}")
                 return Outcome(says, digest, changed, "", self._download.fetched_bytes - before_bytes, waits)
             self._activate(digest)
             break
         else:
             raise ModelError(note, field="self-test")
         self._state.raise_floor(_CHANNEL_FLOOR, says.sequence)
-        self._state.move("report" if changed else "idle", digest, note)
+        self._job.end(note, told=not (changed or note))
         if changed:
             self._clean_up(digest)
         return Outcome(says, digest, changed, note, self._download.fetched_bytes - before_bytes)
 
+    def _finish_roll_back(self) -> None:
+        """End what a process that died in the middle of going back had begun."""
+        if self._job.restart() == "roll_back":
+            now = self._job.read()
+            before = last_good(self._state, self._generations, now.generation)
+            retreat(self._state, self._generations, now.generation, before, now.outcome)
+            self._job.end()
+
     def _read_channel(self) -> Channel:
-        path = channel.target_path(self._identity.region)
-        data = self._repository.target(path, cache=self._layout.tuf / "channel.json")
-        says = _parse(channel.parse_channel, data, path)
+        says = self._signed.channel(self._identity.region)
         check_channel(says, self._identity.region, self._state.floor(_CHANNEL_FLOOR))
         return says
-
-    def _read_manifests(self, says: Channel) -> Manifests:
-        """Return the signed manifests of everything the channel names."""
-        found = Manifests()
-        for entry in says.models:
-            for ref in filter(None, (entry.incumbent, entry.candidate)):
-                path = bundle.target_path(entry.model, ref.version, ref.variant)
-                cache = self._layout.tuf / "manifests" / f"{entry.model}@{ref.version}@{ref.variant}.json"
-                data = self._repository.target(path, cache=cache)
-                manifest = _parse(bundle.parse_manifest, data, path)
-                if (manifest.model, manifest.version, manifest.variant) != (entry.model, ref.version, ref.variant):
-                    raise TrustError(f"the manifest is of {manifest.model}@{manifest.version}", field=path)
-                found.add(ref, manifest, data)
-        return found
 
     def _refuse_known_bad(self, generation: Generation) -> None:
         """Stay with what runs if the incumbent itself has failed here."""
@@ -163,18 +160,32 @@ class Installer:
                     fix="Publish another version, or: covey-edge sync --retry",
                 )
 
-    def _fetch(self, generation: Generation, manifests: Manifests) -> None:
-        """Download what is missing; each file is kept only if its length and hash are the signed ones."""
-        self._state.move("download", generation.digest)
-        for entry in generation.models:
-            for version, sha256 in entry.versions.items():
-                for file in manifests.manifest(sha256).files:
-                    if not self._blobs.has(file.sha256, file.length):
-                        self._download.fetch(file, f"{entry.model}@{version} {file.name}")
+    def _fetch(self, generation: Generation, digest: str, manifests: Manifests) -> None:
+        """Download what is missing, then read all that is new once more; what is damaged is fetched again, once."""
+        files = [
+            (file, f"{entry.model}@{version} {file.name}", sha256)
+            for entry in generation.models
+            for version, sha256 in entry.versions.items()
+            for file in manifests.manifest(sha256).files
+        ]
+        for _ in range(2):
+            self._job.move("download", digest)
+            for file, name, _ in files:
+                if not self._blobs.has(file.sha256, file.length):
+                    self._download.fetch(file, name)
+            self._job.move("verify")
+            untested = [(file, name) for file, name, sha256 in files if not self._state.has_passed(sha256)]
+            damaged = [(file, name) for file, name in untested if not self._blobs.verify(file.sha256)]
+            if not damaged:
+                return
+            for file, name in damaged:
+                self._tell("damaged", f"{name} is fetched again")
+                self._blobs.drop(file.sha256)
+        raise StorageError(f"{damaged[0][1]} does not stay what it was", fix="Look at the disk.")
 
     def _test(self, generation: Generation, digest: str, manifests: Manifests) -> str:
         """Self-test what is new here: a candidate that fails is refused, its reason returned; an incumbent raises."""
-        self._state.move("self_test", digest)
+        self._job.move("self_test")
         for entry in generation.models:
             for version, sha256 in entry.versions.items():
                 if self._state.has_passed(sha256):
@@ -208,21 +219,16 @@ class Installer:
         before = self._generations.running()
         if self._state.state_of(digest) == "bad":
             raise ConflictError(f"generation {digest[:12]} was rolled back here before", fix="covey-edge sync --retry")
+        self._job.move("activate")
         self._state.add_trial(digest)
-        self._state.move("activate", digest)
         self._generations.switch(digest)
         try:
             self._server.activate(digest)
         except UnreachableError:
-            self._state.move("activate", digest, "no server runs; it will serve this when it starts")
+            return  # none runs; it will serve this when it starts
         except ModelError as err:
-            self._state.move("roll_back", digest, str(err))
-            self._state.mark(digest, "bad", str(err))
-            earlier = self._generations.read(before) if before else None
-            for model, version, sha256 in new_versions(self._generations.read(digest), earlier):
-                self._state.refuse(model, version, sha256, str(err))
-            if before:
-                self._generations.switch(before)
+            self._job.move("roll_back", outcome=str(err))
+            retreat(self._state, self._generations, digest, before, str(err))
             raise
 
     def _ensure_served(self, digest: str) -> bool:
@@ -244,38 +250,6 @@ class Installer:
         keep = {digest, self._generations.running(), *good[:1], *other_versions[:1]} & on_disk
         self._generations.collect_garbage(keep)
         self._state.forget(keep)
-
-
-class Manifests:
-    """Signed manifests, by reference and by hash."""
-
-    def __init__(self) -> None:
-        self.by_sha256: dict[str, bytes] = {}
-        self._parsed: dict[str, bundle.Manifest] = {}
-        self._hashes: dict[tuple[str, BundleRef], str] = {}
-
-    def add(self, ref: BundleRef, manifest: bundle.Manifest, data: bytes) -> None:
-        """Take a manifest in."""
-        sha256 = bundle.digest_of(data)
-        self.by_sha256[sha256] = data
-        self._parsed[sha256] = manifest
-        self._hashes[manifest.model, ref] = sha256
-
-    def sha256(self, model: str, ref: BundleRef) -> str:
-        """Hash of the manifest of a version."""
-        return self._hashes[model, ref]
-
-    def manifest(self, sha256: str) -> bundle.Manifest:
-        """Look a manifest up by hash."""
-        return self._parsed[sha256]
-
-
-def _parse(parse: typing.Callable[[bytes], T], data: bytes, path: str) -> T:
-    """Parse a signed target; an error names it."""
-    try:
-        return parse(data)
-    except WireError as err:
-        raise type(err)(err.message, field=f"{path} {err.field}", fix=err.fix) from err
 
 
 def _versions(generation: Generation) -> list[tuple[str, str]]:

@@ -7,11 +7,11 @@ import time
 import typing
 
 from edge_agent.database import open_database, transaction
+from edge_agent.update.job import Job
 
-USER_VERSION = 1
 BOOTS = 3
-OUTCOME_CHARACTERS = 500
-_SCHEMA = """
+_STEPS = (
+    """
 create table generations (digest text primary key, state text not null check (state in ('trial', 'good', 'bad')),
     boots_left int not null, since_s real not null, note text not null) without rowid;
 create table refused (model text, version text, manifest text, reason text not null, at_s real not null,
@@ -21,22 +21,19 @@ create table floors (name text primary key, value) without rowid;
 create table job (id int primary key check (id = 1), position text not null, outcome text not null,
     generation text not null, since_s real not null);
 insert into job values (1, 'idle', '', '', 0)
-"""
+""",
+    """
+create table jobs (track text primary key, position text not null, generation text not null, outcome text not null,
+    since_s real not null, n_stores int not null default 0, held text not null default '',
+    held_until_s real not null default 0, held_for text not null default '') without rowid;
+insert into jobs (track, position, generation, outcome, since_s)
+    select 'update', 'idle', generation, outcome, since_s from job;
+insert into jobs (track, position, generation, outcome, since_s) values ('trial', 'idle', '', '', 0);
+drop table job
+""",
+)
 
 GenerationState = typing.Literal["trial", "good", "bad"]
-Position = typing.Literal[
-    "idle",
-    "check",
-    "download",
-    "verify",
-    "stage",
-    "self_test",
-    "activate",
-    "probation",
-    "commit",
-    "roll_back",
-    "report",
-]
 
 
 class State:
@@ -45,11 +42,12 @@ class State:
     Parameters
     ----------
     path : Path
-        Server and sync child each open it.
+        Server and sync child each open it; the sync child alone moves `update`, the server alone `trial`.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
-        self._db = open_database(path, _SCHEMA, USER_VERSION)
+        self._db = open_database(path, _STEPS)
+        self.update, self.trial = Job(self._db, "update"), Job(self._db, "trial")
 
     # ---- generations
 
@@ -118,6 +116,7 @@ class State:
         with transaction(self._db):
             self._db.execute("delete from refused")
             self._db.execute("delete from generations where state = 'bad'")
+            self.update.forget_loop()
 
     def passed_self_test(self, manifest: str) -> None:
         """Remember a manifest whose bundle passed its self-test here."""
@@ -127,7 +126,7 @@ class State:
         """Whether a bundle has passed its self-test here."""
         return self._db.execute("select 1 from tested where manifest = ?", (manifest,)).fetchone() is not None
 
-    # ---- floors and job
+    # ---- floors
 
     def floor(self, name: str) -> int:
         """Return a number that must never fall, 0 at first."""
@@ -147,18 +146,6 @@ class State:
         self._db.execute("delete from floors where name like 'ready %' and name <> ?", (name,))
         (since_s,) = self._db.execute("select value from floors where name = ?", (name,)).fetchone()
         return float(since_s)
-
-    def move(self, position: Position, generation: str = "", outcome: str = "") -> None:
-        """Store where the update is, before acting on it."""
-        self._db.execute(
-            "update job set position = ?, generation = ?, outcome = ?, since_s = ?",
-            (position, generation, outcome[:OUTCOME_CHARACTERS], time.time()),
-        )
-
-    def job(self) -> dict[str, object]:
-        """Where the update is."""
-        row = self._db.execute("select position, outcome, generation, since_s from job").fetchone()
-        return dict(zip(("position", "outcome", "generation", "since_s"), row, strict=True))
 
     def close(self) -> None:
         """Close the database."""

@@ -357,8 +357,8 @@ def test_a_folder_that_can_not_be_written_is_named(tmp_path: pathlib.Path) -> No
 
 def test_a_schema_that_was_cut_off_in_the_middle_is_made_whole_next_time(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConflictError):
-        open_database(tmp_path / "x.db", "create table a (x); create table a (x)", 1)
-    db = open_database(tmp_path / "x.db", "create table a (x); create table b (x)", 1)
+        open_database(tmp_path / "x.db", ["create table a (x); create table a (x)"])
+    db = open_database(tmp_path / "x.db", ["create table a (x); create table b (x)"])
     assert db.execute("select name from sqlite_master order by name").fetchall() == [("a",), ("b",)]
     assert db.execute("pragma user_version").fetchone() == (1,)
     db.close()

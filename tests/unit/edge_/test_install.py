@@ -8,10 +8,12 @@ import typing
 
 import pytest
 
+from edge_agent.database import open_database
 from edge_agent.generation import Generations
 from edge_agent.update import state as state_module
 from edge_agent.update.desire import check_channel, desired_generation, wants_candidate
 from edge_agent.update.install import Installer, Outcome
+from edge_agent.update.job import Job
 from edge_agent.update.state import BOOTS, State
 from edge_agent.update.trust import Repository, Where
 from shared.bundle import Manifest
@@ -113,11 +115,8 @@ def test_an_update_switches_tells_the_server_and_remembers_how_far_it_came(devic
     assert (done.changed, done.note, device.runs) == (True, "", ("v2", ""))
     assert device.server.serves == done.generation == device.generations.running()
     with contextlib.closing(device.remembers()) as state:
-        assert (state.floor("channel"), state.job()["position"], state.job()["generation"]) == (
-            2,
-            "report",
-            done.generation,
-        )
+        now = state.update.read()
+        assert (state.floor("channel"), now.position, now.generation) == (2, "report", done.generation)
     assert not device.update().changed
 
 
@@ -222,20 +221,24 @@ class Killed(BaseException):
 
 def killed_after(n: int) -> type[State]:
     """A state that ends the process after so many stored steps."""
+    left = [n]
+
+    class DyingJob(Job):
+        def _store(self, *args: typing.Any) -> None:
+            super()._store(*args)
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
 
     class Dying(State):
-        left = n
-
-        def move(self, *args: typing.Any, **more: typing.Any) -> None:
-            super().move(*args, **more)
-            type(self).left -= 1
-            if type(self).left < 0:
-                raise Killed
+        def __init__(self, path: pathlib.Path) -> None:
+            super().__init__(path)
+            self.update = DyingJob(self._db, "update")
 
     return Dying
 
 
-@pytest.mark.parametrize("n", range(7))
+@pytest.mark.parametrize("n", range(8))
 def test_killed_after_any_step_the_next_pass_ends_as_it_would_have(device: Device, n: int) -> None:
     device.publish(2, "v2")
     try:
@@ -244,7 +247,7 @@ def test_killed_after_any_step_the_next_pass_ends_as_it_would_have(device: Devic
         killed = True
     else:
         killed = False
-    assert killed == (n < 6)
+    assert killed == (n < 7)
     assert device.server.serves in device.generations.list()
     device.update()
     assert device.runs == ("v2", "")
@@ -375,25 +378,34 @@ def test_everything_is_remembered_across_a_restart(tmp_path: pathlib.Path) -> No
         first.refuse("m", "v1", "00", "why")
         first.passed_self_test("11")
         first.raise_floor("channel", 7)
-        first.move("download", "a", "half way")
+        first.update.begin()
+        first.update.move("download", "a", "half way")
+        first.trial.move("probation", "b")
     with contextlib.closing(State(tmp_path / "state.db")) as again:
         assert (again.state_of("a"), again.floor("channel"), again.has_passed("11")) == ("trial", 7, True)
         assert again.refused() == {("m", "v1", "00"): "why"}
-        assert (again.job()["position"], again.job()["generation"], again.job()["outcome"]) == (
-            "download",
-            "a",
-            "half way",
-        )
+        update, trial = again.update.read(), again.trial.read()
+        assert (update.position, update.generation, update.outcome) == ("download", "a", "half way")
+        assert (trial.position, trial.generation) == ("probation", "b")
 
 
-def test_a_database_of_a_newer_agent_is_refused_and_left_alone(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_of_a_newer_agent_is_refused_and_left_alone(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "state.db"
-    monkeypatch.setattr(state_module, "USER_VERSION", 2)
-    State(path).close()
-    monkeypatch.undo()
+    open_database(path, (*state_module._STEPS, "create table more (x)")).close()
     data = path.read_bytes()
-    with pytest.raises(ConflictError, match=r"state\.db has version 2, this program knows 1\. Update the agent\."):
+    with pytest.raises(ConflictError, match=r"state\.db has version 3, this program knows 2\. Update the agent\."):
         State(path)
     assert path.read_bytes() == data
+
+
+def test_a_database_of_an_older_agent_keeps_what_it_knew(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "state.db"
+    old = open_database(path, state_module._STEPS[:1])
+    old.execute("update job set position = 'activate', generation = 'a', outcome = 'well'")
+    old.execute("insert into refused values ('m', 'v1', '00', 'why', 0)")
+    old.close()
+    with contextlib.closing(State(path)) as state:
+        now = state.update.read()
+        assert (now.position, now.generation, now.outcome) == ("idle", "a", "well")
+        assert state.refused() == {("m", "v1", "00"): "why"}
+        assert state.trial.read().position == "idle"

@@ -14,11 +14,12 @@ import pytest
 from edge_agent.config import Layout
 from edge_agent.predict.engine import Engine
 from edge_agent.predict.routes import EventClock
-from edge_agent.records import AnyRecord, Failed
+from edge_agent.records import Answered, AnyRecord, Failed
 from edge_agent.switch import Switch
 from edge_agent.telemetry.outbox import Outbox
 from edge_agent.telemetry.recorder import Recorder
 from edge_agent.update.state import State
+from shared.channel import Guard
 from shared.errors import ConflictError, CoveyError, ModelError
 from tests import fakes
 
@@ -229,6 +230,82 @@ def test_a_generation_that_fails_too_often_is_rolled_back(
     assert refused(layout) == (
         {"v2": f"{failures} of {answers + failures} answers failed during probation"} if goes else {}
     )
+
+
+def seen(version: str, other: str, outputs: tuple[float, float], said: tuple[float, float], *, slow: bool) -> Answered:
+    return Answered(
+        "late", version, 1, 0, 1, 0, 100, slow=slow, nonce=b"nonce1", outputs=outputs, other_version=other,
+        other_outputs=said,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("what", "n", "of", "goes"),
+    [("slow", 11, 20, True), ("slow", 10, 20, False), ("disagree", 7, 20, True), ("disagree", 6, 20, False)],
+)
+def test_a_generation_that_is_slow_or_decides_differently_is_rolled_back(
+    layout: Layout, what: str, n: int, of: int, goes: bool
+) -> None:
+    """More than half of the answers over the budget; more than the three tenths that this channel says."""
+    old = running(layout)
+    new = fakes.install(
+        layout,
+        fakes.make_bundle("v1"),
+        fakes.make_bundle("v2", slope=2.0),
+        fakes.trial(epoch=1),
+        state="trial",
+        guard=Guard(disagree_ratio=0.3),
+        probation_s=PROBATION_S,
+    )
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        for i in range(of):
+            odd = i < n
+            said = (0.9, 0.1) if odd and what == "disagree" else (0.2, 0.8)
+            device._record(seen("v1", "v2", (0.3, 0.7), said, slow=odd and what == "slow"))
+        await asyncio.sleep(2 * PROBATION_S)
+
+    on(layout, story)
+    assert running(layout) == (old if goes else new)
+    word = "took longer than the budget" if what == "slow" else "decide differently"
+    assert [version for version, why in refused(layout).items() if f"{n} " in why and word in why] == ["v2"] * goes
+
+
+def test_only_the_model_that_is_to_blame_is_refused(layout: Layout) -> None:
+    old = running(layout)
+    new = add_v2(layout)
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        await device.switch.roll_back("the other model fails", ("another",))
+        assert device.serves == "v1"
+
+    on(layout, story)
+    assert (running(layout), state_of(layout, new), refused(layout)) == (old, "bad", {})
+
+
+@pytest.mark.parametrize("position", ["commit", "roll_back"])
+def test_what_a_process_that_died_was_about_to_do_is_done_at_the_next_start(layout: Layout, position: str) -> None:
+    old = running(layout)
+    new = add_v2(layout)
+    with contextlib.closing(State(layout.state_db)) as state:
+        state.trial.move("probation", new)
+        state.trial.move(typing.cast("typing.Any", position), new, "20 of 20 answers failed")
+        if position == "roll_back":
+            state.mark(new, "bad", "20 of 20 answers failed")  # and then the power went
+
+    async def story(device: Device) -> str:
+        await device.switch.boot()
+        await asyncio.sleep(2 * PROBATION_S)
+        return device.serves
+
+    keeps = position == "commit"
+    assert on(layout, story) == ("v2" if keeps else "v1")
+    assert (running(layout), state_of(layout, new)) == ((new, "good") if keeps else (old, "bad"))
+    assert refused(layout) == ({} if keeps else {"v2": "20 of 20 answers failed"})
+    with contextlib.closing(State(layout.state_db)) as state:
+        assert state.trial.read().position == "idle"
 
 
 def test_what_fails_before_there_is_anything_to_go_back_to_goes_on(tmp_path: pathlib.Path) -> None:

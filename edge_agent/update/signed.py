@@ -1,0 +1,80 @@
+"""Read the channel and the manifests that it names from the signed repository; an error names the target."""
+
+from __future__ import annotations
+
+import pathlib
+import typing
+
+from edge_agent.update.trust import Repository
+from shared import bundle, channel
+from shared.channel import BundleRef, Channel
+from shared.errors import TrustError, WireError
+
+T = typing.TypeVar("T")
+
+
+class Manifests:
+    """Signed manifests, by reference and by hash."""
+
+    def __init__(self) -> None:
+        self.by_sha256: dict[str, bytes] = {}
+        self._parsed: dict[str, bundle.Manifest] = {}
+        self._hashes: dict[tuple[str, BundleRef], str] = {}
+
+    def add(self, ref: BundleRef, manifest: bundle.Manifest, data: bytes) -> None:
+        """Take a manifest in."""
+        sha256 = bundle.digest_of(data)
+        self.by_sha256[sha256] = data
+        self._parsed[sha256] = manifest
+        self._hashes[manifest.model, ref] = sha256
+
+    def sha256(self, model: str, ref: BundleRef) -> str:
+        """Hash of the manifest of a version."""
+        return self._hashes[model, ref]
+
+    def manifest(self, sha256: str) -> bundle.Manifest:
+        """Look a manifest up by hash."""
+        return self._parsed[sha256]
+
+
+class Signed:
+    """The signed targets that an update needs.
+
+    Parameters
+    ----------
+    repository : Repository
+        Verifies.
+    folder : Path
+        Keeps what was fetched last.
+    """
+
+    def __init__(self, repository: Repository, folder: pathlib.Path) -> None:
+        self._repository, self._folder = repository, folder
+
+    def channel(self, region: str) -> Channel:
+        """Return the channel of a region, as it is signed now."""
+        path = channel.target_path(region)
+        data = self._repository.target(path, cache=self._folder / "channel.json")
+        return _parse(channel.parse_channel, data, path)
+
+    def manifests(self, says: Channel) -> Manifests:
+        """Return the signed manifests of everything that a channel names."""
+        found = Manifests()
+        for entry in says.models:
+            for ref in filter(None, (entry.incumbent, entry.candidate)):
+                path = bundle.target_path(entry.model, ref.version, ref.variant)
+                cache = self._folder / "manifests" / f"{entry.model}@{ref.version}@{ref.variant}.json"
+                data = self._repository.target(path, cache=cache)
+                manifest = _parse(bundle.parse_manifest, data, path)
+                if (manifest.model, manifest.version, manifest.variant) != (entry.model, ref.version, ref.variant):
+                    raise TrustError(f"the manifest is of {manifest.model}@{manifest.version}", field=path)
+                found.add(ref, manifest, data)
+        return found
+
+
+def _parse(parse: typing.Callable[[bytes], T], data: bytes, path: str) -> T:
+    """Parse a signed target; an error names it."""
+    try:
+        return parse(data)
+    except WireError as err:
+        raise type(err)(err.message, field=f"{path} {err.field}", fix=err.fix) from err

@@ -21,7 +21,30 @@ _FORMAT = 1
 _BODY = struct.Struct("<BIHHBBIIf6s")
 _MAC_BYTES = 8
 _ID_CHARS = 50
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 NONCE_BYTES = 6
+
+
+class Shares:
+    """The places of many units under one salt: `share_of`, with the salt worked in once.
+
+    Parameters
+    ----------
+    salt : str
+        Another one shuffles all units anew.
+    """
+
+    def __init__(self, salt: str) -> None:
+        key = salt.encode()
+        if len(key) > hashlib.blake2b.MAX_KEY_SIZE:
+            key = hashlib.blake2b(key).digest()
+        self._copy = hashlib.blake2b(digest_size=8, key=key).copy
+
+    def __call__(self, unit: str) -> int:
+        """Place of a unit in 0..9999."""
+        state = self._copy()
+        state.update(unit.encode())
+        return int.from_bytes(state.digest(), "little") * BASIS_POINTS >> 64
 
 
 def share_of(salt: str, unit: str) -> int:
@@ -30,11 +53,7 @@ def share_of(salt: str, unit: str) -> int:
     >>> share_of("salt", "till-7")
     4841
     """
-    key = salt.encode()
-    if len(key) > hashlib.blake2b.MAX_KEY_SIZE:
-        key = hashlib.blake2b(key).digest()
-    digest = hashlib.blake2b(unit.encode(), digest_size=8, key=key).digest()
-    return int.from_bytes(digest, "little") * BASIS_POINTS >> 64
+    return Shares(salt)(unit)
 
 
 def in_stage(salt: str, device: str, device_share_bp: int) -> bool:
@@ -86,11 +105,45 @@ class PredictionId(typing.NamedTuple):
 
     def seal(self, key: bytes) -> str:
         """Write the id; `key` is the device's own secret."""
-        major, minor = self.version
-        body = _BODY.pack(
-            _FORMAT, self.model, major, minor, self.arm, self.source, self.epoch, self.event_s, self.score, self.nonce
-        )
-        return _write(body + _mac(key, body))
+        said = self.arm, self.source, self.epoch, self.event_s, self.score, self.nonce
+        return Sealer(key).writer(self.model, self.version)(*said)
+
+
+Write = typing.Callable[[int, int, int, int, float, bytes], str]
+
+
+class Sealer:
+    """Writes prediction ids with the device's secret, worked in once.
+
+    Parameters
+    ----------
+    key : bytes
+        The device's own secret.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._copy = hashlib.blake2b(digest_size=_MAC_BYTES, key=key[:64]).copy
+
+    def mac(self, body: bytes) -> bytes:
+        """Return what only this device can write under a body."""
+        state = self._copy()
+        state.update(body)
+        return state.digest()
+
+    def writer(self, model: int, version: ModelVersion) -> Write:
+        """Return what writes the ids of one version: (arm, source, epoch, event_s, score, nonce) to text.
+
+        See `PredictionId` for what they are.
+        """
+        copy, pack, (major, minor) = self._copy, _BODY.pack, version
+
+        def write(arm: int, source: int, epoch: int, event_s: int, score: float, nonce: bytes) -> str:
+            body = pack(_FORMAT, model, major, minor, arm, source, epoch, event_s, score, nonce)
+            state = copy()
+            state.update(body)
+            return _write(body + state.digest())
+
+        return write
 
 
 def open_prediction_id(text: str, key: bytes) -> PredictionId:
@@ -111,7 +164,7 @@ def open_prediction_id(text: str, key: bytes) -> PredictionId:
     # Written again it must be the same text: base64 passes over odd characters, and over spare bits of the last one.
     if len(raw) != _BODY.size + _MAC_BYTES or body[0] != _FORMAT or _write(raw) != text:
         raise DataError(f"{text!r:.60} is not a prediction id", field="prediction_id")
-    if not hmac.compare_digest(mac, _mac(key, body)):
+    if not hmac.compare_digest(mac, Sealer(key).mac(body)):
         raise DataError(
             f"{text!r:.60} was not made by this device", field="prediction_id", fix="Post outcomes where you predicted."
         )
@@ -120,8 +173,4 @@ def open_prediction_id(text: str, key: bytes) -> PredictionId:
 
 
 def _write(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
-
-
-def _mac(key: bytes, body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=_MAC_BYTES, key=key[:64]).digest()
+    return binascii.b2a_base64(raw, newline=False).translate(_URL_SAFE)[:_ID_CHARS].decode()

@@ -10,11 +10,11 @@ import typing
 
 from shared.errors import DataError
 from shared.features.coding import make_coder
+from shared.features.compiled import Codes, compile_coder, compile_packer
 from shared.features.definition import FeatureSet
 from shared.features.kinds import Numeric
 
 KEY_BYTES = 16
-Codes = tuple[float, ...]
 _SHOWN = 60
 
 
@@ -41,6 +41,13 @@ class Encoder:
     ----------
     feature_set : FeatureSet
         Must know its categories.
+
+    Attributes
+    ----------
+    code : callable
+        `encode` as serving uses it, several times as fast: numbers in its codes are rounded only where they are packed.
+    packed : callable
+        Codes to the model's input as bytes, `width` float32 numbers.
     """
 
     def __init__(self, feature_set: FeatureSet) -> None:
@@ -55,15 +62,8 @@ class Encoder:
         self._numeric = numeric
         # The key belongs to one encoding: the same codes under another feature set give another key.
         self._hash = hashlib.blake2b(digest_size=KEY_BYTES, key=bytes.fromhex(feature_set.digest)[:32])
-        self._slots = self._layout()
-
-    def _layout(self) -> list[tuple[int, bool]]:
-        """Return (first input, is one-hot) for each feature."""
-        slots, at = [], 0
-        for feature in self.feature_set.feature:
-            slots.append((at, feature.is_onehot))
-            at += feature.width
-        return slots
+        self.code = compile_coder(feature_set)
+        self.packed = compile_packer(feature_set)
 
     def encode(self, row: typing.Mapping[str, object]) -> Codes:
         """Code a row of raw values; an absent column counts as missing, columns that no feature reads are passed over.
@@ -119,10 +119,4 @@ class Encoder:
 
     def vector(self, codes: Codes) -> array.array[float]:
         """Return the model's input, `width` float32 numbers."""
-        out = array.array("f", bytes(4 * self.width))
-        for code, (at, onehot) in zip(codes, self._slots, strict=True):
-            if onehot:
-                out[at + int(code)] = 1.0
-            else:
-                out[at] = code
-        return out
+        return array.array("f", self.packed(codes))

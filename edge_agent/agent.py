@@ -17,7 +17,7 @@ from edge_agent.predict.engine import ActiveModel, Engine
 from edge_agent.predict.routes import Api, EventClock
 from edge_agent.predict.server import HttpServer
 from edge_agent.records import AnyRecord
-from edge_agent.supervise import SyncChild
+from edge_agent.supervise import PATIENCE_S, SyncChild
 from edge_agent.switch import Switch
 from edge_agent.telemetry.recorder import Recorder
 from edge_agent.update.state import State
@@ -52,7 +52,7 @@ class Agent:
             state=self.state,
         )
         self.api = Api(self.engine, self.clock, self.status)
-        self.sync = SyncChild(layout.store)
+        self.sync = SyncChild(layout.store, PATIENCE_S + settings.sync.self_test_timeout_s)
         self.address = ""
         self._stop = asyncio.Event()
 

@@ -75,6 +75,7 @@ def _add_running(verbs: Verbs) -> None:
     sync = verbs.add_parser("sync", help="update and deliver now")
     sync.add_argument("--retry", action="store_true", help="try versions again that failed here before")
     sync.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    sync.add_argument("--failures", type=int, default=0, help=argparse.SUPPRESS)
     sync.add_argument("--json", action="store_true", help="print JSON")
     sync.set_defaults(do=commands.sync)
     carry = verbs.add_parser("import", help="update from a folder that was carried here, and read its receipts")

@@ -169,7 +169,7 @@ def sync(arguments: Arguments) -> int:
     if arguments.retry:
         _forget_refusals(layout)
     if arguments.child:
-        return _sync_child(layout)
+        return _sync_child(layout, arguments.failures)
     try:
         done = control.ask(layout.control, "sync", timeout_s=300.0)
     except UnreachableError:
@@ -226,11 +226,13 @@ def import_(arguments: Arguments) -> int:
     return 0 if done["ok"] else 1
 
 
-def _sync_child(layout: Layout) -> int:
-    from edge_agent.sync import Sync, run_child
+def _sync_child(layout: Layout, failures: int) -> int:
+    from edge_agent.passes import Beat, run_child
+    from edge_agent.sync import Sync
 
     logs.set_up()
-    return run_child(Sync(layout, layout.load_identity(), layout.load_settings(os.environ)))
+    settings, beat = layout.load_settings(os.environ), Beat(sys.stdout.buffer)
+    return run_child(Sync(layout, layout.load_identity(), settings, failures=failures, beat=beat).one_pass)
 
 
 def _forget_refusals(layout: Layout) -> None:

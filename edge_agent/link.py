@@ -59,15 +59,22 @@ class Link:
         The device's own key. One that is not a file can not be replaced.
     timeout_s : float
         For connecting, and between two pieces of an answer.
+    beat : callable
+        Is called when something goes over the line.
     """
 
     def __init__(
-        self, url: str, device: str = "", key: KeyFile | Ed25519PrivateKey | None = None, timeout_s: float = 30.0
+        self,
+        url: str,
+        device: str = "",
+        key: KeyFile | Ed25519PrivateKey | None = None,
+        timeout_s: float = 30.0,
+        beat: typing.Callable[[], None] = lambda: None,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"{url[:100]!r} is not an address", field="URL", fix="It begins with http:// or https://.")
         self.url = url.rstrip("/")
-        self.device, self._key, self._timeout_s = device, key, timeout_s
+        self.device, self._key, self._timeout_s, self._beat = device, key, timeout_s, beat
         self._session = requests.Session()
         self._session.headers["User-Agent"] = f"covey-edge/{__version__}"
         self._token, self._token_until = "", 0.0
@@ -129,6 +136,7 @@ class Link:
         """Read what there is, as it comes; a line that drips is given up."""
         began_s, n_bytes = time.monotonic(), 0
         while piece := response.raw.read1(_CHUNK_BYTES, decode_content=True):
+            self._beat()
             yield piece
             n_bytes += len(piece)
             took_s = time.monotonic() - began_s
@@ -150,6 +158,7 @@ class Link:
 
     def _post(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         url = self.url + path
+        self._beat()
         try:
             response = self._session.post(
                 url, data=body, headers=headers, timeout=self._timeout_s, allow_redirects=False

@@ -1,4 +1,4 @@
-"""Start the sync child, wake it when asked, hear what it did, and start it again when it dies."""
+"""Start the sync child, wake it when asked, hear what it did, and start it again when it dies or falls silent."""
 
 from __future__ import annotations
 
@@ -18,25 +18,49 @@ _RESTART_S = 1.0
 _MAX_RESTART_S = 60.0
 _STOP_PATIENCE_S = 10.0
 _MAX_LINE_BYTES = 1 << 20
-_STAY_BELOW_S = 60.0
+PATIENCE_S = 1800.0
+
+
+class Heard(msgspec.Struct, frozen=True, kw_only=True):
+    """What the supervisor itself reads of a line; the rest is for people.
+
+    Parameters
+    ----------
+    done : int
+        Number of the newest request that the pass has served.
+    next_s : float
+        Seconds until the next pass.
+    failures : int
+        Failed passes in a row.
+    """
+
+    done: typing.Annotated[int, msgspec.Meta(ge=0)] = 0
+    next_s: typing.Annotated[float, msgspec.Meta(ge=0, le=30 * 86_400.0)] = _RESTART_S
+    failures: typing.Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class SyncChild:
     """The sync child of one device.
 
     The child reads a number from standard input for each pass that is asked for, and writes a JSON line for each
-    pass it has done. When polls are rarer than once a minute it ends after each pass and is started anew, so that
-    nothing of it stays in memory.
+    pass it has done, and an empty one while a pass goes on. When polls are rarer than once a minute it ends after
+    each pass and is started anew, so that nothing of it stays in memory.
+
+    Syncing never stops for good: a child that can not be started, dies, or says nothing for too long is started again.
 
     Parameters
     ----------
     store : Path
         The device's store.
+    patience_s : float
+        A child that says nothing for so long is killed; what it was fetching goes on where it was.
     """
 
-    def __init__(self, store: pathlib.Path) -> None:
+    def __init__(self, store: pathlib.Path, patience_s: float = PATIENCE_S) -> None:
         self._command = [sys.executable, "-m", "edge_agent.cli", "--store", str(store), "sync", "--child"]
+        self._patience_s = patience_s
         self._process: asyncio.subprocess.Process | None = None
+        self._heard, self._heard_at = Heard(), time.monotonic()
         self._wanted = 0
         self._done = asyncio.Condition()
         self._wake = asyncio.Event()
@@ -47,7 +71,6 @@ class SyncChild:
         """Keep a child running, or start one each interval."""
         pause = _RESTART_S
         while not self._stop_asked.is_set():
-            started = time.monotonic()
             code = await self._one_child()
             if self._stop_asked.is_set():
                 return
@@ -57,13 +80,12 @@ class SyncChild:
                 pause = min(pause * 2, _MAX_RESTART_S)
                 continue
             pause = _RESTART_S
-            interval = float(typing.cast("float", self.last.get("next_s", _RESTART_S)))
-            await self._sleep(max(interval - (time.monotonic() - started), 0.0))
+            await self._sleep(max(self._heard_at + self._heard.next_s - time.monotonic(), 0.0))
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep until the next poll is due or somebody asks for one."""
         self._wake.clear()
-        if int(typing.cast("int", self.last.get("done", 0))) < self._wanted:
+        if self._heard.done < self._wanted:
             return
         try:
             async with asyncio.timeout(seconds):
@@ -72,25 +94,37 @@ class SyncChild:
             return
 
     async def _one_child(self) -> int:
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=_MAX_LINE_BYTES,
-        )
+        """Start a child and hear it out; return its exit status, or what stands for one if it can not be started."""
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                *(["--failures", str(self._heard.failures)] * bool(self._heard.failures)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=_MAX_LINE_BYTES,
+            )
+        except OSError:  # no memory, too many processes
+            log.exception("the sync child can not be started")
+            return 1
         process = self._process
         await self._tell(self._wanted)
-        while line := await _line(process):
-            try:
-                self.last = msgspec.json.decode(line, type=dict[str, object])
-            except msgspec.DecodeError:
-                log.warning("the sync child said something odd", extra={"line": line[:200]})
-                continue
-            async with self._done:
-                self._done.notify_all()
+        while line := await _line(process, self._patience_s):
+            if line.strip():
+                await self._hear(line)
         code = await process.wait()
         self._process = None
         return code
+
+    async def _hear(self, line: bytes) -> None:
+        try:
+            heard = msgspec.json.decode(line, type=Heard)
+            self.last = msgspec.json.decode(line, type=dict[str, object])
+        except msgspec.DecodeError:
+            log.warning("the sync child said something odd", extra={"line": line[:200]})
+            return
+        self._heard, self._heard_at = heard, time.monotonic()
+        async with self._done:
+            self._done.notify_all()
 
     async def _tell(self, number: int) -> None:
         process = self._process
@@ -118,7 +152,7 @@ class SyncChild:
         await self._tell(number)
         try:
             async with asyncio.timeout(timeout_s), self._done:
-                await self._done.wait_for(lambda: int(typing.cast("int", self.last.get("done", 0))) >= number)
+                await self._done.wait_for(lambda: self._heard.done >= number)
         except TimeoutError as err:
             raise TimeoutExpiredError(f"no sync within {timeout_s:g} s", fix="See the agent's log.") from err
         return self.last
@@ -139,11 +173,13 @@ class SyncChild:
             process.kill()
 
 
-async def _line(process: asyncio.subprocess.Process) -> bytes:
-    """Read a line; a child whose line has no end is ended."""
+async def _line(process: asyncio.subprocess.Process, patience_s: float) -> bytes:
+    """Read a line; a child whose line has no end, or that says nothing for too long, is ended."""
     assert process.stdout is not None  # noqa: S101 - asked for a pipe
     try:
-        return await process.stdout.readline()
-    except ValueError:
+        async with asyncio.timeout(patience_s):
+            return await process.stdout.readline()
+    except (ValueError, TimeoutError) as err:
+        log.warning("the sync child is ended", extra={"reason": str(err) or f"silent for {patience_s:g} s"})
         process.kill()
         return b""

@@ -1,18 +1,13 @@
-"""The sync child: refresh, update, deliver, and say what was done; a crash or a hang of it delays no prediction."""
+"""One pass of the sync child: refresh, update, deliver; a crash or a hang of it delays no prediction."""
 
 from __future__ import annotations
 
 import datetime as dt
-import os
 import pathlib
 import random
-import select
 import sqlite3
-import sys
 import time
 import typing
-
-import msgspec
 
 from edge_agent import control
 from edge_agent.config import Identity, Layout, Settings
@@ -20,13 +15,16 @@ from edge_agent.device_key import KeyFile
 from edge_agent.files import BlobStore, lock
 from edge_agent.generation import Generations
 from edge_agent.link import Link
+from edge_agent.passes import Pass
 from edge_agent.telemetry.forward import forward, parse_acknowledgement, status_digest
 from edge_agent.telemetry.outbox import Outbox
 from edge_agent.update.consent import Consent, ask_consent
+from edge_agent.update.desire import check_channel
 from edge_agent.update.folder import URL as FOLDER_URL
 from edge_agent.update.folder import stream_from
 from edge_agent.update.install import Installer
 from edge_agent.update.job import OUTCOME_CHARACTERS
+from edge_agent.update.retry import next_pass_s
 from edge_agent.update.self_test import run_self_test
 from edge_agent.update.state import State
 from edge_agent.update.trust import Repository, Where
@@ -35,30 +33,13 @@ from shared.channel import Channel, parse_channel
 from shared.errors import CoveyError, StorageError, UnreachableError
 from shared.telemetry import Acknowledgement, DeviceStatus, ModelStatus
 
-_STAY_BELOW_S = 60.0
-_NICE = 10
 _ACTIVATE_TIMEOUT_S = 300.0
+_FIRST_POLL_S = 5.0
 _DEFAULT_POLL_S = 60.0
 _FLUSH_TIMEOUT_S = 30.0
 _ERROR_CHARACTERS = 2000
 _WAITS_CHARACTERS = 300
-
-
-class Pass(msgspec.Struct, kw_only=True):
-    """What one pass did."""
-
-    ok: bool = True
-    done: int = 0
-    error: str = ""
-    code: str = ""
-    changed: bool = False
-    delivered: int = 0
-    fetched_bytes: int = 0
-    waits: str = ""
-    channel_sequence: int = 0
-    generation: str = ""
-    models: tuple[str, ...] = ()
-    next_s: float = _DEFAULT_POLL_S
+_CHANNEL_FLOOR = "channel"
 
 
 def _note(done: Pass, err: CoveyError) -> None:
@@ -93,17 +74,32 @@ class Sync:
         Where, who and how.
     source : Path, optional
         Folder with the repository, in place of the cloud; nothing is delivered then.
+    failures : int
+        Failed passes in a row, so far.
+    beat : callable
+        Is called whenever something has happened, so that nobody takes a slow pass for one that hangs.
     """
 
     def __init__(
-        self, layout: Layout, identity: Identity, settings: Settings, *, source: pathlib.Path | None = None
+        self,
+        layout: Layout,
+        identity: Identity,
+        settings: Settings,
+        *,
+        source: pathlib.Path | None = None,
+        failures: int = 0,
+        beat: typing.Callable[[], None] = lambda: None,
     ) -> None:
         self._layout, self._identity, self._update = layout, identity, settings.update
         self.state = State(layout.state_db)
         self.outbox = Outbox(layout.spool_db)
         self._generations = Generations(layout.generations, layout.current, BlobStore(layout.blobs))
         self._link = Link(
-            identity.cloud_url, identity.device, KeyFile(layout.device_key), timeout_s=settings.sync.timeout_s
+            identity.cloud_url,
+            identity.device,
+            KeyFile(layout.device_key),
+            timeout_s=settings.sync.timeout_s,
+            beat=beat,
         )
         self._server, self._source = ServerProxy(layout.control), source
         stream = stream_from(source) if source else self._link.stream
@@ -111,6 +107,7 @@ class Sync:
         self._repository = Repository(layout.tuf, layout.root.read_bytes(), where, stream, self.state)
 
         def self_test(folder: pathlib.Path, manifest: bundle.Manifest) -> None:
+            beat()
             run_self_test(folder, manifest, timeout_s=settings.sync.self_test_timeout_s)
 
         self._installer = Installer(
@@ -128,6 +125,7 @@ class Sync:
         self._told: bytes = b""
         self._told_at = 0.0
         self._waits = ""
+        self._failures = failures
 
     def _ask_consent(self, waited_s: float) -> Consent:
         """Ask the owner's settings and the application whether to switch now."""
@@ -142,15 +140,21 @@ class Sync:
             with lock(self._layout.sync_lock, wait=True):
                 self.flush()
                 self._update_and_deliver(done)
-            done.channel_sequence = self.state.floor("channel")
-            running = self._generations.running()
-            if running:
-                entries = self._generations.read(running).models
-                done.models = tuple(f"{entry.model}@{entry.incumbent}" for entry in entries)
-            done.next_s = max(self._next_poll_s(), self._link.retry_after_s)
+            self._describe(done)
+        except CoveyError as err:
+            _note(done, err)
         except (OSError, sqlite3.Error) as err:
             _note(done, StorageError(f"{type(err).__name__}: {err}", fix="Free some space, or look at the disk."))
+        self._failures = done.failures = 0 if done.ok else self._failures + 1
+        done.next_s = self._next_s()
         return done
+
+    def _describe(self, done: Pass) -> None:
+        done.channel_sequence = self.state.floor(_CHANNEL_FLOOR)
+        running = self._generations.running()
+        if running:
+            entries = self._generations.read(running).models
+            done.models = tuple(f"{entry.model}@{entry.incumbent}" for entry in entries)
 
     def _update_and_deliver(self, done: Pass) -> None:
         before = self.state.update.read().outcome
@@ -214,17 +218,20 @@ class Sync:
         return parse_acknowledgement(self._link.deliver(body))
 
     def _channel(self) -> Channel | None:
+        """Return the channel that this device acts upon; one that was refused says nothing here."""
         try:
-            return parse_channel((self._layout.tuf / "channel.json").read_bytes())
-        except (OSError, CoveyError):
+            channel = parse_channel((self._layout.tuf / "channel.json").read_bytes())
+            check_channel(channel, self._identity.region, self.state.floor(_CHANNEL_FLOOR))
+        except (OSError, sqlite3.Error, CoveyError):
             return None
+        return channel
 
-    def _next_poll_s(self) -> float:
-        channel = self._channel()
+    def _next_s(self) -> float:
+        channel, asked_s = self._channel(), self._link.retry_after_s
         if channel is None:
-            return 1.0 if not self._generations.running() else _DEFAULT_POLL_S
-        jitter = random.uniform(0, channel.poll_jitter_ratio)  # noqa: S311 - spreads polls, guards nothing
-        return channel.poll_interval_s * (1 + jitter)
+            poll_s = _DEFAULT_POLL_S if self._generations.running() else _FIRST_POLL_S
+            return next_pass_s(self._failures, poll_s, asked_s, random.uniform)
+        return next_pass_s(self._failures, channel.poll_interval_s, asked_s, random.uniform, channel.poll_jitter_ratio)
 
     def status(self) -> DeviceStatus:
         """Return what the device is doing, as the serving process has it."""
@@ -240,7 +247,7 @@ class Sync:
             generation=active,
             state=self.state.state_of(active) or "",
             watermark_s=self.outbox.watermark_s,
-            channel_sequence=self.state.floor("channel"),
+            channel_sequence=self.state.floor(_CHANNEL_FLOOR),
             agent=__version__,
             models=tuple(
                 ModelStatus(
@@ -256,43 +263,3 @@ class Sync:
             stale_s=self._repository.stale_s(),
             waits=self._waits[:_WAITS_CHARACTERS],
         )
-
-
-def run_child(sync: Sync, *, read: int = 0, out: typing.BinaryIO | None = None) -> int:
-    """Make passes until standard input ends, or one if polls are rare; return the exit status."""
-    os.nice(_NICE)
-    write = out or sys.stdout.buffer
-    asked = _Asked(read)
-    if not asked.wait(0.0):
-        return 0
-    while True:
-        number = asked.number
-        done = sync.one_pass()
-        done.done = number
-        write.write(msgspec.json.encode(done) + b"\n")
-        write.flush()
-        if done.next_s >= _STAY_BELOW_S:
-            return 0
-        if not asked.wait(done.next_s):
-            return 0
-
-
-class _Asked:
-    """Numbers that arrive on a pipe: passes that somebody waits for."""
-
-    def __init__(self, handle: int) -> None:
-        self._handle = handle
-        self._buffer = b""
-        self.number = 0
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for a number or for the time to pass; false once the pipe has ended."""
-        ready, _, _ = select.select([self._handle], [], [], seconds)
-        while ready:
-            data = os.read(self._handle, 4096)
-            if not data:
-                return False
-            *lines, self._buffer = (self._buffer + data).split(b"\n")
-            self.number = max([self.number, *(int(line) for line in lines if line.isdigit())])
-            ready, _, _ = select.select([self._handle], [], [], 0)
-        return True

@@ -33,7 +33,8 @@ from cloud.web.front import Environ, Front, StartResponse, Wsgi
 from edge_agent import cli
 from edge_agent.agent import Agent
 from edge_agent.config import Layout, Settings
-from edge_agent.sync import Pass, Sync
+from edge_agent.passes import Pass
+from edge_agent.sync import Sync
 from edge_agent.update.state import State
 from shared import bundle
 from shared.channel import BundleRef, Channel, ModelChannel

@@ -168,13 +168,18 @@ class Repository:
         return f"{self._where.blobs}{sha256[:2]}/{sha256}"
 
     def stale_s(self) -> float:
-        """How long the newest trusted timestamp has been expired; 0 while it is fresh."""
+        """How long the newest trusted timestamp has been expired; 0 while it is fresh.
+
+        Where that timestamp was lost, it is how long ago the last refresh went well, which is no less; 0 if none ever
+        did.
+        """
+        now_s, refreshed_s = time.time(), float(self._floors.floor("time"))
         try:
             signed = json.loads((self._folder / "timestamp.json").read_bytes())["signed"]
-            expires = dt.datetime.fromisoformat(signed["expires"]).timestamp()
+            expires_s = dt.datetime.fromisoformat(signed["expires"]).timestamp()
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return 0.0
-        return max(0.0, time.time() - expires)
+            return max(0.0, now_s - refreshed_s) if refreshed_s else 0.0
+        return max(0.0, max(now_s, refreshed_s) - expires_s)
 
 
 def _check_keys(folder: pathlib.Path) -> None:

@@ -15,7 +15,7 @@ from edge_agent.commands import open_sync
 from edge_agent.config import UpdateSettings
 from edge_agent.generation import Generations
 from edge_agent.link import Link
-from edge_agent.sync import Pass
+from edge_agent.passes import Pass
 from edge_agent.update.consent import Consent, ask_consent, in_window
 from edge_agent.update.install import Installer, Outcome
 from edge_agent.update.state import State

@@ -28,7 +28,8 @@ from edge_agent import cli, device_key
 from edge_agent.config import Layout, Settings
 from edge_agent.device_key import KeyFile, public_hex
 from edge_agent.link import Link, NotApprovedError
-from edge_agent.sync import Pass, Sync
+from edge_agent.passes import Pass
+from edge_agent.sync import Sync
 from edge_agent.telemetry.spool import Spool
 from edge_agent.update import enrol
 from edge_agent.update.enrol import wait_for_approval

@@ -30,10 +30,12 @@ class Busy(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.send_response(503)
+        body = b"here" if self.path == "/file" else b""
+        self.send_response(200 if body else 503)
         self.send_header("Retry-After", "77")
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
     do_POST = do_GET  # noqa: N815 - the library's name
 
@@ -62,3 +64,15 @@ def test_a_refused_fetch_and_a_refused_delivery_are_both_heard(link: Link) -> No
     with pytest.raises(UnreachableError):
         link.deliver(b"batch")
     assert link.retry_after_s == 77.0
+
+
+def test_what_goes_over_the_line_shows_that_the_pass_goes_on(link: Link) -> None:
+    beats: list[int] = []
+    other = Link(link.url, "till-1", new_key(), beat=lambda: beats.append(1))
+    assert b"".join(other.stream(f"{link.url}/file")) == b"here"
+    assert len(beats) > 0
+    beats.clear()
+    with pytest.raises(UnreachableError):
+        other.deliver(b"batch")
+    assert len(beats) > 0
+    other.close()

@@ -33,11 +33,11 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervise, "_STOP_PATIENCE_S", 0.3)
 
 
-def on(program: str, story: typing.Callable[[SyncChild], typing.Awaitable[None]]) -> None:
+def on(program: str, story: typing.Callable[[SyncChild], typing.Awaitable[None]], patience_s: float = 1800.0) -> None:
     """Run a child that is this program, and let a story happen."""
 
     async def tell() -> None:
-        child = SyncChild(pathlib.Path("/nowhere"))
+        child = SyncChild(pathlib.Path("/nowhere"), patience_s)
         child._command = [sys.executable, "-c", program]
         task = asyncio.create_task(child.run())
         try:
@@ -91,7 +91,8 @@ def test_what_is_no_json_is_passed_over() -> None:
     async def story(child: SyncChild) -> None:
         assert (await child.request(20))["done"] == 1
 
-    on("print('Traceback', flush=True)\nprint('[1]', flush=True)\n" + STAYS, story)
+    odd = ["Traceback", "[1]", '{"done": "all"}', '{"next_s": null}', '{"next_s": 1e300}', '{"next_s": -1}', "{}", ""]
+    on("".join(f"print({one!r}, flush=True)\n" for one in odd) + STAYS, story)
 
 
 def test_a_child_that_hangs_times_the_request_out_and_holds_up_no_stop() -> None:
@@ -132,3 +133,58 @@ if not os.path.exists({str(first)!r}):
         assert (await child.request(20))["done"] == 1
 
     on(program + STAYS, story)
+
+
+def test_a_child_that_falls_silent_is_ended_and_started_again_and_one_that_is_busy_is_not(
+    tmp_path: pathlib.Path,
+) -> None:
+    """The first hangs in the middle of a pass; the second is slow, and says so."""
+    count = tmp_path / "starts"
+    program = f"""
+import os, sys, time
+open({str(count)!r}, "a").write("x")
+if len(open({str(count)!r}).read()) == 1:
+    time.sleep(600)
+for _ in range(20):
+    print(flush=True)
+    time.sleep(0.1)
+"""
+
+    async def story(child: SyncChild) -> None:
+        assert (await child.request(30))["done"] == 1
+
+    on(program + STAYS, story, patience_s=1.0)
+    assert len(count.read_text()) == 2
+
+
+def test_a_child_that_can_not_be_started_is_tried_again(tmp_path: pathlib.Path) -> None:
+    program = tmp_path / "program"
+
+    async def tell() -> None:
+        child = SyncChild(pathlib.Path("/nowhere"))
+        child._command = [str(program)]
+        task = asyncio.create_task(child.run())
+        with pytest.raises(TimeoutExpiredError):
+            await child.request(0.1)
+        program.write_text(f"#!{sys.executable}\n{STAYS}")
+        program.chmod(0o700)
+        assert (await child.request(20))["done"] == 2
+        await child.stop()
+        await task
+
+    asyncio.run(tell())
+
+
+def test_the_next_child_knows_how_often_the_ones_before_have_failed() -> None:
+    program = """
+import json, sys
+failures = 1 + int(sys.argv[2] if sys.argv[1:2] == ["--failures"] else 0)
+for line in sys.stdin:
+    print(json.dumps({"done": int(line), "next_s": 120, "failures": failures}), flush=True)
+    break
+"""
+
+    async def story(child: SyncChild) -> None:
+        assert [(await child.request(20))["failures"] for _ in range(3)] == [1, 2, 3]
+
+    on(program, story)

@@ -1,0 +1,185 @@
+"""When a device comes again after a pass that failed, at whose word, and how old it says its news are."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import time
+import typing
+
+import msgspec
+import pytest
+
+from edge_agent.config import Layout, Settings
+from edge_agent.files import write_atomic
+from edge_agent.passes import Beat, Pass, run_child
+from edge_agent.sync import Sync
+from edge_agent.telemetry.spool import Spool
+from edge_agent.update.state import State
+from shared.channel import Channel
+from tests import fakes
+
+DAY_S = 86_400.0
+
+
+@pytest.fixture
+def cloud() -> fakes.SignedRepository:
+    made = fakes.SignedRepository()
+    made.publish_bundle(fakes.make_bundle("v1", table={0: (0.5, 0.5)}))
+    made.publish_channel(1, "v1")
+    return made
+
+
+@pytest.fixture
+def layout(tmp_path: pathlib.Path, cloud: fakes.SignedRepository) -> Layout:
+    made = fakes.join(tmp_path / "store", root=cloud.root)
+    Spool(made.spool_db, 1 << 20).close()
+    return made
+
+
+@contextlib.contextmanager
+def syncing(layout: Layout, **settings: typing.Any) -> typing.Iterator[Sync]:
+    with contextlib.closing(Sync(layout, layout.load_identity(), Settings(), **settings)) as made:
+        yield made
+
+
+def carried(cloud: fakes.SignedRepository, folder: pathlib.Path) -> pathlib.Path:
+    """Write the repository into a folder, as a stick would hold it."""
+    for path, data in cloud.files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(typing.cast("bytes", data))
+    return folder
+
+
+def put_channel(layout: Layout, **changes: typing.Any) -> None:
+    """Leave a channel where the one that was fetched last is kept."""
+    layout.tuf.mkdir(exist_ok=True)
+    fields: dict[str, typing.Any] = {"region": fakes.REGION, "sequence": 9, "poll_interval_s": 3600.0}
+    fields |= changes
+    write_atomic(layout.tuf / "channel.json", Channel(**fields).to_bytes())
+
+
+# ---- when it comes again
+
+
+def test_failed_passes_are_counted_wait_within_a_bound_and_a_good_one_resets_them(
+    layout: Layout, cloud: fakes.SignedRepository, tmp_path: pathlib.Path
+) -> None:
+    """Nobody listens at the cloud's address; then what it signs comes by hand."""
+    put_channel(layout)
+    with syncing(layout) as sync:
+        done = [sync.one_pass() for _ in range(4)]
+    assert [(one.ok, one.code, one.failures) for one in done] == [(False, "unreachable", n) for n in (1, 2, 3, 4)]
+    assert all(one.next_s <= 2.0 ** (one.failures - 1) for one in done)
+    with syncing(layout, source=carried(cloud, tmp_path / "stick"), failures=4) as sync:
+        good = sync.one_pass()
+    assert (good.ok, good.failures, good.error) == (True, 0, "")
+    assert good.next_s >= 0.2
+
+
+def test_a_device_that_has_no_channel_yet_comes_again_within_seconds_however_often_it_failed(layout: Layout) -> None:
+    with syncing(layout, failures=1000) as sync:
+        assert all(sync.one_pass().next_s <= 5.0 for _ in range(3))
+
+
+def test_a_damaged_generation_is_an_error_of_the_pass_and_not_the_end_of_the_child(
+    layout: Layout, cloud: fakes.SignedRepository, tmp_path: pathlib.Path
+) -> None:
+    with syncing(layout, source=carried(cloud, tmp_path / "stick")) as sync:
+        digest = sync.one_pass().generation
+    (layout.generations / digest / "generation.json").write_bytes(b"{")
+    with syncing(layout) as sync:
+        done = sync.one_pass()
+    assert (done.ok, done.failures) == (False, 1)
+
+
+@pytest.mark.parametrize("refused", [{"region": "south"}, {"sequence": 3}], ids=["of another region", "of yesterday"])
+def test_a_refused_channel_does_not_say_when_to_come_again(layout: Layout, refused: dict[str, typing.Any]) -> None:
+    with contextlib.closing(State(layout.state_db)) as state:
+        state.raise_floor("channel", 4)
+    with syncing(layout, failures=30) as sync:
+        put_channel(layout)
+        assert any(sync.one_pass().next_s > 5.0 for _ in range(20))
+        put_channel(layout, **refused)
+        assert all(sync.one_pass().next_s <= 5.0 for _ in range(20))
+
+
+# ---- how old the news are
+
+
+def timestamp(layout: Layout, expires: str) -> None:
+    layout.tuf.mkdir(exist_ok=True)
+    (layout.tuf / "timestamp.json").write_text(json.dumps({"signed": {"expires": expires}}))
+
+
+def test_a_lost_timestamp_makes_no_news_fresh(layout: Layout) -> None:
+    with contextlib.closing(State(layout.state_db)) as state:
+        state.raise_floor("time", int(time.time() - 30 * DAY_S))
+    with syncing(layout) as sync:
+        timestamp(layout, "2001-01-01T00:00:00Z")
+        known = sync.status().stale_s
+        assert known > 365 * DAY_S
+        timestamp(layout, "2999-01-01T00:00:00Z")
+        assert sync.status().stale_s == 0
+        for damage in (b"{", b"[]", b'{"signed": {"expires": 3}}', None):
+            if damage is None:
+                (layout.tuf / "timestamp.json").unlink()
+            else:
+                (layout.tuf / "timestamp.json").write_bytes(damage)
+            assert 30 * DAY_S - 5 <= sync.status().stale_s < 31 * DAY_S
+
+
+def test_a_clock_that_was_turned_back_makes_no_news_fresh(layout: Layout) -> None:
+    with contextlib.closing(State(layout.state_db)) as state:
+        state.raise_floor("time", int(time.time() + 900 * DAY_S))
+    with syncing(layout) as sync:
+        timestamp(layout, "2027-01-01T00:00:00Z")
+        assert sync.status().stale_s > 365 * DAY_S
+
+
+def test_a_device_that_never_had_news_says_nothing_of_their_age(layout: Layout) -> None:
+    with syncing(layout) as sync:
+        assert sync.status().stale_s == 0
+
+
+# ---- the child
+
+
+def lines(pipe: io.BytesIO) -> list[bytes]:
+    return pipe.getvalue().split(b"\n")[:-1]
+
+
+def test_the_child_says_what_each_pass_did_until_nobody_listens_or_polls_are_rare() -> None:
+    read, write = os.pipe()
+    os.write(write, b"3\n")
+    out = io.BytesIO()
+    waits = iter([0.01, 0.01, 60.0])
+    assert run_child(lambda: Pass(next_s=next(waits)), read=read, out=out) == 0
+    said = [msgspec.json.decode(line, type=Pass) for line in lines(out)]
+    assert [(one.done, one.next_s) for one in said] == [(3, 0.01), (3, 0.01), (3, 60.0)]
+    os.close(write)
+    assert run_child(Pass, read=read, out=out) == 0
+    assert len(lines(out)) == 3
+    os.close(read)
+
+
+class Deaf(io.BytesIO):
+    """A pipe that nobody reads."""
+
+    def write(self, _data: typing.Any) -> int:
+        raise BrokenPipeError
+
+
+def test_a_beat_is_said_once_a_minute_and_a_deaf_ear_is_no_error() -> None:
+    seconds = iter([0.0, 1.0, 59.0, 61.0, 62.0, 121.0, 200.0])
+    out = io.BytesIO()
+    beat = Beat(out, lambda: next(seconds))
+    for _ in range(5):
+        beat()
+    assert out.getvalue() == b"\n\n"
+    deaf = Deaf()
+    Beat(deaf, iter([0.0, 99.0]).__next__)()
+    assert deaf.getvalue() == b""

@@ -172,6 +172,7 @@ class Agent:
 def _describe(active: ActiveModel) -> dict[str, object]:
     return {
         "incumbent": active.entry.incumbent,
+        "variant": active.incumbent.manifest.variant,
         "candidate": active.entry.candidate,
         "epoch": active.epoch,
         "candidate_share_bp": active.share_bp,

@@ -108,6 +108,8 @@ class Switch:
                 )
                 for entry in generation.models
             }
+            # In a thread, as every wait for the disk is while customers wait for answers.
+            await asyncio.to_thread(self._recorder.add_specs, [_spec(bundle) for bundle in bundles.values()])
             if at_start:
                 # Tables answer at once, while models still load.
                 self._swap(generation, models, bundles)
@@ -120,7 +122,7 @@ class Switch:
                 self._swap(generation, models, bundles)
             self.stop()
             if self.state.state_of(digest) == "trial":
-                self._begin_probation(generation)
+                await self._begin_probation(generation)
             elif self._job.read().position == "probation":
                 self._job.end("another generation took its place", told=True)
         await asyncio.to_thread(self._note_activation, digest, failures)
@@ -144,7 +146,6 @@ class Switch:
         }
 
     def _swap(self, generation: Generation, models: dict[str, ActiveModel], bundles: dict[str, LoadedBundle]) -> None:
-        self._recorder.add_specs([_spec(bundle) for bundle in bundles.values()])
         self._clock.replay = generation.replay
         if generation.replay:
             self._clock.advance(self._recorder.spool.watermark_s)
@@ -152,8 +153,8 @@ class Switch:
         self._bundles = bundles
         _give_memory_back()
 
-    def _begin_probation(self, generation: Generation) -> None:
-        self._job.move("probation", generation.digest, "")
+    async def _begin_probation(self, generation: Generation) -> None:
+        await asyncio.to_thread(self._job.move, "probation", generation.digest, "")
         self._watch = Watch(generation, self.generations.manifests(generation.digest))
         self._on_trial = asyncio.get_running_loop().create_task(self._probation(generation, self._watch))
 

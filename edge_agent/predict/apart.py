@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import time
 import typing
 
@@ -17,7 +16,7 @@ Outcome = tuple[float, ...] | ModelError
 class Runs(typing.Protocol):
     """A model that can be run in any thread, and be told to stop."""
 
-    def run_apart(self, vector: array.array[float], limits: typing.Any) -> tuple[float, ...]:  # noqa: ANN401
+    def run_apart(self, vector: bytes, limits: typing.Any) -> tuple[float, ...]:  # noqa: ANN401
         """Answer one row."""
 
     def new_limits(self) -> typing.Any:  # noqa: ANN401 - the runtime's own type
@@ -31,13 +30,13 @@ class SlowRun:
     ----------
     model : Runs
         The runtime.
-    vector : array of float32
+    vector : bytes
         The model's input; nobody else may change it.
     keep : callable
         Takes the outcome, and the seconds it took, to where the next look finds it.
     """
 
-    def __init__(self, model: Runs, vector: array.array[float], keep: typing.Callable[[Outcome, float], None]) -> None:
+    def __init__(self, model: Runs, vector: bytes, keep: typing.Callable[[Outcome, float], None]) -> None:
         self._model, self._vector, self._keep = model, vector, keep
         self._limits = model.new_limits()
         self._outcome: Outcome = ModelError("was not run")

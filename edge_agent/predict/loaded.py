@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import array
+import contextlib
 import functools
 import math
 import mmap
@@ -18,7 +18,7 @@ from shared.admission import check_model
 from shared.bundle import COARSE_FILE, FEATURES_FILE, GOLDEN_FILE, MODEL_FILE, TABLE_FILE, Golden, Manifest
 from shared.errors import DataError, ModelError, TrustError
 from shared.features import Encoder, FeatureSet
-from shared.features.encoder import Codes
+from shared.features.compiled import Codes
 from shared.precomputed import PrecomputedTable
 from shared.telemetry import SOURCES
 
@@ -76,6 +76,7 @@ class LoadedBundle:
             "model_first": (self._from_model, self._from_table),
             "precomputed_only": (self._from_table,),
         }[manifest.answer_order]
+        self._table_first = manifest.answer_order != "model_first"
         self._ask = (*best, self._from_coarse, self._from_default)
 
     def _open_table(self, name: str) -> PrecomputedTable | None:
@@ -136,7 +137,22 @@ class LoadedBundle:
         SlowModelError
             The answer takes a long run: see there.
         """
-        codes = self.encoder.encode(row)
+        return self.answer_codes(self.encoder.code(row))
+
+    def answer_codes(self, codes: Codes) -> Answer:
+        """Answer a row that is coded (`Encoder.code`), as `answer` does."""
+        if self._table_first and self.table is not None:
+            found = self.table.get(self.encoder.key(codes))
+            if found is not None:
+                return found, PRECOMPUTED
+        runtime = self._runtime
+        if runtime is not None and not self.is_slow and not self._done:
+            # A failure is told below, after everything else was asked.
+            with contextlib.suppress(ModelError):
+                return runtime.run(self.encoder.packed(codes)), ONNX
+        return self._answer_slowly(codes)
+
+    def _answer_slowly(self, codes: Codes) -> Answer:
         failure: ModelError | None = None
         for ask in self._ask:
             try:
@@ -165,7 +181,7 @@ class LoadedBundle:
         runtime = self._need_runtime()
         if self.is_slow or self._done:
             return self._from_run_apart(runtime, codes)
-        return runtime.run(self.encoder.vector(codes)), ONNX
+        return runtime.run(self.encoder.packed(codes)), ONNX
 
     def _need_runtime(self) -> Runtime:
         if self._runtime is None:
@@ -178,7 +194,7 @@ class LoadedBundle:
         key = self.encoder.key(codes)
         outcome = self._done.pop(key, None)
         if outcome is None:
-            raise SlowModelError(SlowRun(runtime, self.encoder.vector(codes), functools.partial(self._keep, key)))
+            raise SlowModelError(SlowRun(runtime, self.encoder.packed(codes), functools.partial(self._keep, key)))
         if isinstance(outcome, ModelError):
             raise outcome
         return outcome, ONNX
@@ -249,7 +265,7 @@ class LoadedBundle:
     def _golden_answer(self, codes: Codes) -> tuple[float, ...] | None:
         if self.manifest.answer_order == "precomputed_only":
             return self.table.get(self.encoder.key(codes)) if self.table else None
-        return self._need_runtime().run(self.encoder.vector(codes))
+        return self._need_runtime().run(self.encoder.packed(codes))
 
 
 def _is_close(got: tuple[float, ...], expected: tuple[float, ...], tolerance: float) -> bool:
@@ -264,7 +280,7 @@ def _fastest_s(runtime: Runtime, width: int) -> float:
     for _ in range(_MEASURED_RUNS):
         started = time.perf_counter()
         try:
-            runtime.run(array.array("f", bytes(4 * width)))
+            runtime.run(bytes(4 * width))
         except ModelError:
             return 0.0
         took_s.append(time.perf_counter() - started)

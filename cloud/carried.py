@@ -61,11 +61,8 @@ def export_repository(project: Project, folder: pathlib.Path, regions: typing.Se
         wanted.append(_target_file(repository, "channels", channel.target_path(region)))
         for entry in says.models:
             for ref in filter(None, (entry.incumbent, entry.candidate)):
-                signed = target_path(entry.model, ref.version, ref.variant)
-                wanted.append(_target_file(repository, "bundles", signed))
-                manifest = parse_manifest(repository.target("bundles", signed))
-                for file in manifest.files:
-                    wanted += map(repository.blob_path, [file.sha256, *(ref.sha256 for ref in file.deltas)])
+                for variant in ref.variants:
+                    wanted += _bundle_files(repository, target_path(entry.model, ref.version, variant))
     # The timestamp last: a copy that is cut off shows what was there before, or nothing.
     ordered = sorted(set(wanted), key=lambda path: path.name == "timestamp.json")
     for path in ordered:
@@ -74,6 +71,14 @@ def export_repository(project: Project, folder: pathlib.Path, regions: typing.Se
         if path.name == "timestamp.json" or not target.exists() or target.stat().st_size != path.stat().st_size:
             shutil.copyfile(path, target)
     return {"files": len(ordered), "bytes": sum(path.stat().st_size for path in ordered)}
+
+
+def _bundle_files(repository: SignedRepository, signed: str) -> list[pathlib.Path]:
+    """Where the manifest of a bundle, its files and its deltas lie."""
+    found = [_target_file(repository, "bundles", signed)]
+    for file in parse_manifest(repository.target("bundles", signed)).files:
+        found += map(repository.blob_path, [file.sha256, *(ref.sha256 for ref in file.deltas)])
+    return found
 
 
 def _target_file(repository: SignedRepository, role: typing.Literal["bundles", "channels"], path: str) -> pathlib.Path:

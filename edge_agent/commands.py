@@ -16,7 +16,7 @@ import typing
 from edge_agent import control
 from edge_agent.config import Layout, find_store
 from shared import logs
-from shared.errors import AuthError, ModelError, NotFoundError, UnreachableError, UsageError
+from shared.errors import AuthError, NotFoundError, UnreachableError, UsageError
 
 if typing.TYPE_CHECKING:
     from edge_agent.sync import Sync
@@ -254,6 +254,7 @@ def rollback(arguments: Arguments) -> int:
 
 def self_test(arguments: Arguments) -> int:
     """Try a bundle, in this process and with its limits; the exit status says how it went."""
+    from edge_agent.costs import load_within_budgets
     from edge_agent.predict.loaded import LoadedBundle
     from edge_agent.update.self_test import limit_memory
     from shared.bundle import parse_manifest
@@ -264,14 +265,7 @@ def self_test(arguments: Arguments) -> int:
     for table in filter(None, (bundle.table, bundle.coarse)):
         table.check()
     bundle.admit_model()
-    start = time.monotonic()
-    bundle.load_model()
-    took_s = time.monotonic() - start
-    if took_s > bundle.manifest.budgets.load_s:
-        raise ModelError(
-            f"loading took {took_s:.1f} s, {bundle.manifest.budgets.load_s:g} s are allowed", field="model"
-        )
-    rows = bundle.check_golden()
+    rows = load_within_budgets(bundle)
     bundle.check_encoding()
     sys.stdout.write(f"{rows} golden rows reproduced\n")
     return 0

@@ -15,19 +15,42 @@ DEFAULT_STORE = "~/.local/share/covey-edge"
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the device answers.
+    """Where the device answers, and how much it takes on.
 
     Parameters
     ----------
+    socket, socket_mode : str
+        Path of a Unix socket to answer on as well, and who may connect to it; none by default.
     max_body_bytes : int
         Larger requests are refused.
+    max_connections : int
+        Beyond that the connection that has been silent longest makes room for a new one.
+    idle_timeout_s : float
+        Who sends no whole request for so long, or takes nothing of a reply, is hung up on.
+    max_waiting : int
+        Requests that may wait for a model, or for their turn; further ones are told to come back later.
+    max_held_bytes : int
+        What large requests, and replies that nobody reads, may take up together.
+    model_threads : int
+        How many slow models run at a time; quick ones need no thread.
+    model_timeout_s : float
+        A slow model's run is stopped after so long; what comes next in the answer order answers then.
+    stop_timeout_s : float
+        When the agent stops, requests that are being answered have so long.
     """
 
     host: str = "127.0.0.1"
     port: typing.Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8765
+    socket: str = ""
+    socket_mode: typing.Annotated[str, msgspec.Meta(pattern=r"^0?[0-7]{3}$")] = "0660"
     max_body_bytes: typing.Annotated[int, msgspec.Meta(ge=1024)] = 4 << 20
     max_connections: typing.Annotated[int, msgspec.Meta(ge=1)] = 1024
     idle_timeout_s: typing.Annotated[float, msgspec.Meta(gt=0)] = 75.0
+    max_waiting: typing.Annotated[int, msgspec.Meta(ge=1)] = 256
+    max_held_bytes: typing.Annotated[int, msgspec.Meta(ge=65_536)] = 64 << 20
+    model_threads: typing.Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    model_timeout_s: typing.Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    stop_timeout_s: typing.Annotated[float, msgspec.Meta(ge=0)] = 10.0
 
 
 class SpoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,12 +95,18 @@ class UpdateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Address on this machine that is asked before a switch; an answer of 409, 423 or 503 says "not now".
     max_wait_s : float
         After so long the device switches all the same.
+    variants : tuple of str
+        Forms of a model that this device takes, the best first; the channel's order by default.
+    memory_bytes : int
+        A variant that may take more memory is passed over; 0 is no limit.
     """
 
     window: typing.Annotated[str, msgspec.Meta(pattern=r"^$|^[0-2]\d:[0-5]\d-[0-2]\d:[0-5]\d$")] = ""
     lock_file: str = ""
     hook: typing.Annotated[str, msgspec.Meta(pattern=r"^$|^http://(127\.0\.0\.1|localhost|\[::1\])[:/]")] = ""
     max_wait_s: typing.Annotated[float, msgspec.Meta(ge=0)] = 3 * 86_400.0
+    variants: tuple[str, ...] = ()
+    memory_bytes: typing.Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

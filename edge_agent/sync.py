@@ -121,6 +121,7 @@ class Sync:
             consent=self._ask_consent,
             tell=self.outbox.add_event,
             delta_memory_bytes=settings.sync.delta_memory_bytes,
+            wants=settings.update,
         )
         self._told: bytes = b""
         self._told_at = 0.0

@@ -19,10 +19,22 @@ Mode = typing.Literal["shadow", "canary"]
 
 
 class BundleRef(msgspec.Struct, frozen=True, kw_only=True):
-    """A signed bundle by name; its manifest is found and verified under the role that signs bundles."""
+    """A signed bundle by name; its manifest is found and verified under the role that signs bundles.
+
+    Parameters
+    ----------
+    others : tuple of str
+        Variants of the same version that a device may take instead, where the first does not fit it.
+    """
 
     version: str
     variant: str = "standard"
+    others: typing.Annotated[tuple[str, ...], msgspec.Meta(max_length=16)] = ()
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """All forms in which the version may be had, the usual one first."""
+        return (self.variant, *self.others)
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +122,12 @@ class Channel(codec.Record, frozen=True, kw_only=True):
         """Path of the channel among the signed targets."""
         return target_path(self.region)
 
+    @property
+    def n_bundles(self) -> int:
+        """How many bundles it names, variants counted."""
+        refs = [ref for entry in self.models for ref in (entry.incumbent, entry.candidate) if ref]
+        return sum(len(ref.variants) for ref in refs)
+
     def to_bytes(self) -> bytes:
         """Write the channel."""
         return codec.to_json(self)
@@ -135,7 +153,8 @@ def parse_channel(data: bytes) -> Channel:
             check_name(entry.model, f"models[{i}].model")
             for ref in filter(None, (entry.incumbent, entry.candidate)):
                 parse_version(ref.version)
-                check_name(ref.variant, f"models[{i}].variant")
+                for variant in ref.variants:
+                    check_name(variant, f"models[{i}].variant")
     except UsageError as err:
         raise WireError(err.message, field=f"channel {err.field}", fix=err.fix) from err
     names = [entry.model for entry in channel.models]

@@ -23,10 +23,16 @@ def bundle() -> None:
     """Look at what was signed, and check it."""
 
 
-def _load(here: Here, model: str | None, version: str) -> SealedBundle:
+variant_option = click.option("--variant", default="standard", help="In which form.")
+
+
+def _load(here: Here, model: str | None, version: str, variant: str) -> SealedBundle:
     name, _ = here.project.model(model)
     row = here.store.models.resolve(name, version)
-    return load_bundle(SignedRepository(here.project.repository, here.project.keys), name, row["version"])
+    known = ["standard", *row["detail"].get("variants", {})]
+    if variant not in known:
+        raise UsageError(f"no variant {variant!r:.60}", field="--variant", fix=f"Known are: {', '.join(known)}.")
+    return load_bundle(SignedRepository(here.project.repository, here.project.keys), name, row["version"], variant)
 
 
 @bundle.command("build")
@@ -66,16 +72,20 @@ def export(here: Here, folder: pathlib.Path, regions: tuple[str, ...], as_json: 
 
 @bundle.command("show")
 @click.argument("version", default="@latest")
+@variant_option
 @model_option
 @json_option
 @pass_here
-def show_(here: Here, version: str, model: str | None, as_json: bool) -> None:
+def show_(here: Here, version: str, variant: str, model: str | None, as_json: bool) -> None:
     """Show the manifest of a VERSION and what its precomputed answers are worth."""
-    sealed = _load(here, model, version)
+    sealed = _load(here, model, version, variant)
     manifest = sealed.manifest
-    report = here.store.models.get(manifest.model, manifest.version)["detail"].get("precomputed")
+    detail = here.store.models.get(manifest.model, manifest.version)["detail"]
+    report, others = detail.get("precomputed"), list(detail.get("variants", {}))
     lines = [f"{manifest.model}@{manifest.version} ({manifest.variant}): {manifest.task}, {manifest.metric}"]
     lines += _file_lines(here, manifest)
+    if others:
+        lines.append(f"  also as {', '.join(others)}")
     if report:
         lines.append(f"  {report['n_keys']:,} precomputed answers ({report['source']})")
         lines.append(
@@ -86,7 +96,7 @@ def show_(here: Here, version: str, model: str | None, as_json: bool) -> None:
             lines.append(
                 f"    teacher's gain {report['teacher_gain']:+.4f} {manifest.metric} ({low:+.4f} .. {high:+.4f})"
             )
-    show(msgspec.to_builtins(manifest) | {"precomputed": report}, lines, as_json=as_json)
+    show(msgspec.to_builtins(manifest) | {"precomputed": report, "variants": others}, lines, as_json=as_json)
 
 
 def _file_lines(here: Here, manifest: Manifest) -> list[str]:
@@ -107,12 +117,13 @@ def _file_lines(here: Here, manifest: Manifest) -> list[str]:
 
 @bundle.command("verify")
 @click.argument("version", default="@latest")
+@variant_option
 @model_option
 @json_option
 @pass_here
-def verify(here: Here, version: str, model: str | None, as_json: bool) -> None:
+def verify(here: Here, version: str, variant: str, model: str | None, as_json: bool) -> None:
     """Check every file of a VERSION against what was signed."""
-    sealed = _load(here, model, version)
+    sealed = _load(here, model, version, variant)
     checked = verify_bundle(sealed)
     manifest = sealed.manifest
     lines = [f"{manifest.model}@{manifest.version} is whole", *(f"  {line}" for line in checked)]

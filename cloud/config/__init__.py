@@ -12,12 +12,14 @@ from cloud.config.fleet import (
 )
 from cloud.config.model import (
     NETWORKS,
+    BudgetSettings,
     FinetuneSettings,
     GateSettings,
     ModelSettings,
     PrecomputeSettings,
     StepSettings,
     TriggerSettings,
+    VariantSettings,
 )
 from cloud.config.project import CONFIG_FILE, Project, find_project, load_project
 from cloud.config.table import Params, Table
@@ -25,6 +27,7 @@ from cloud.config.table import Params, Table
 __all__ = [
     "CONFIG_FILE",
     "NETWORKS",
+    "BudgetSettings",
     "CanarySettings",
     "DeviceSettings",
     "FinetuneSettings",
@@ -42,6 +45,7 @@ __all__ = [
     "StepSettings",
     "Table",
     "TriggerSettings",
+    "VariantSettings",
     "find_project",
     "load_project",
 ]

@@ -83,6 +83,52 @@ class PrecomputeSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields
     coarse_budget_bytes: Count = 1 << 16
 
 
+class BudgetSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[models.NAME.budgets]``: what the model may cost on a device.
+
+    Parameters
+    ----------
+    size_bytes : int
+        All files of the bundle together; a larger one is not signed. 0 is no limit.
+    memory_bytes : int
+        What loading and answering may take on a device; more fails the self-test.
+    load_s : float
+        How long loading may take there; longer fails the self-test.
+    predict_s : float
+        How long an answer may take: a longer median fails the self-test, a longer answer counts as slow.
+    """
+
+    size_bytes: Count = 0
+    memory_bytes: AtLeastOne = 1 << 30
+    load_s: Positive = 60.0
+    predict_s: Positive = 1.0
+
+
+class VariantSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[models.NAME.variant]]``: the same version in another form, for devices that the standard one does not fit.
+
+    Parameters
+    ----------
+    name : str
+        What devices call it.
+    kind : str
+        ``int8``: dense layers in 8 bits. ``student``: a smaller estimator that is fitted to the model's answers.
+    estimator, params : str, dict
+        The student.
+    worse_by : float
+        How much worse than the standard variant it may be on the hold-out, in units of the metric.
+    budgets : BudgetSettings
+        Its own.
+    """
+
+    name: typing.Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9-]{0,31}$")]
+    kind: typing.Literal["int8", "student"]
+    estimator: str = ""
+    params: Params = msgspec.field(default_factory=dict)
+    worse_by: NotNegative = 0.01
+    budgets: BudgetSettings = BudgetSettings()
+
+
 class TriggerSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[[models.NAME.trigger]]``: when to train again by itself.
 
@@ -160,6 +206,8 @@ class ModelSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True
     finetune: FinetuneSettings = FinetuneSettings()
     gate: GateSettings = GateSettings()
     precompute: PrecomputeSettings = PrecomputeSettings()
+    budgets: BudgetSettings = BudgetSettings()
+    variant: tuple[VariantSettings, ...] = ()
     trigger: tuple[TriggerSettings, ...] = ()
 
     @property

@@ -141,6 +141,23 @@ def _check(parsed: Settings) -> None:
             raise ConfigError(f"two triggers are called {repeated[0]!r}", field=f"{where}.trigger", fix="Rename one.")
         if model.label == model.time:
             raise ConfigError("label and time are the same column", field=f"{where}.label", fix="Name two columns.")
+        _check_variants(model, f"{where}.variant")
+
+
+def _check_variants(model: ModelSettings, where: str) -> None:
+    names = ["standard"]
+    for variant in model.variant:
+        if variant.name in names:
+            raise ConfigError(f"{variant.name!r} is taken", field=f"{where}.name", fix="Choose another name.")
+        names.append(variant.name)
+        if (variant.kind == "student") != bool(variant.estimator):
+            raise ConfigError(
+                f"kind = {variant.kind!r} and estimator = {variant.estimator!r} do not go together",
+                field=f"{where}.estimator",
+                fix="A student needs an estimator, any other kind has none.",
+            )
+    if model.variant and model.answer_order == "precomputed_only":
+        raise ConfigError("devices never ask the model of precomputed_only", field=where, fix="Leave the variants out.")
 
 
 def _check_answers(model: ModelSettings, where: str) -> None:

@@ -126,6 +126,13 @@ def build_coarse(
     )
 
 
+def bind(table: bytes, model_sha256: str) -> bytes:
+    """Return the same answers as the table of another model with the same features and outputs."""
+    ends_at = precomputed.HEADER_BYTES
+    belongs_to = bytes.fromhex(model_sha256)
+    return table[: ends_at - len(belongs_to)] + belongs_to + table[ends_at:]
+
+
 def served(
     table: precomputed.PrecomputedTable | None, encoder: Encoder, codes: Floats, model: npt.NDArray[typing.Any]
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:

@@ -32,8 +32,8 @@ class Pieces(typing.NamedTuple):
     card: dict[str, object]
 
 
-def keep_pieces(store: Store, pieces: Pieces) -> dict[str, object]:
-    """Store the pieces of a version; return what the registry remembers of them."""
+def files_of(pieces: Pieces) -> dict[str, bytes]:
+    """Return the files of a bundle, by name."""
     files = {
         bundle.MODEL_FILE: pieces.model,
         bundle.FEATURES_FILE: codec.to_json(pieces.features),
@@ -44,9 +44,14 @@ def keep_pieces(store: Store, pieces: Pieces) -> dict[str, object]:
         files[bundle.TABLE_FILE] = pieces.table
     if pieces.coarse is not None:
         files[bundle.COARSE_FILE] = pieces.coarse
+    return files
+
+
+def keep_pieces(store: Store, pieces: Pieces) -> dict[str, object]:
+    """Store the pieces of a version; return what the registry remembers of them."""
     return {
         "draft": msgspec.to_builtins(pieces.draft),
-        "files": {name: store.blobs.put(data) for name, data in files.items()},
+        "files": {name: store.blobs.put(data) for name, data in files_of(pieces).items()},
     }
 
 
@@ -72,7 +77,12 @@ def build_bundle(project: Project, store: Store, model: str, version: str, *, ac
     files = {name: store.blobs.get(sha256) for name, sha256 in kept["files"].items()}
     deltas = _deltas(store, row, files)
     sealed = seal(msgspec.convert(kept["draft"], Manifest), files, deltas)
-    publish_bundle(SignedRepository(project.repository, project.keys), sealed)
+    repository = SignedRepository(project.repository, project.keys)
+    # The variants first: whoever may name the version may name them.
+    for variant in row["detail"].get("variants", {}).values():
+        small = {name: store.blobs.get(sha256) for name, sha256 in variant["files"].items()}
+        publish_bundle(repository, seal(msgspec.convert(variant["draft"], Manifest), small))
+    publish_bundle(repository, sealed)
     if row["manifest_sha256"] != sealed.sha256:
         with store.db.transaction():
             store.models.set_manifest(model, version, sealed.sha256)

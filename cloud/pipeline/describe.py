@@ -22,7 +22,7 @@ from cloud.pipeline.prepare import Work
 from cloud.store.store import Store
 from cloud.training import estimator
 from shared import __version__
-from shared.bundle import Golden, Lineage, Manifest
+from shared.bundle import Budgets, Golden, Lineage, Manifest
 from shared.clock import DAY_S
 from shared.features.columns import expand
 
@@ -57,6 +57,9 @@ def draft(
         answer_order=model.answer_order,
         default=model.default,
         coarse=model.precompute.coarse if has_coarse else (),
+        budgets=Budgets(
+            memory_bytes=model.budgets.memory_bytes, load_s=model.budgets.load_s, predict_s=model.budgets.predict_s
+        ),
         label_window_s=model.label_window_days * DAY_S,
         lineage=Lineage(
             kind="stateful" if order.is_stateful else "stateless", parent=order.parent, data_version=work.train.version

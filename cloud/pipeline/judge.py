@@ -10,9 +10,11 @@ import numpy.typing as npt
 
 from cloud.analysis import gates
 from cloud.analysis.gates import GateResult
+from cloud.config import VariantSettings
 from cloud.data.read import coerce
 from cloud.export import onnx_file, precompute
 from cloud.export.parity import parity_gate
+from cloud.pipeline.bundling import Pieces
 from cloud.pipeline.order import Order
 from cloud.pipeline.prepare import Floats, Judged, Work
 from cloud.publish.repository import SignedRepository
@@ -104,6 +106,25 @@ def _compare(
         worse_by=worse_by,
         against=incumbent.name,
     )
+
+
+def against_standard(work: Work, standard: Pieces, variant: Pieces, settings: VariantSettings) -> GateResult:
+    """Compare a variant with the standard form of the same version, as devices would serve both."""
+    if not len(work.holdout):
+        return GateResult(name=settings.name, passed=False, reason="there are no rows in the hold-out")
+    return _compare(
+        settings.name,
+        work,
+        work.holdout,
+        _of(work, variant, settings.name),
+        _of(work, standard, "the standard variant"),
+        worse_by=settings.worse_by,
+    )
+
+
+def _of(work: Work, pieces: Pieces, name: str) -> Contender:
+    exported = onnx_file.Exported(pieces.model, work.model.task)
+    return Contender(pieces.features, exported, pieces.table, work.model.answer_order, name)
 
 
 def _against_base_rate(work: Work, candidate: Contender) -> GateResult:

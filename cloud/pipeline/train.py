@@ -8,7 +8,7 @@ from cloud.analysis.gates import GateResult
 from cloud.config import Project
 from cloud.export import onnx_file
 from cloud.export.admit import admit
-from cloud.pipeline import bundling, describe, judge, learn
+from cloud.pipeline import bundling, describe, judge, learn, variants
 from cloud.pipeline.order import Order, Trained
 from cloud.pipeline.prepare import Work, prepare
 from cloud.publish.repository import SignedRepository
@@ -72,10 +72,7 @@ def _build(project: Project, store: Store, order: Order, version: str, say: Say)
     table, source = learn.precompute_table(order.model, work, exported, bundle.digest_of(file), say)
     coarse = learn.precompute_coarse(work, exported, bundle.digest_of(file))
     measured = [judge.parity(work, fitted, exported), *judge.quality(store, repository, order, work, exported, table)]
-    for gate in measured:
-        say(f"gate {gate.name}: {'PASS' if gate.passed else 'FAIL'}, {gate.reason}")
     report = judge.table_report(work, exported, table, source)
-    detail = describe.detail(project, store, order, work, measured, report)
     pieces = bundling.Pieces(
         draft=describe.draft(model, order, version, work, operators=operators, has_coarse=coarse is not None),
         model=file,
@@ -83,9 +80,21 @@ def _build(project: Project, store: Store, order: Order, version: str, say: Say)
         table=table,
         coarse=coarse,
         golden=describe.golden(work, exported),
-        card=describe.card(order, version, detail),
+        card={},
     )
-    detail["pieces"] = bundling.keep_pieces(store, pieces)
+    size = variants.size_gate(pieces, model.budgets.size_bytes, "size")
+    measured += [size] if size else []
+    for gate in measured:
+        say(f"gate {gate.name}: {'PASS' if gate.passed else 'FAIL'}, {gate.reason}")
+    others = variants.build_variants(order, work, pieces, say)
+    measured += [gate for other in others for gate in other.measured]
+    detail = describe.detail(project, store, order, work, measured, report)
+    card = describe.card(order, version, detail)
+    detail["pieces"] = bundling.keep_pieces(store, pieces._replace(card=card))
+    detail["variants"] = {
+        other.name: bundling.keep_pieces(store, other.pieces._replace(card=card | {"variant": other.name}))
+        for other in others
+    }
     detail["estimator"] = store.blobs.put(describe.pickle(fitted))
     _enforce(store, order, version, measured, detail, work)
     sealed = bundling.build_bundle(project, store, order.model, version, actor=order.actor)
@@ -131,6 +140,9 @@ def override(project: Project, store: Store, model: str, version: str, *, reason
         raise UsageError("a gate is overridden for a reason", field="--reason", fix="Say why.")
     detail = row["detail"] | {"override": reason}
     detail["pieces"] = bundling.note_override(store, detail["pieces"], reason)
+    detail["variants"] = {
+        name: bundling.note_override(store, kept, reason) for name, kept in detail.get("variants", {}).items()
+    }
     failed = [gate["reason"] for gate in detail["gates"] if not gate["passed"]]
     with store.db.transaction():
         store.models.finish(model, version, "ready", detail, features=row["features_sha256"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import typing
 
 import msgspec
@@ -21,13 +22,22 @@ def trial_in(stages: typing.Sequence[Row], region: str) -> Row | None:
     return next((stage for stage in reversed(opened) if stage["region"] in (region, "*")), None)
 
 
+Refer = typing.Callable[[str], BundleRef]
+
+
 def model_channel(
-    incumbent: str, rollout: Row | None, stages: typing.Sequence[Row], model: str, region: str
+    incumbent: str, rollout: Row | None, stages: typing.Sequence[Row], model: str, region: str, *, refer: Refer
 ) -> ModelChannel:
-    """Return what runs of one model in a region."""
+    """Return what runs of one model in a region.
+
+    Parameters
+    ----------
+    refer : callable
+        Version to how the channel names it.
+    """
     stage = trial_in(stages, region) if rollout else None
     if rollout is None or stage is None:
-        return ModelChannel(model=model, incumbent=BundleRef(version=incumbent))
+        return ModelChannel(model=model, incumbent=refer(incumbent))
     canary = rollout["plan"]["canary"]
     is_canary = stage["kind"] == "canary"
     trial = Experiment(
@@ -40,8 +50,8 @@ def model_channel(
     )
     return ModelChannel(
         model=model,
-        incumbent=BundleRef(version=incumbent),
-        candidate=BundleRef(version=rollout["to_version"]),
+        incumbent=refer(incumbent),
+        candidate=refer(rollout["to_version"]),
         experiment=trial,
     )
 
@@ -54,6 +64,11 @@ def device_share_bp(rollout: Row, stage: Row) -> int:
     return round(share * BASIS_POINTS)
 
 
+def bundle_ref(store: Store, model: str, version: str) -> BundleRef:
+    """Name a version, with the variants in which it was signed."""
+    return BundleRef(version=version, others=tuple(store.models.get(model, version)["detail"].get("variants", {})))
+
+
 def desired(store: Store, settings: DeviceSettings, region: str, sequence: int) -> Channel:
     """Return the channel that a region should have."""
     models = []
@@ -61,7 +76,8 @@ def desired(store: Store, settings: DeviceSettings, region: str, sequence: int) 
     for row in store.db.rows("select model, version from incumbents where region = ? order by model", (region,)):
         rollout = store.rollouts.running(row["model"])
         stages = store.rollouts.stages(rollout["id"]) if rollout else []
-        entry = model_channel(row["version"], rollout, stages, row["model"], region)
+        refer = functools.partial(bundle_ref, store, row["model"])
+        entry = model_channel(row["version"], rollout, stages, row["model"], region, refer=refer)
         models.append(msgspec.structs.replace(entry, guard=guard))
     return Channel(
         region=region,

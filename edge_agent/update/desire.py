@@ -7,10 +7,10 @@ import typing
 from edge_agent.generation import Generation, GenerationModel
 from shared import experiment
 from shared.channel import BundleRef, Channel, ModelChannel
-from shared.errors import TrustError
+from shared.errors import ModelError, TrustError
 
 Refused = typing.Mapping[tuple[str, str, str], str]
-ManifestSha256 = typing.Callable[[str, BundleRef], str]
+Choose = typing.Callable[[str, BundleRef], str]
 
 
 def check_channel(channel: Channel, region: str, floor: int) -> None:
@@ -29,22 +29,33 @@ def wants_candidate(entry: ModelChannel, device: str) -> bool:
     return bool(trial and entry.candidate and experiment.in_stage(trial.salt, device, trial.device_share_bp))
 
 
-def desired_generation(channel: Channel, device: str, refused: Refused, manifest_sha256: ManifestSha256) -> Generation:
+def desired_generation(channel: Channel, device: str, refused: Refused, chosen: Choose) -> Generation:
     """Return the generation that fits the channel.
 
     Parameters
     ----------
     refused : mapping
         Versions that failed here, by (model, version, manifest hash): a refused candidate is left out.
-    manifest_sha256 : callable
-        Hash of the signed manifest of a version.
+    chosen : callable
+        Hash of the signed manifest of the form in which this device takes a version; empty if none fits.
+
+    Raises
+    ------
+    ModelError
+        No form of an incumbent fits this device.
     """
     models = []
     for entry in channel.models:
-        incumbent = manifest_sha256(entry.model, entry.incumbent)
+        incumbent = chosen(entry.model, entry.incumbent)
+        if not incumbent:
+            raise ModelError(
+                "no variant of it fits this device",
+                field=f"{entry.model}@{entry.incumbent.version}",
+                fix="See covey-edge versions for why; [update] variants and memory_bytes decide.",
+            )
         candidate = ""
         if entry.candidate and wants_candidate(entry, device):
-            candidate = manifest_sha256(entry.model, entry.candidate)
+            candidate = chosen(entry.model, entry.candidate)
         if entry.candidate and (entry.model, entry.candidate.version, candidate) in refused:
             candidate = ""
         models.append(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import time
 import typing
 
-from edge_agent.config import Identity, Layout
+from edge_agent.config import Identity, Layout, UpdateSettings
 from edge_agent.files import BlobStore, sweep
 from edge_agent.generation import Generation, Generations
+from edge_agent.update.choose import choose
 from edge_agent.update.consent import Consent
 from edge_agent.update.desire import check_channel, desired_generation
 from edge_agent.update.download import DELTA_MEMORY_BYTES, Downloader, Tell, ignore
@@ -17,7 +19,7 @@ from edge_agent.update.signed import Manifests, Signed
 from edge_agent.update.state import State
 from edge_agent.update.trust import Repository, Stream
 from shared import bundle
-from shared.channel import Channel
+from shared.channel import BundleRef, Channel
 from shared.errors import ConflictError, ModelError, StorageError, UnreachableError
 
 Asker = typing.Callable[[float], Consent]
@@ -63,6 +65,8 @@ class Installer:
         Given how long a generation has lain ready, in seconds, says whether to switch to it now.
     tell, delta_memory_bytes : callable, int
         See `Downloader`.
+    wants : UpdateSettings
+        Which variants the owner wants, and how much memory a model may have.
     """
 
     def __init__(
@@ -78,11 +82,12 @@ class Installer:
         consent: Asker = lambda _waited_s: Consent(granted=True),
         tell: Tell = ignore,
         delta_memory_bytes: int = DELTA_MEMORY_BYTES,
+        wants: UpdateSettings = UpdateSettings(),  # noqa: B008 - frozen
     ) -> None:
         self._layout, self._identity = layout, identity
         self._state, self._repository, self._server = state, repository, server
         self._self_test, self._consent, self._tell = self_test, consent, tell
-        self._job = state.update
+        self._job, self._wants = state.update, wants
         self._signed = Signed(repository, layout.tuf)
         self._blobs = BlobStore(layout.blobs)
         self._download = Downloader(
@@ -105,9 +110,10 @@ class Installer:
         self._repository.refresh()
         says = self._read_channel()
         note, before_bytes = "", self._download.fetched_bytes
-        for _ in range(1 + len(says.models)):
+        for _ in range(1 + says.n_bundles):
             manifests = self._signed.manifests(says)
-            generation = desired_generation(says, self._identity.device, self._state.refused(), manifests.sha256)
+            chosen = functools.partial(self._choose, manifests)
+            generation = desired_generation(says, self._identity.device, self._state.refused(), chosen)
             self._refuse_known_bad(generation)
             digest = generation.digest
             if digest == self._generations.running():
@@ -148,6 +154,19 @@ class Installer:
         check_channel(says, self._identity.region, self._state.floor(_CHANNEL_FLOOR))
         return says
 
+    def _choose(self, manifests: Manifests, model: str, ref: BundleRef) -> str:
+        """Hash of the manifest of the form that this device takes; empty if none fits, which is kept on record."""
+        offers = manifests.offers(model, ref)
+        choice = choose(
+            offers,
+            wanted=self._wants.variants,
+            memory_bytes=self._wants.memory_bytes,
+            refused=self._state.refused(),
+        )
+        if not choice.sha256:
+            self._state.refuse(model, ref.version, offers[0][0], choice.reason)
+        return choice.sha256
+
     def _refuse_known_bad(self, generation: Generation) -> None:
         """Stay with what runs if the incumbent itself has failed here."""
         refused = self._state.refused()
@@ -184,7 +203,13 @@ class Installer:
         raise StorageError(f"{damaged[0][1]} does not stay what it was", fix="Look at the disk.")
 
     def _test(self, generation: Generation, digest: str, manifests: Manifests) -> str:
-        """Self-test what is new here: a candidate that fails is refused, its reason returned; an incumbent raises."""
+        """Self-test what is new here; what fails is refused.
+
+        Returns
+        -------
+        str
+            Why there is to be another generation: without this candidate, or with another variant.
+        """
         self._job.move("self_test")
         for entry in generation.models:
             for version, sha256 in entry.versions.items():
@@ -196,11 +221,16 @@ class Installer:
                 except ModelError as err:
                     self._state.refuse(entry.model, version, sha256, str(err))
                     self._state.mark(digest, "bad", str(err))
-                    if version == entry.candidate:
+                    if version == entry.candidate or self._has_other(manifests, entry.model, version, sha256):
                         return str(err)
                     raise
                 self._state.passed_self_test(sha256)
         return ""
+
+    def _has_other(self, manifests: Manifests, model: str, version: str, sha256: str) -> bool:
+        """Whether the version can be had in a form that has not failed here."""
+        refused = self._state.refused()
+        return any((model, version, other) not in refused for other in manifests.like(sha256))
 
     def _objection(self, generation: Generation, digest: str) -> str:
         """Return why the switch has to wait; what this device has run before, and its first versions, never wait."""

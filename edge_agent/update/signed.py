@@ -19,18 +19,23 @@ class Manifests:
     def __init__(self) -> None:
         self.by_sha256: dict[str, bytes] = {}
         self._parsed: dict[str, bundle.Manifest] = {}
-        self._hashes: dict[tuple[str, BundleRef], str] = {}
+        self._offers: dict[tuple[str, BundleRef], list[tuple[str, bundle.Manifest]]] = {}
 
     def add(self, ref: BundleRef, manifest: bundle.Manifest, data: bytes) -> None:
         """Take a manifest in."""
         sha256 = bundle.digest_of(data)
         self.by_sha256[sha256] = data
         self._parsed[sha256] = manifest
-        self._hashes[manifest.model, ref] = sha256
+        self._offers.setdefault((manifest.model, ref), []).append((sha256, manifest))
 
-    def sha256(self, model: str, ref: BundleRef) -> str:
-        """Hash of the manifest of a version."""
-        return self._hashes[model, ref]
+    def offers(self, model: str, ref: BundleRef) -> list[tuple[str, bundle.Manifest]]:
+        """Hash and manifest of each variant of a version, in the order of the channel."""
+        return self._offers[model, ref]
+
+    def like(self, sha256: str) -> list[str]:
+        """Hashes of all variants of the version that one of them belongs to."""
+        several = ([one for one, _ in offers] for offers in self._offers.values())
+        return next(hashes for hashes in several if sha256 in hashes)
 
     def manifest(self, sha256: str) -> bundle.Manifest:
         """Look a manifest up by hash."""
@@ -62,14 +67,18 @@ class Signed:
         found = Manifests()
         for entry in says.models:
             for ref in filter(None, (entry.incumbent, entry.candidate)):
-                path = bundle.target_path(entry.model, ref.version, ref.variant)
-                cache = self._folder / "manifests" / f"{entry.model}@{ref.version}@{ref.variant}.json"
-                data = self._repository.target(path, cache=cache)
-                manifest = _parse(bundle.parse_manifest, data, path)
-                if (manifest.model, manifest.version, manifest.variant) != (entry.model, ref.version, ref.variant):
-                    raise TrustError(f"the manifest is of {manifest.model}@{manifest.version}", field=path)
-                found.add(ref, manifest, data)
+                for variant in ref.variants:
+                    found.add(ref, *self._manifest(entry.model, ref.version, variant))
         return found
+
+    def _manifest(self, model: str, version: str, variant: str) -> tuple[bundle.Manifest, bytes]:
+        path = bundle.target_path(model, version, variant)
+        cache = self._folder / "manifests" / f"{model}@{version}@{variant}.json"
+        data = self._repository.target(path, cache=cache)
+        manifest = _parse(bundle.parse_manifest, data, path)
+        if (manifest.model, manifest.version, manifest.variant) != (model, version, variant):
+            raise TrustError(f"the manifest is of {manifest.model}@{manifest.version} ({manifest.variant})", field=path)
+        return manifest, data
 
 
 def _parse(parse: typing.Callable[[bytes], T], data: bytes, path: str) -> T:

@@ -6,82 +6,20 @@ import os
 import time
 import typing
 
-from edge_agent.generation import Generation, GenerationModel
+from edge_agent.generation import Generation
+from edge_agent.predict.active import ActiveModel, Prediction, Row, main_score
 from edge_agent.predict.apart import HOLDS_UP_S
-from edge_agent.predict.loaded import ONNX, LoadedBundle, NotReadyError
+from edge_agent.predict.loaded import ONNX, NotReadyError
 from edge_agent.records import CANDIDATE, INCUMBENT, Answered, Failed, OutcomeSeen, Recorder
 from shared import codec, experiment
 from shared.errors import DataError, ModelError, NotFoundError, shown
+from shared.features.compiled import Codes
 from shared.features.encoder import check_columns
 from shared.telemetry import APPROXIMATE
-from shared.versions import parse_version
 
+__all__ = ["ActiveModel", "Engine", "Prediction", "Row", "main_score"]
 _NONCE_MODULUS = 1 << (8 * experiment.NONCE_BYTES)
-Row = typing.Mapping[str, object]
-
-
-class ActiveModel:
-    """One model of the running generation, with its arms.
-
-    Parameters
-    ----------
-    entry : GenerationModel
-        What the channel said.
-    bundles : mapping
-        Version to the loaded bundle.
-    device : str
-        Decides whether this device takes part in the experiment.
-    """
-
-    def __init__(self, entry: GenerationModel, bundles: typing.Mapping[str, LoadedBundle], device: str) -> None:
-        self.entry = entry
-        self.incumbent = bundles[entry.incumbent]
-        self.candidate = bundles[entry.candidate] if entry.candidate else None
-        self.columns = frozenset[str]().union(*(bundle.encoder.columns for bundle in bundles.values()))
-        trial = entry.experiment
-        self.takes_part = bool(
-            trial and self.candidate and experiment.in_stage(trial.salt, device, trial.device_share_bp)
-        )
-        self.epoch = trial.epoch if trial and self.takes_part else 0
-        self.share_bp = trial.request_share_bp if trial and self.takes_part and trial.mode == "canary" else 0
-        self.salt = trial.salt if trial else ""
-        self.scores_other = bool(trial and self.takes_part and (trial.mode == "shadow" or trial.keep_pairs))
-        self.tag = experiment.model_tag(entry.model)
-        self.keeps_outputs = self.incumbent.manifest.task == "multiclass"
-
-    def bundle(self, arm: int) -> LoadedBundle:
-        """Return the bundle of an arm."""
-        return self.candidate if arm == CANDIDATE and self.candidate else self.incumbent
-
-
-class Prediction(typing.NamedTuple):
-    """An answer, and what is needed to record it once the reply is out."""
-
-    active: ActiveModel
-    row: Row
-    arm: int
-    outputs: tuple[float, ...]
-    source: int
-    prediction_id: str
-    nonce: bytes
-    event_s: int
-    latency_s: float
-    fell_back: bool
-
-    @property
-    def bundle(self) -> LoadedBundle:
-        """The bundle that answered."""
-        return self.active.bundle(self.arm)
-
-    @property
-    def score(self) -> float:
-        """The answer's main number: probability of the second class, or the value of a regression."""
-        return main_score(self.outputs)
-
-
-def main_score(outputs: tuple[float, ...]) -> float:
-    """Probability of the second class for two classes, else the first output."""
-    return outputs[1] if len(outputs) == 2 else outputs[0]  # noqa: PLR2004 - two classes
+_Answered = tuple[int, Codes, tuple[float, ...], int]
 
 
 class Engine:
@@ -99,6 +37,7 @@ class Engine:
 
     def __init__(self, device: str, id_key: bytes, record: Recorder) -> None:
         self.device, self._id_key, self._record = device, id_key, record
+        self._sealer = experiment.Sealer(id_key)
         self._models: dict[str, ActiveModel] = {}
         self._tags: dict[int, str] = {}
         self._nonce = int.from_bytes(os.urandom(experiment.NONCE_BYTES), "little")
@@ -107,6 +46,8 @@ class Engine:
 
     def activate(self, generation: Generation, models: typing.Mapping[str, ActiveModel]) -> None:
         """Swap to a generation that is loaded; requests before see the old one, requests after see the new one."""
+        for active in models.values():
+            active.prepare(self._sealer)
         self._models = dict(models)
         self._tags |= {active.tag: name for name, active in models.items()}
         self.generation = generation.digest
@@ -169,26 +110,23 @@ class Engine:
         check_columns(row, active.columns)
         self._nonce = (self._nonce + 1) % _NONCE_MODULUS
         nonce = self._nonce.to_bytes(experiment.NONCE_BYTES, "little")
-        arm = experiment.pick_arm(active.salt, unit or nonce.hex(), active.share_bp) if active.share_bp else INCUMBENT
-        asked = arm
+        asked = int(active.shares(unit or nonce.hex()) < active.share_bp) if active.share_bp else INCUMBENT
+        at_s = int(event_s)
         if is_substitute:
-            asked, arm = CANDIDATE, INCUMBENT
-        arm, (outputs, source) = self._answer(active, arm, row, int(event_s))
-        version = active.bundle(arm).version
-        prediction_id = experiment.PredictionId(
-            active.tag, parse_version(version), arm, source, active.epoch, int(event_s), main_score(outputs), nonce
-        ).seal(self._id_key)
+            asked, (arm, codes, outputs, source) = CANDIDATE, self._answer(active, INCUMBENT, row, at_s)
+        else:
+            arm, codes, outputs, source = self._answer(active, asked, row, at_s)
+        score = outputs[len(outputs) == 2]  # noqa: PLR2004 - two classes: see main_score
+        prediction_id = active.write_id[arm](arm, source, active.epoch, at_s, score, nonce)
         latency_s = time.perf_counter() - start
-        return Prediction(
-            active, row, arm, outputs, source, prediction_id, nonce, int(event_s), latency_s, arm != asked
-        )
+        return Prediction(active, row, codes, arm, outputs, source, prediction_id, nonce, at_s, latency_s, arm != asked)
 
-    def _answer(
-        self, active: ActiveModel, arm: int, row: Row, event_s: int
-    ) -> tuple[int, tuple[tuple[float, ...], int]]:
+    def _answer(self, active: ActiveModel, arm: int, row: Row, event_s: int) -> _Answered:
         """Answer from the arm; a candidate that fails is counted and the incumbent answers in its place."""
+        bundle = active.bundle(arm)
         try:
-            return arm, active.bundle(arm).answer(row)
+            codes = bundle.encoder.code(row)
+            return arm, codes, *bundle.answer_codes(codes)
         except NotReadyError:
             raise
         except (ModelError, DataError) as err:
@@ -197,7 +135,8 @@ class Engine:
             self._record(self._failed(active, arm, event_s, served=True))
             if arm == INCUMBENT:
                 raise
-        return INCUMBENT, active.incumbent.answer(row)
+        codes = active.incumbent.encoder.code(row)
+        return INCUMBENT, codes, *active.incumbent.answer_codes(codes)
 
     def _failed(self, active: ActiveModel, arm: int, event_s: int, *, served: bool) -> Failed:
         return Failed(active.entry.model, active.bundle(arm).version, active.epoch, arm, served, event_s)
@@ -241,7 +180,8 @@ class Engine:
         arm = INCUMBENT if prediction.arm == CANDIDATE else CANDIDATE
         other = active.bundle(arm)
         try:
-            outputs, source = other.answer(prediction.row)
+            codes = prediction.codes if active.one_encoding else other.encoder.code(prediction.row)
+            outputs, source = other.answer_codes(codes)
         except NotReadyError:
             return "", (), 0  # it has not failed
         except (ModelError, DataError):

@@ -113,8 +113,8 @@ class Runtime:
         limits : RunOptions, optional
             From `new_limits`.
         """
-        rows = self._frombuffer(vector, self._float32).reshape(self._shape)
         try:
+            rows = self._frombuffer(vector, self._float32).reshape(self._shape)
             out = self._run([self._output], {self._input: rows}, limits)[0]
             outputs: tuple[float, ...] = tuple(out.ravel().tolist())
             is_sound = len(outputs) == self._n_outputs and isfinite(sum(outputs))

@@ -1,0 +1,86 @@
+"""One model of the running generation with its arms, and an answer of it."""
+
+from __future__ import annotations
+
+import typing
+
+from edge_agent.generation import GenerationModel
+from edge_agent.predict.loaded import LoadedBundle
+from shared import experiment
+from shared.features.compiled import Codes
+from shared.versions import parse_version
+
+Row = typing.Mapping[str, object]
+
+
+class ActiveModel:
+    """One model of the running generation, with its arms.
+
+    Parameters
+    ----------
+    entry : GenerationModel
+        What the channel said.
+    bundles : mapping
+        Version to the loaded bundle.
+    device : str
+        Decides whether this device takes part in the experiment.
+    """
+
+    def __init__(self, entry: GenerationModel, bundles: typing.Mapping[str, LoadedBundle], device: str) -> None:
+        self.entry = entry
+        self.incumbent = bundles[entry.incumbent]
+        self.candidate = bundles[entry.candidate] if entry.candidate else None
+        self.columns = frozenset[str]().union(*(bundle.encoder.columns for bundle in bundles.values()))
+        trial = entry.experiment
+        self.takes_part = bool(
+            trial and self.candidate and experiment.in_stage(trial.salt, device, trial.device_share_bp)
+        )
+        self.epoch = trial.epoch if trial and self.takes_part else 0
+        self.share_bp = trial.request_share_bp if trial and self.takes_part and trial.mode == "canary" else 0
+        self.salt = trial.salt if trial else ""
+        self.scores_other = bool(trial and self.takes_part and (trial.mode == "shadow" or trial.keep_pairs))
+        self.tag = experiment.model_tag(entry.model)
+        self.keeps_outputs = self.incumbent.manifest.task == "multiclass"
+        self._arms = self.incumbent, self.candidate or self.incumbent
+        self.one_encoding = len({bundle.manifest.features_sha256 for bundle in self._arms}) == 1
+        self.shares = experiment.Shares(self.salt)
+        self.write_id: tuple[experiment.Write, ...] = ()
+
+    def prepare(self, sealer: experiment.Sealer) -> None:
+        """Get ready to write prediction ids."""
+        self.write_id = tuple(sealer.writer(self.tag, parse_version(bundle.version)) for bundle in self._arms)
+
+    def bundle(self, arm: int) -> LoadedBundle:
+        """Return the bundle of an arm."""
+        return self._arms[arm]
+
+
+class Prediction(typing.NamedTuple):
+    """An answer, and what is needed to record it once the reply is out."""
+
+    active: ActiveModel
+    row: Row
+    codes: Codes
+    arm: int
+    outputs: tuple[float, ...]
+    source: int
+    prediction_id: str
+    nonce: bytes
+    event_s: int
+    latency_s: float
+    fell_back: bool
+
+    @property
+    def bundle(self) -> LoadedBundle:
+        """The bundle that answered."""
+        return self.active.bundle(self.arm)
+
+    @property
+    def score(self) -> float:
+        """The answer's main number: probability of the second class, or the value of a regression."""
+        return main_score(self.outputs)
+
+
+def main_score(outputs: tuple[float, ...]) -> float:
+    """Probability of the second class for two classes, else the first output."""
+    return outputs[1] if len(outputs) == 2 else outputs[0]  # noqa: PLR2004 - two classes

@@ -254,12 +254,14 @@ def rollback(arguments: Arguments) -> int:
 
 def self_test(arguments: Arguments) -> int:
     """Try a bundle, in this process and with its limits; the exit status says how it went."""
+    from edge_agent.confine import confine
     from edge_agent.costs import load_within_budgets
     from edge_agent.predict.loaded import LoadedBundle
     from edge_agent.update.self_test import limit_memory
     from shared.bundle import parse_manifest
 
     limit_memory(arguments.limit_bytes)
+    confine()
     folder = pathlib.Path(arguments.folder)
     bundle = LoadedBundle(folder, parse_manifest((folder / "manifest.json").read_bytes()))
     for table in filter(None, (bundle.table, bundle.coarse)):

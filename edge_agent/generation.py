@@ -85,6 +85,7 @@ class Generations:
         """
         digest = generation.digest
         if (self.folder / digest / _FILE).exists():
+            fsync_folder(self.folder)  # whoever wrote it may have been killed before its name was durable
             return digest
         staging = self.folder / f".{digest}.{secrets.token_hex(4)}.tmp"
         staging.mkdir()

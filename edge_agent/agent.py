@@ -138,8 +138,9 @@ class Agent:
 
     async def _command(self, request: dict[str, typing.Any]) -> dict[str, object]:
         command = request.get("command")
-        if command == "activate":
-            await self.switch.activate(str(request.get("generation")))
+        if command in ("activate", "reload"):
+            is_new = command == "activate"
+            await (self.switch.activate(str(request.get("generation"))) if is_new else self.switch.reload())
             return {"active": self.engine.generation}
         if command == "active":
             return {"active": self.engine.generation}

@@ -74,6 +74,7 @@ def _add_running(verbs: Verbs) -> None:
     run.set_defaults(do=commands.run)
     sync = verbs.add_parser("sync", help="update and deliver now")
     sync.add_argument("--retry", action="store_true", help="try versions again that failed here before")
+    sync.add_argument("--repair", action="store_true", help="read every file, and fetch again what is damaged")
     sync.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     sync.add_argument("--failures", type=int, default=0, help=argparse.SUPPRESS)
     sync.add_argument("--json", action="store_true", help="print JSON")

@@ -23,6 +23,7 @@ if typing.TYPE_CHECKING:
 
 Arguments = argparse.Namespace
 _FIRST_SYNC_PAUSE_S = 0.5
+_NICE = 10
 
 
 def layout_of(arguments: Arguments) -> Layout:
@@ -169,7 +170,10 @@ def sync(arguments: Arguments) -> int:
     if arguments.retry:
         _forget_refusals(layout)
     if arguments.child:
-        return _sync_child(layout, arguments.failures)
+        return _sync_child(layout, arguments.failures, check_files=arguments.repair)
+    if arguments.repair:
+        with open_sync(layout) as passing:
+            passing.check_files()
     try:
         done = control.ask(layout.control, "sync", timeout_s=300.0)
     except UnreachableError:
@@ -203,6 +207,7 @@ def _sync_here(layout: Layout) -> dict[str, typing.Any]:
 def _tell(done: dict[str, typing.Any], said: str, *, as_json: bool) -> None:
     """Print what a pass did; what went wrong goes to standard error."""
     lines = [said] + [f"  a new version is ready, and waits: {done['waits']}"] * bool(done["waits"])
+    lines += [f"  repaired: {name}" for name in done.get("repaired", ())]
     print_out(done, lines, as_json=as_json)
     if not done["ok"]:
         sys.stderr.write(f"covey-edge: {done['error']}\n")
@@ -226,13 +231,17 @@ def import_(arguments: Arguments) -> int:
     return 0 if done["ok"] else 1
 
 
-def _sync_child(layout: Layout, failures: int) -> int:
+def _sync_child(layout: Layout, failures: int, *, check_files: bool) -> int:
     from edge_agent.passes import Beat, run_child
     from edge_agent.sync import Sync
 
     logs.set_up()
+    os.nice(_NICE)
     settings, beat = layout.load_settings(os.environ), Beat(sys.stdout.buffer)
-    return run_child(Sync(layout, layout.load_identity(), settings, failures=failures, beat=beat).one_pass)
+    passing = Sync(layout, layout.load_identity(), settings, failures=failures, beat=beat)
+    if check_files:
+        passing.check_files()
+    return run_child(passing.one_pass)
 
 
 def _forget_refusals(layout: Layout) -> None:

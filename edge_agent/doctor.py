@@ -13,11 +13,12 @@ from edge_agent import control
 from edge_agent.config import Layout
 from edge_agent.files import BlobStore
 from edge_agent.generation import Generations
+from edge_agent.update.repair import damaged
 from edge_agent.update.state import State
 from shared.errors import CoveyError
 
 _LOW_DISK_BYTES = 200 << 20
-_FETCH_AGAIN = "Stop the agent, delete current, generations and blobs in the store, and run: covey-edge sync"
+_FETCH_AGAIN = "Fetch it again: covey-edge sync --repair"
 
 
 class Finding(typing.NamedTuple):
@@ -90,17 +91,16 @@ def _keys(layout: Layout) -> str:
 
 
 def _files(layout: Layout) -> str:
-    """Compare every blob of the running generation with its hash."""
-    blobs = BlobStore(layout.blobs)
-    generations = Generations(layout.generations, layout.current, blobs)
+    """Compare every file of the running generation with its hash."""
+    generations = Generations(layout.generations, layout.current, BlobStore(layout.blobs))
     digest = generations.running()
     if not digest:
         return "no generation yet"
-    files = [file for manifest in generations.manifests(digest).values() for file in manifest.files]
-    for file in files:
-        if not blobs.has(file.sha256, file.length) or not blobs.verify(file.sha256):
-            raise WrongError(f"{file.name} ({file.sha256[:12]}) is damaged", fix=_FETCH_AGAIN)
-    return f"{len(files)} files of generation {digest[:12]} are whole"
+    found = damaged(generations)
+    if found:
+        more = f", and {len(found) - 1} more" * (len(found) > 1)
+        raise WrongError(f"{found[0]} is damaged{more}", fix=_FETCH_AGAIN)
+    return f"every file of generation {digest[:12]} is whole"
 
 
 def _agent(layout: Layout) -> str:

@@ -69,6 +69,27 @@ def switch_link(link: pathlib.Path, target: str) -> None:
     fsync_folder(link.parent)
 
 
+def replace_with_link(path: pathlib.Path, source: pathlib.Path) -> None:
+    """Let a name be another file's too, in one step; whoever has the file of that name open keeps the old one."""
+    temporary = _aside(path)
+    os.link(source, temporary)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def sha256_of(path: pathlib.Path) -> str:
+    """Read a file; return its hash, hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 @contextlib.contextmanager
 def lock(path: pathlib.Path, *, wait: bool = False) -> typing.Iterator[None]:
     """Hold an exclusive lock; it ends with the process, however that ends.
@@ -150,11 +171,7 @@ class BlobStore:
 
     def verify(self, sha256: str) -> bool:
         """Read a blob again and compare its hash."""
-        digest = hashlib.sha256()
-        with self.path(sha256).open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-        return digest.hexdigest() == sha256
+        return sha256_of(self.path(sha256)) == sha256
 
     def drop(self, sha256: str) -> None:
         """Delete a blob; generations that hold it keep theirs."""

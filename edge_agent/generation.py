@@ -16,7 +16,7 @@ from shared.bundle import Manifest, parse_manifest
 from shared.channel import Experiment, Guard
 from shared.errors import NotFoundError
 
-_FILE = "generation.json"
+FILE = "generation.json"
 MANIFEST = "manifest.json"
 
 
@@ -84,7 +84,7 @@ class Generations:
             Manifest hash to its bytes, for every version of the generation.
         """
         digest = generation.digest
-        if (self.folder / digest / _FILE).exists():
+        if (self.folder / digest / FILE).exists():
             fsync_folder(self.folder)  # whoever wrote it may have been killed before its name was durable
             return digest
         staging = self.folder / f".{digest}.{secrets.token_hex(4)}.tmp"
@@ -98,7 +98,7 @@ class Generations:
                     os.link(self.blobs.path(file.sha256), folder / file.name)
                 fsync_folder(folder)
             fsync_folder(staging / entry.model)
-        write_atomic(staging / _FILE, codec.to_json(generation))
+        write_atomic(staging / FILE, codec.to_json(generation))
         staging.rename(self.folder / digest)
         fsync_folder(self.folder)
         return digest
@@ -106,7 +106,7 @@ class Generations:
     def read(self, digest: str) -> Generation:
         """Read a generation that is on disk."""
         try:
-            return codec.from_json((self.folder / digest / _FILE).read_bytes(), Generation)
+            return codec.from_json((self.folder / digest / FILE).read_bytes(), Generation)
         except FileNotFoundError as err:
             raise NotFoundError(f"generation {digest[:12]} is not on this device") from err
 

@@ -12,7 +12,6 @@ import typing
 import msgspec
 
 _STAY_BELOW_S = 60.0
-_NICE = 10
 _BEAT_S = 60.0
 
 
@@ -21,6 +20,8 @@ class Pass(msgspec.Struct, kw_only=True):
 
     Parameters
     ----------
+    repaired : tuple of str
+        What was damaged on the disk, and is whole again.
     failures : int
         Failed passes in a row, this one included.
     next_s : float
@@ -35,6 +36,7 @@ class Pass(msgspec.Struct, kw_only=True):
     delivered: int = 0
     fetched_bytes: int = 0
     waits: str = ""
+    repaired: tuple[str, ...] = ()
     channel_sequence: int = 0
     generation: str = ""
     models: tuple[str, ...] = ()
@@ -69,7 +71,6 @@ class Beat:
 
 def run_child(one_pass: typing.Callable[[], Pass], *, read: int = 0, out: typing.BinaryIO | None = None) -> int:
     """Make passes until standard input ends, or one if polls are rare; return the exit status."""
-    os.nice(_NICE)
     write = out or sys.stdout.buffer
     asked = _Asked(read)
     if not asked.wait(0.0):

@@ -46,6 +46,7 @@ class SyncChild:
     pass it has done, and an empty one while a pass goes on. When polls are rarer than once a minute it ends after
     each pass and is started anew, so that nothing of it stays in memory.
 
+    The first one reads every file of the store: what a cut of the power has spoiled shows at the next start.
     Syncing never stops for good: a child that can not be started, dies, or says nothing for too long is started again.
 
     Parameters
@@ -61,6 +62,7 @@ class SyncChild:
         self._patience_s = patience_s
         self._process: asyncio.subprocess.Process | None = None
         self._heard, self._heard_at = Heard(), time.monotonic()
+        self._has_heard = False
         self._wanted = 0
         self._done = asyncio.Condition()
         self._wake = asyncio.Event()
@@ -98,7 +100,8 @@ class SyncChild:
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
-                *(["--failures", str(self._heard.failures)] * bool(self._heard.failures)),
+                *([] if self._has_heard else ["--repair"]),
+                *(["--failures", str(self._heard.failures)] if self._heard.failures else []),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=_MAX_LINE_BYTES,
@@ -122,7 +125,7 @@ class SyncChild:
         except msgspec.DecodeError:
             log.warning("the sync child said something odd", extra={"line": line[:200]})
             return
-        self._heard, self._heard_at = heard, time.monotonic()
+        self._heard, self._heard_at, self._has_heard = heard, time.monotonic(), True
         async with self._done:
             self._done.notify_all()
 

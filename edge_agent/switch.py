@@ -127,6 +127,17 @@ class Switch:
                 self._job.end("another generation took its place", told=True)
         await asyncio.to_thread(self._note_activation, digest, failures)
 
+    async def reload(self) -> None:
+        """Serve what runs from its files as they are now: nothing that is open is used again.
+
+        Raises
+        ------
+        CoveyError
+            It can not be served; what was served before still is.
+        """
+        self._bundles = {}
+        await self.activate(self.generations.running())
+
     def _note_activation(self, digest: str, failures: list[ModelError]) -> None:
         self._recorder.add_event("activated", digest[:12])
         for failure in failures:

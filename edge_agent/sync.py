@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import pathlib
 import random
@@ -24,6 +25,7 @@ from edge_agent.update.folder import URL as FOLDER_URL
 from edge_agent.update.folder import stream_from
 from edge_agent.update.install import Installer
 from edge_agent.update.job import OUTCOME_CHARACTERS
+from edge_agent.update.repair import spoiled
 from edge_agent.update.retry import next_pass_s
 from edge_agent.update.self_test import run_self_test
 from edge_agent.update.state import State
@@ -59,6 +61,10 @@ class ServerProxy:
     def activate(self, digest: str) -> None:
         """Make it serve a generation."""
         control.ask(self._path, "activate", generation=digest, timeout_s=_ACTIVATE_TIMEOUT_S)
+
+    def reload(self) -> None:
+        """Make it read anew what it serves."""
+        control.ask(self._path, "reload", timeout_s=_ACTIVATE_TIMEOUT_S)
 
     def flush(self) -> None:
         """Make it add up everything it has written."""
@@ -117,6 +123,7 @@ class Sync:
             repository=self._repository,
             server=self._server,
             stream=stream,
+            tail=None if source else self._link.tail,
             self_test=self_test,
             consent=self._ask_consent,
             tell=self.outbox.add_event,
@@ -126,7 +133,7 @@ class Sync:
         self._told: bytes = b""
         self._told_at = 0.0
         self._waits = ""
-        self._failures = failures
+        self._failures, self._beat = failures, beat
 
     def _ask_consent(self, waited_s: float) -> Consent:
         """Ask the owner's settings and the application whether to switch now."""
@@ -143,7 +150,8 @@ class Sync:
                 self._update_and_deliver(done)
             self._describe(done)
         except CoveyError as err:
-            _note(done, err)
+            if done.ok:  # what went wrong first says more
+                _note(done, err)
         except (OSError, sqlite3.Error) as err:
             _note(done, StorageError(f"{type(err).__name__}: {err}", fix="Free some space, or look at the disk."))
         self._failures = done.failures = 0 if done.ok else self._failures + 1
@@ -165,6 +173,9 @@ class Sync:
             done.fetched_bytes = outcome.fetched_bytes
             done.error = outcome.note
             done.waits = self._waits = outcome.waits
+            if outcome.repaired:
+                done.repaired = outcome.repaired
+                self._tell_repaired(outcome.repaired)
         except UnreachableError as err:
             self.state.update.end(before, told=True)
             _note(done, err)
@@ -194,6 +205,21 @@ class Sync:
         self.state.update.end(said)
         if said[:OUTCOME_CHARACTERS] != before:
             self.outbox.add_event("update-refused", said)
+
+    def _tell_repaired(self, names: tuple[str, ...]) -> None:
+        """Say what was repaired, and let it be served."""
+        self.outbox.add_event("repaired", ", ".join(names))
+        with contextlib.suppress(UnreachableError):  # no server runs: it reads the files when it starts
+            self._server.reload()
+
+    def check_files(self) -> list[str]:
+        """Read all blobs; let those that are spoiled be fetched again by the next pass; return their names."""
+        with lock(self._layout.sync_lock, wait=True):
+            found = spoiled(self._generations.blobs, self._beat)
+            for sha256 in found:
+                self._generations.blobs.drop(sha256)
+                self.outbox.add_event("damaged", f"blob {sha256[:12]} is not what it was; it will be fetched again")
+        return found
 
     def flush(self) -> None:
         """Make the serving process add up what it has written, if one runs."""

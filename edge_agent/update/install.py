@@ -13,7 +13,10 @@ from edge_agent.generation import Generation, Generations
 from edge_agent.update.choose import choose
 from edge_agent.update.consent import Consent
 from edge_agent.update.desire import check_channel, desired_generation
-from edge_agent.update.download import DELTA_MEMORY_BYTES, Downloader, Tell, ignore
+from edge_agent.update.download import DELTA_MEMORY_BYTES, Downloader, Tail, Tell, ignore
+from edge_agent.update.metadata_folder import accept_channel
+from edge_agent.update.parts import keep_parts
+from edge_agent.update.repair import mend
 from edge_agent.update.retreat import last_good, retreat
 from edge_agent.update.signed import Manifests, Signed
 from edge_agent.update.state import State
@@ -46,6 +49,7 @@ class Outcome(typing.NamedTuple):
     note: str = ""
     fetched_bytes: int = 0
     waits: str = ""
+    repaired: tuple[str, ...] = ()
 
 
 class Installer:
@@ -63,7 +67,7 @@ class Installer:
         Tries a bundle in a process of its own; raises ModelError.
     consent : callable
         Given how long a generation has lain ready, in seconds, says whether to switch to it now.
-    tell, delta_memory_bytes : callable, int
+    tail, tell, delta_memory_bytes : callable, callable, int
         See `Downloader`.
     wants : UpdateSettings
         Which variants the owner wants, and how much memory a model may have.
@@ -79,6 +83,7 @@ class Installer:
         server: Server,
         stream: Stream,
         self_test: SelfTest,
+        tail: Tail | None = None,
         consent: Asker = lambda _waited_s: Consent(granted=True),
         tell: Tell = ignore,
         delta_memory_bytes: int = DELTA_MEMORY_BYTES,
@@ -91,7 +96,7 @@ class Installer:
         self._signed = Signed(repository, layout.tuf)
         self._blobs = BlobStore(layout.blobs)
         self._download = Downloader(
-            self._blobs, stream, repository.blob_url, tell=tell, memory_bytes=delta_memory_bytes
+            self._blobs, stream, repository.blob_url, tail=tail, tell=tell, memory_bytes=delta_memory_bytes
         )
         self._generations = Generations(layout.generations, layout.current, self._blobs)
 
@@ -109,14 +114,16 @@ class Installer:
         self._job.begin()
         self._repository.refresh()
         says = self._read_channel()
-        note, before_bytes = "", self._download.fetched_bytes
+        note, repaired, before_bytes = "", [], self._download.fetched_bytes
         for _ in range(1 + says.n_bundles):
             manifests = self._signed.manifests(says)
             chosen = functools.partial(self._choose, manifests)
             generation = desired_generation(says, self._identity.device, self._state.refused(), chosen)
             self._refuse_known_bad(generation)
             digest = generation.digest
+            keep_parts(self._blobs.folder, manifests.files())
             if digest == self._generations.running():
+                repaired = mend(self._generations, generation, manifests.by_sha256, self._download.fetch)
                 changed = self._ensure_served(digest)
                 break
             self._job.check_loop(digest)
@@ -139,7 +146,9 @@ class Installer:
         self._job.end(note, told=not (changed or note))
         if changed:
             self._clean_up(digest)
-        return Outcome(says, digest, changed, note, self._download.fetched_bytes - before_bytes)
+        return Outcome(
+            says, digest, changed, note, self._download.fetched_bytes - before_bytes, repaired=tuple(repaired)
+        )
 
     def _finish_roll_back(self) -> None:
         """End what a process that died in the middle of going back had begun."""
@@ -152,6 +161,7 @@ class Installer:
     def _read_channel(self) -> Channel:
         says = self._signed.channel(self._identity.region)
         check_channel(says, self._identity.region, self._state.floor(_CHANNEL_FLOOR))
+        accept_channel(self._layout.tuf)
         return says
 
     def _choose(self, manifests: Manifests, model: str, ref: BundleRef) -> str:

@@ -9,6 +9,7 @@ import typing
 
 from edge_agent.files import fsync_folder, write_atomic
 
+OFFERED, ACCEPTED = "offered-channel.json", "channel.json"
 _FRESH = ("timestamp", "snapshot")
 _REPLACED = (*_FRESH, "targets")
 
@@ -61,3 +62,14 @@ def mend(folder: pathlib.Path) -> None:
             shutil.rmtree(path)
         elif path.name.startswith("tmp") and path.is_file():
             path.unlink()
+
+
+def accept_channel(folder: pathlib.Path) -> None:
+    """Let the channel that was offered, and found to be for this device and no older one, be the one it acts upon."""
+    data = (folder / OFFERED).read_bytes()
+    try:
+        is_known = (folder / ACCEPTED).read_bytes() == data
+    except OSError:
+        is_known = False
+    if not is_known:
+        write_atomic(folder / ACCEPTED, data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import typing
 
+from edge_agent.update.metadata_folder import OFFERED
 from edge_agent.update.trust import Repository
 from shared import bundle, channel
 from shared.channel import BundleRef, Channel
@@ -37,6 +38,10 @@ class Manifests:
         several = ([one for one, _ in offers] for offers in self._offers.values())
         return next(hashes for hashes in several if sha256 in hashes)
 
+    def files(self) -> frozenset[str]:
+        """Hashes of all files of all of them."""
+        return frozenset(file.sha256 for manifest in self._parsed.values() for file in manifest.files)
+
     def manifest(self, sha256: str) -> bundle.Manifest:
         """Look a manifest up by hash."""
         return self._parsed[sha256]
@@ -59,7 +64,7 @@ class Signed:
     def channel(self, region: str) -> Channel:
         """Return the channel of a region, as it is signed now."""
         path = channel.target_path(region)
-        data = self._repository.target(path, cache=self._folder / "channel.json")
+        data = self._repository.target(path, cache=self._folder / OFFERED)
         return _parse(channel.parse_channel, data, path)
 
     def manifests(self, says: Channel) -> Manifests:

@@ -248,7 +248,7 @@ def test_damage_is_named(run: Run, layout: Layout, row: Damaged) -> None:
         ("identity", "empty", "joined", "covey.identity/1"),
         ("device_key", "gone", "keys", "device.pem"),
         ("model.onnx", "garbage", "files", "model.onnx ("),
-        ("manifest.json", "half", "files", "covey.bundle/1"),
+        ("manifest.json", "half", "files", "manifest.json is damaged"),
         ("current", "folder", "files", "current"),
     ],
 )

@@ -188,3 +188,20 @@ for line in sys.stdin:
         assert [(await child.request(20))["failures"] for _ in range(3)] == [1, 2, 3]
 
     on(program, story)
+
+
+def test_the_first_child_that_is_heard_reads_every_file_and_no_other_does(tmp_path: pathlib.Path) -> None:
+    asked = tmp_path / "asked"
+    program = f"""
+import os, sys
+open({str(asked)!r}, "a").write("read" if "--repair" in sys.argv else "-")
+if len(open({str(asked)!r}).read()) < 8:
+    os._exit(9)
+"""
+
+    async def story(child: SyncChild) -> None:
+        for _ in range(3):
+            await child.request(20)
+
+    on(program + LEAVES, story)
+    assert asked.read_text() == "readread--"

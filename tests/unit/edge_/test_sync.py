@@ -7,22 +7,32 @@ import io
 import json
 import os
 import pathlib
+import threading
 import time
 import typing
+import wsgiref.simple_server
 
 import msgspec
 import pytest
 
+from cloud.web.front import Front
 from edge_agent.config import Layout, Settings
 from edge_agent.files import write_atomic
 from edge_agent.passes import Beat, Pass, run_child
 from edge_agent.sync import Sync
 from edge_agent.telemetry.spool import Spool
+from edge_agent.update.parts import part_of
 from edge_agent.update.state import State
+from shared import bundle, codec
 from shared.channel import Channel
 from tests import fakes
 
 DAY_S = 86_400.0
+REFUSED = (
+    (Channel(region="south", sequence=9, poll_interval_s=3600.0).to_bytes(), "the channel is for 'south'"),
+    (Channel(region=fakes.REGION, sequence=3, poll_interval_s=3600.0).to_bytes(), "sequence 3 after 4"),
+    (b'{"schema": "covey.channel/9"}', "reads covey.channel major 1"),
+)
 
 
 @pytest.fixture
@@ -105,6 +115,70 @@ def test_a_refused_channel_does_not_say_when_to_come_again(layout: Layout, refus
         assert any(sync.one_pass().next_s > 5.0 for _ in range(20))
         put_channel(layout, **refused)
         assert all(sync.one_pass().next_s <= 5.0 for _ in range(20))
+
+
+def test_a_channel_that_is_refused_takes_no_place_of_the_one_that_is_acted_upon(
+    layout: Layout, cloud: fakes.SignedRepository, tmp_path: pathlib.Path
+) -> None:
+    kept = layout.tuf / "channel.json"
+    good = cloud.publish_channel(4, "v1", poll_interval_s=7.0)
+    for data, words in ((good.to_bytes(), ""), *REFUSED):
+        cloud.publish("channels", good.target_path, data)
+        with syncing(layout, source=carried(cloud, tmp_path / "stick")) as sync:
+            done = sync.one_pass()
+        assert (done.ok, words in done.error) == (not words, True), done
+        assert kept.read_bytes() == good.to_bytes()
+    better = cloud.publish_channel(5, "v1", poll_interval_s=8.0)
+    with syncing(layout, source=carried(cloud, tmp_path / "stick")) as sync:
+        assert 8.0 <= sync.one_pass().next_s <= 8.0 * 1.2
+    assert kept.read_bytes() == better.to_bytes()
+
+
+# ---- a download that goes on
+
+
+class Quiet(wsgiref.simple_server.WSGIRequestHandler):
+    """A handler that says nothing."""
+
+    def log_message(self, *_args: object) -> None:
+        """Say nothing."""
+
+
+def teapot(_environ: typing.Any, start: typing.Callable[..., object]) -> list[bytes]:
+    start("418 I'm a teapot", [])
+    return []
+
+
+@pytest.fixture
+def url(cloud: fakes.SignedRepository, tmp_path: pathlib.Path) -> typing.Iterator[str]:
+    """Serve the repository as the cloud does, and nothing else."""
+    front = Front(teapot, carried(cloud, tmp_path / "repo"))
+    server = wsgiref.simple_server.make_server("127.0.0.1", 0, typing.cast("typing.Any", front), handler_class=Quiet)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_an_update_goes_on_with_the_part_that_it_has_and_clears_away_what_nobody_wants(
+    layout: Layout, url: str
+) -> None:
+    identity = layout.load_identity()
+    write_atomic(layout.identity, codec.to_json(msgspec.structs.replace(identity, cloud_url=url)))
+    files = fakes.make_bundle("v1", table={0: (0.5, 0.5)}).files
+    model = files[bundle.MODEL_FILE]
+    layout.blobs.mkdir()
+    part_of(layout.blobs, bundle.digest_of(model)).write_bytes(model[:-7])
+    part_of(layout.blobs, "0" * 64).write_bytes(b"of a version that nobody wants any more")
+    with syncing(layout) as sync:
+        done = sync.one_pass()
+        assert (done.changed, done.fetched_bytes) == (True, sum(map(len, files.values())) - len(model) + 7)
+        assert list(layout.blobs.glob(".*")) == []
+        part_of(layout.blobs, "0" * 64).write_bytes(b"of a version that was taken back")
+        sync.one_pass()
+        assert list(layout.blobs.glob(".*")) == []
 
 
 # ---- how old the news are

@@ -109,7 +109,7 @@ class Engine:
         start = since_s or time.perf_counter()
         check_columns(row, active.columns)
         self._nonce = (self._nonce + 1) % _NONCE_MODULUS
-        nonce = self._nonce.to_bytes(experiment.NONCE_BYTES, "little")
+        nonce = self._nonce.to_bytes(experiment.NONCE_BYTES, "big")
         asked = int(active.shares(unit or nonce.hex()) < active.share_bp) if active.share_bp else INCUMBENT
         at_s = int(event_s)
         if is_substitute:

@@ -10,7 +10,7 @@ import typing
 from edge_agent.records import CANDIDATE, INCUMBENT, Answered, AnyRecord, Failed, OutcomeSeen, Spec
 from shared.clock import day_of
 from shared.metrics import expected_log_loss, get_metric
-from shared.summary import N_LATENCY_BINS, N_SCORE_BINS, latency_bin, quantise, score_bin
+from shared.summary import N_LATENCY_BINS, N_SCORE_BINS, quantise, score_bin
 from shared.telemetry import APPROXIMATE, SOURCES
 
 SumsKey = tuple[str, str, int, int, bool, int]
@@ -18,6 +18,7 @@ PairsKey = tuple[str, int, int]
 COUNTERS = ("requests", "precomputed", "onnx", "fallback", "failed", "timed_out")
 QUALITY = ("outcomes", "metric_sum", "metric_sumsq", "excess_sum", "positives")
 _N_SCORES = 2 * N_SCORE_BINS
+_COUNTER_OF = tuple("fallback" if i in APPROXIMATE else source for i, source in enumerate(SOURCES))
 _LARGEST = sys.float_info.max
 
 
@@ -95,11 +96,11 @@ def fold(records: typing.Iterable[AnyRecord], memory: Memory) -> Folded:
 def _answered(out: Folded, record: Answered) -> None:
     day = day_of(record.event_s)
     row = out.sums[record.model, record.version, record.epoch, record.arm, True, day]
-    row.counts["requests"] += 1
-    source = SOURCES[record.source]
-    row.counts["fallback" if record.source in APPROXIMATE else source] += 1
-    row.counts["timed_out"] += record.slow
-    row.latency_bins[latency_bin(record.latency_us * 1e-6)] += 1
+    counts = row.counts
+    counts["requests"] += 1
+    counts[_COUNTER_OF[record.source]] += 1
+    counts["timed_out"] += record.slow
+    row.latency_bins[_bin_of(record.latency_us)] += 1
     if record.other_version:
         other = CANDIDATE if record.arm == INCUMBENT else INCUMBENT
         scored = out.sums[record.model, record.other_version, record.epoch, other, False, day]
@@ -108,6 +109,11 @@ def _answered(out: Folded, record: Answered) -> None:
     if record.keep:
         waits = Waiting(record.outputs, record.other_version if record.other_outputs else "", record.other_outputs)
         out.waiting[record.nonce] = (record.event_s, waits)
+
+
+def _bin_of(latency_us: int) -> int:
+    """`latency_bin` of whole microseconds, without a logarithm."""
+    return min(max(latency_us - 1, 0).bit_length(), N_LATENCY_BINS - 1)
 
 
 def _failed(out: Folded, record: Failed) -> None:

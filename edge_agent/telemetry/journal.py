@@ -1,15 +1,19 @@
-"""An append-only journal of records: one write call each, so that a killed process loses nothing it has written.
+"""A journal of records in mapped files: to write one is to copy it into memory that a killed process leaves behind.
 
-A record is ``length (4 bytes), CRC-32 (4 bytes), msgpack``. Files are numbered; a new process begins a new file, so
-a half-written last record can only be at the end of a file that nobody writes to any more.
+A record is ``length (4 bytes), CRC-32 (4 bytes), msgpack``; a length of zero ends a file. Files are numbered and begin
+as zeros; their room on disk is taken beforehand, since a mapped file that finds none takes the process down. A process
+begins a new file, so a half-written last record can only be at the end of a file that nobody writes to any more.
 """
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import pathlib
 import struct
 import threading
+import time
 import typing
 import zlib
 
@@ -18,8 +22,10 @@ import msgspec
 from edge_agent.records import Answered, AnyRecord, Failed, OutcomeSeen
 
 _FRAME = struct.Struct("<II")
+_pack, _crc = _FRAME.pack, zlib.crc32
 _MAX_RECORD_BYTES = 1 << 20
-_SEGMENT_BYTES = 8 << 20
+_SEGMENT_BYTES = 512 << 10
+_RETRY_S = 1.0
 _SUFFIX = ".journal"
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Answered | Failed | OutcomeSeen).decode
@@ -33,7 +39,7 @@ class Position(typing.NamedTuple):
 
 
 class JournalWriter:
-    """Appends records.
+    """Writes records.
 
     Parameters
     ----------
@@ -43,70 +49,82 @@ class JournalWriter:
         When the files that are not folded yet exceed this, records are counted and dropped instead.
     after_segment : int
         Number of the last file that was ever folded: it may be gone, and its number must not come again.
+    clock : callable
+        Monotonic seconds: where no file can be made, it is tried again a second later.
     """
 
-    def __init__(self, folder: pathlib.Path, limit_bytes: int, after_segment: int = 0) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        limit_bytes: int,
+        after_segment: int = 0,
+        clock: typing.Callable[[], float] = time.monotonic,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._limit_bytes = folder, limit_bytes
+        self._folder, self._limit_bytes, self._clock = folder, limit_bytes, clock
         # Only files that nobody writes to any more are deleted, so there must be several within the limit.
         self._segment_bytes = min(_SEGMENT_BYTES, limit_bytes // 4)
+        for number in segments(folder):
+            _trim(segment_path(folder, number))
         self._segment = max([*segments(folder), after_segment])
-        self._earlier_bytes = sum(segment_path(folder, n).stat().st_size for n in segments(folder))
         self._lock = threading.Lock()
+        self._map: mmap.mmap | None = None
+        self._at = self._end = 0
+        self._try_at_s = -1.0
         self.n_dropped = 0
-        self._segment, self._file = self._new_file()
-        self._size = 0
+        self._earlier_bytes = self._count_earlier()
+        self._next_file(0)
 
-    def _new_file(self) -> tuple[int, int]:
-        """Make the next file; return its number and its descriptor."""
+    def _count_earlier(self) -> int:
+        """Bytes of the files that nobody writes to any more."""
+        kept = [n for n in segments(self._folder) if n < self._segment or self._map is None]
+        return sum(segment_path(self._folder, n).stat().st_size for n in kept)
+
+    def _next_file(self, needed: int) -> bool:
+        """Go on in a new file with room for a record; return whether there is one."""
+        size = max(self._segment_bytes, needed)
+        if self._clock() < self._try_at_s or self._earlier_bytes + self._at + size > self._limit_bytes:
+            return False
         number = self._segment + 1
-        while True:
-            path = segment_path(self._folder, number)
-            try:
-                return number, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-            except FileExistsError:
-                number += 1
-
-    def _rotate(self) -> None:
-        """Go on in a new file, or in the old one while no new one can be made."""
         try:
-            number, file = self._new_file()
+            made = None
+            while made is None:
+                made = _make(segment_path(self._folder, number), size)
+                number += 1
         except OSError:
-            return
-        os.close(self._file)
-        self._earlier_bytes += self._size
-        self._segment, self._file, self._size = number, file, 0
+            self._try_at_s = self._clock() + _RETRY_S
+            return False
+        self._close_file()
+        self._map, self._segment, self._at, self._end = made, number - 1, 0, size
+        return True
+
+    def _close_file(self) -> None:
+        """Give back the room that the file has not used."""
+        if self._map is not None:
+            self._map.close()
+            with contextlib.suppress(FileNotFoundError):  # it was added up and deleted meanwhile
+                os.truncate(segment_path(self._folder, self._segment), self._at)
+            self._earlier_bytes += self._at
+        self._map, self._at, self._end = None, 0, 0
 
     def append(self, record: AnyRecord) -> None:
         """Write a record; a full disk or a full journal drops and counts it, since answering must go on."""
         body = _encode(record)
-        frame = _FRAME.pack(len(body), zlib.crc32(body)) + body
+        frame = _pack(len(body), _crc(body)) + body
         with self._lock:
-            used = self._earlier_bytes + self._size
-            if used + len(frame) > self._limit_bytes or len(body) > _MAX_RECORD_BYTES:
-                self.n_dropped += 1
-                return
-            try:
-                written = os.write(self._file, frame)
-            except OSError:
-                written = 0
-            if written == len(frame):
-                self._size += written
-            else:
-                self.n_dropped += 1
-                if written:
-                    self._cut_short(written)
-            if self._size >= self._segment_bytes:
-                self._rotate()
-
-    def _cut_short(self, written: int) -> None:
-        """Take back half a record (the disk filled up in the middle of it)."""
-        os.ftruncate(self._file, max(os.fstat(self._file).st_size - written, 0))
+            end = self._at + len(frame)
+            if end > self._end:
+                if len(body) > _MAX_RECORD_BYTES or not self._next_file(len(frame)):
+                    self.n_dropped += 1
+                    return
+                end = len(frame)
+            self._map[self._at : end] = frame  # type: ignore[index]
+            self._at = end
 
     def position(self) -> Position:
         """Where the next record will go."""
         with self._lock:
-            return Position(self._segment, self._size)
+            return Position(self._segment, self._at)
 
     def folded(self, up_to: Position) -> None:
         """Delete files that were added up whole."""
@@ -114,12 +132,40 @@ class JournalWriter:
             if number < up_to.segment:
                 segment_path(self._folder, number).unlink(missing_ok=True)
         with self._lock:
-            kept = [n for n in segments(self._folder) if n < self._segment]
-            self._earlier_bytes = sum(segment_path(self._folder, n).stat().st_size for n in kept)
+            self._earlier_bytes = self._count_earlier()
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
+        """Close the file; what comes after is dropped."""
+        with self._lock:
+            at, self._limit_bytes = self._at, 0
+            self._close_file()
+            self._at = self._end = at
+
+
+def _make(path: pathlib.Path, size: int) -> mmap.mmap | None:
+    """Make a file of zeros whose room on disk is taken; None if there is one of that name."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return None
+    try:
+        os.posix_fallocate(file, 0, size)
+        return mmap.mmap(file, size)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(file)
+
+
+def _trim(path: pathlib.Path) -> None:
+    """Cut off the room that a process which was killed has not used."""
+    data = path.read_bytes()
+    at = 0
+    while at + _FRAME.size <= len(data) and (length := _FRAME.unpack_from(data, at)[0]):
+        at += _FRAME.size + length
+    if at < len(data):
+        os.truncate(path, at)
 
 
 def segments(folder: pathlib.Path) -> list[int]:
@@ -151,12 +197,9 @@ def read_from(folder: pathlib.Path, start: Position, *, max_records: int) -> tup
             file.seek(offset)
             data = file.read()
         used = 0
-        while len(records) < max_records:
-            frame = _next_frame(data, used)
-            if frame is None:
-                break
-            record, used = frame
+        for record, end in _frames(data, max_records - len(records)):
             records.append(record)
+            used = end
         position = Position(number, offset + used)
         if len(records) >= max_records:
             break
@@ -165,15 +208,19 @@ def read_from(folder: pathlib.Path, start: Position, *, max_records: int) -> tup
     return records, position
 
 
-def _next_frame(data: bytes, at: int) -> tuple[AnyRecord, int] | None:
-    """Return the record at an offset and where the next one begins; None at the end or at damage."""
-    if len(data) - at < _FRAME.size:
-        return None
-    length, crc = _FRAME.unpack_from(data, at)
-    body = data[at + _FRAME.size : at + _FRAME.size + length]
-    if length > _MAX_RECORD_BYTES or len(body) != length or zlib.crc32(body) != crc:
-        return None
-    try:
-        return _decode(body), at + _FRAME.size + length
-    except msgspec.DecodeError:
-        return None
+def _frames(data: bytes, n: int) -> typing.Iterator[tuple[AnyRecord, int]]:
+    """Return at most n records, each with where the next one begins; none after damage."""
+    unpack, size, end = _FRAME.unpack_from, _FRAME.size, len(data) - _FRAME.size
+    at = 0
+    while n > 0 and at <= end:
+        length, crc = unpack(data, at)
+        body = data[at + size : at + size + length]
+        if not 0 < length <= _MAX_RECORD_BYTES or len(body) != length or _crc(body) != crc:
+            return
+        try:
+            record = _decode(body)
+        except msgspec.DecodeError:
+            return
+        at += size + length
+        n -= 1
+        yield record, at

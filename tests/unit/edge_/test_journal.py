@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import typing
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from edge_agent.records import Answered, AnyRecord, Failed, OutcomeSeen
 from edge_agent.telemetry import journal
 from edge_agent.telemetry.journal import JournalWriter, Position, read_from, segment_path, segments
+from tests import fakes
 
 START = Position(0, 0)
 BIG = 1 << 24
@@ -176,57 +178,80 @@ def test_a_small_budget_never_stops_a_journal_that_is_folded_in_time(tmp_path: p
     writer.close()
 
 
-class Disk:
-    """Stands in for ``os.write`` on a disk with so much room."""
-
-    def __init__(self, room: int, error: int = errno.ENOSPC) -> None:
-        self.room, self.error, self.write = room, error, os.write
-
-    def __call__(self, handle: int, data: bytes) -> int:
-        if self.room <= 0:
-            raise OSError(self.error, os.strerror(self.error))
-        n = self.write(handle, data[: self.room])
-        self.room -= n
-        return n
-
-
-@pytest.mark.parametrize("room", [0, 1, 30, 31, 50, 75])
-def test_a_full_disk_drops_whole_records_and_the_next_ones_are_kept(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, room: int
-) -> None:
-    writer = fill(tmp_path, 0, 1)
-    disk = Disk(room)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", disk)
-        for i in range(1, 6):
-            writer.append(failed(i))
-    writer.append(failed(99))
-    writer.close()
-    got = read(tmp_path)
-    assert got[0] == failed(0)
-    assert got[-1] == failed(99)
-    assert len(got) == 7 - writer.n_dropped
-
-
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EMFILE, errno.EACCES])
-def test_when_no_new_file_can_be_made_the_old_one_goes_on(
+def test_while_no_room_can_be_had_records_are_counted_and_later_ones_are_kept_again(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     monkeypatch.setattr(journal, "_SEGMENT_BYTES", 100)
-    writer = fill(tmp_path, 0, 1)
+    clock = fakes.Clock(0.0)
+    writer = JournalWriter(tmp_path, BIG, clock=clock)
+    writer.append(failed(0))
+    tries = []
 
     def no(*_: object) -> int:
+        tries.append(1)
         raise OSError(error, os.strerror(error))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", no)
+        patch.setattr(os, "posix_fallocate" if error == errno.ENOSPC else "open", no)
         for i in range(1, 20):
             writer.append(failed(i))
-    for i in range(20, 40):
+        assert len(tries) == 1
+        clock.now_s += 1.0
+        writer.append(failed(20))
+        assert len(tries) == 2
+    writer.append(failed(21))
+    clock.now_s += 1.0
+    for i in range(30, 50):
         writer.append(failed(i))
     writer.close()
-    assert read(tmp_path) == [failed(i) for i in range(40)]
+    got = read(tmp_path)
+    n_before = len(got) - 20
+    assert got == [failed(i) for i in [*range(n_before), *range(30, 50)]]
+    assert 1 <= n_before == 22 - writer.n_dropped
     assert len(segments(tmp_path)) > 2
+
+
+def test_a_device_starts_on_a_full_disk(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no(*_: object) -> typing.NoReturn:
+        raise OSError(errno.ENOSPC, "full")
+
+    clock = fakes.Clock(0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", no)
+        writer = JournalWriter(tmp_path, BIG, after_segment=3, clock=clock)
+        writer.append(failed(0))
+        assert (segments(tmp_path), writer.position(), writer.n_dropped) == ([], Position(3, 0), 1)
+        writer.folded(Position(3, 0))
+    clock.now_s += 1.0
+    writer.append(failed(1))
+    assert (read(tmp_path), writer.position().segment) == ([failed(1)], 4)
+    writer.close()
+
+
+def test_room_on_disk_is_taken_before_it_is_written_to(tmp_path: pathlib.Path) -> None:
+    """Else a disk that fills up takes the process down at the next record, instead of costing that record."""
+    writer = fill(tmp_path, 0, 1)
+    status = segment_path(tmp_path, 1).stat()
+    assert status.st_blocks * 512 >= status.st_size == journal._SEGMENT_BYTES
+    writer.close()
+    assert segment_path(tmp_path, 1).stat().st_size == writer.position().offset < 100
+
+
+def test_the_room_that_a_killed_process_did_not_use_is_given_back(tmp_path: pathlib.Path) -> None:
+    killed = fill(tmp_path, 0, 3)
+    size = killed.position().offset
+    again = fill(tmp_path, 3, 1)
+    assert segment_path(tmp_path, 1).stat().st_size == size
+    assert read(tmp_path) == [failed(i) for i in range(4)]
+    again.close()
+
+
+def test_what_is_recorded_after_the_end_is_counted_as_dropped(tmp_path: pathlib.Path) -> None:
+    writer = fill(tmp_path, 0, 2)
+    writer.close()
+    writer.append(failed(2))
+    assert (read(tmp_path), writer.n_dropped) == ([failed(0), failed(1)], 1)
 
 
 def test_a_file_that_has_the_next_number_already_is_stepped_over(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pathlib
 import signal
 import sys
 import typing
@@ -14,9 +15,11 @@ from edge_agent import control
 from edge_agent.config import Identity, Layout, Settings
 from edge_agent.files import lock
 from edge_agent.notify import Notifier
+from edge_agent.predict import listen
 from edge_agent.predict.engine import ActiveModel, Engine
+from edge_agent.predict.meters import Meters
 from edge_agent.predict.routes import Api, EventClock
-from edge_agent.predict.server import HttpServer
+from edge_agent.predict.server import HttpServer, Limits
 from edge_agent.records import AnyRecord
 from edge_agent.supervise import PATIENCE_S, SyncChild
 from edge_agent.switch import Switch
@@ -45,6 +48,7 @@ class Agent:
         self.state = State(layout.state_db)
         self.recorder = Recorder(layout, settings.spool.limit_bytes)
         self.clock = EventClock()
+        self.meters = Meters()
         self.engine = Engine(identity.device, layout.id_key.read_bytes(), self._record)
         self.switch = Switch(
             layout,
@@ -54,8 +58,16 @@ class Agent:
             recorder=self.recorder,
             state=self.state,
         )
-        self.api = Api(self.engine, self.clock, self.status)
+        self.api = Api(
+            self.engine,
+            self.clock,
+            self.status,
+            meters=self.meters,
+            gauges=self._gauges,
+            max_body_bytes=settings.serve.max_body_bytes,
+        )
         self.sync = SyncChild(layout.store, PATIENCE_S + settings.sync.self_test_timeout_s)
+        self.http: HttpServer | None = None
         self.address = ""
         self._stop = asyncio.Event()
 
@@ -75,17 +87,15 @@ class Agent:
         loop, notifier = asyncio.get_running_loop(), Notifier()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        limits = self.settings.serve
-        http = HttpServer(
-            self.api,
-            max_body_bytes=limits.max_body_bytes,
-            max_connections=limits.max_connections,
-            idle_timeout_s=limits.idle_timeout_s,
-        )
+        serve = self.settings.serve
+        self.http = HttpServer(self.api, self._limits())
         with lock(self.layout.serve_lock):
-            listener = await loop.create_server(http.new_connection, limits.host, limits.port, backlog=512)
+            listener = await listen.on_port(self.http.new_connection, serve.host, serve.port)
             host, port = listener.sockets[0].getsockname()[:2]
             self.address = f"http://{host}:{port}"
+            unix = listen.UnixListener(pathlib.Path(serve.socket), int(serve.socket_mode, 8))
+            if serve.socket:
+                await unix.open(self.http.new_connection)
             private = await control.serve(self.layout.control, self._command)
             tasks = [loop.create_task(self.switch.boot()), loop.create_task(self._keep_folding())]
             if with_sync:
@@ -97,9 +107,29 @@ class Agent:
             await self._stop.wait()
             notifier.say("STOPPING=1")
             listener.close()
+            unix.close()
             private.close()
-            http.close()
+            await self.http.stop(patience_s=serve.stop_timeout_s)
             await self._end(tasks)
+
+    def _limits(self) -> Limits:
+        serve = self.settings.serve
+        return Limits(
+            max_body_bytes=serve.max_body_bytes,
+            max_connections=listen.connections_that_fit(serve.max_connections),
+            idle_timeout_s=serve.idle_timeout_s,
+            max_waiting=serve.max_waiting,
+            max_held_bytes=max(serve.max_held_bytes, serve.max_body_bytes),
+            model_threads=serve.model_threads,
+            model_timeout_s=serve.model_timeout_s,
+        )
+
+    def _gauges(self) -> dict[str, float]:
+        """What ``GET /metrics`` tells of this process beside its answers."""
+        http = self.http
+        numbers = http.gauges() if http else {}
+        spool = [*self.layout.store.glob("spool.db*"), *self.layout.journal.glob("*")]
+        return numbers | {"spool_bytes": float(sum(path.stat().st_size for path in spool if path.is_file()))}
 
     async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
         """Stop in an orderly way: nothing that was written is left unfolded."""
@@ -133,6 +163,7 @@ class Agent:
     def _record(self, record: AnyRecord) -> None:
         self.recorder.record(record)
         self.switch.watch(record)
+        self.meters.take(record)
 
     # ---- commands on the private socket
 

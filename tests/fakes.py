@@ -42,7 +42,7 @@ from edge_agent.generation import Generation, GenerationModel, Generations
 from edge_agent.predict.engine import ActiveModel, Engine
 from edge_agent.predict.loaded import LoadedBundle
 from edge_agent.predict.routes import Api, EventClock
-from edge_agent.predict.server import HttpServer
+from edge_agent.predict.server import HttpServer, Limits
 from edge_agent.records import AnyRecord
 from edge_agent.update.state import GenerationState, State
 from shared import bundle, codec, precomputed
@@ -51,6 +51,7 @@ from shared.channel import BundleRef, Channel, Experiment, Guard, ModelChannel
 from shared.errors import NotFoundError
 from shared.features import Bucketed, Categorical, Encoder, FeatureSet, Numeric
 
+T = typing.TypeVar("T")
 MODEL, DEVICE, REGION = "late", "till-1", "north"
 SALT = "salt-of-a-rollout"
 URL = "http://cloud.test/repo"
@@ -419,27 +420,36 @@ def serve(
 def listening(api: Api, **limits: typing.Any) -> typing.Iterator[tuple[str, int]]:
     """Serve routes on a loopback socket, on an event loop in a thread; yield (host, port)."""
     settings = {"max_body_bytes": 100_000, "max_connections": 100, "idle_timeout_s": 20.0} | limits
+    with running(api, **settings) as (loop, server):
+        listener = on_loop(loop, loop.create_server(server.new_connection, "127.0.0.1", backlog=1024))
+        try:
+            yield listener.sockets[0].getsockname()
+        finally:
+            loop.call_soon_threadsafe(listener.close)
+
+
+def on_loop(loop: asyncio.AbstractEventLoop, what: typing.Coroutine[typing.Any, typing.Any, T]) -> T:
+    """Have something done on a loop that runs in another thread."""
+    return asyncio.run_coroutine_threadsafe(what, loop).result(60)
+
+
+@contextlib.contextmanager
+def running(api: Api, **limits: typing.Any) -> typing.Iterator[tuple[asyncio.AbstractEventLoop, HttpServer]]:
+    """Run an event loop in a thread, with a server that listens nowhere yet."""
     loop = asyncio.new_event_loop()
     faults: list[object] = []
     loop.set_exception_handler(lambda _loop, context: faults.append(context.get("exception") or context))
-    server = HttpServer(api, **settings)
+    server = HttpServer(api, Limits(**limits))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    listener = asyncio.run_coroutine_threadsafe(loop.create_server(server.new_connection, "127.0.0.1"), loop).result()
-
-    async def end() -> None:
-        listener.close()
-        server.close()
-        await asyncio.sleep(0.01)
-
     try:
-        yield listener.sockets[0].getsockname()
+        yield loop, server
     finally:
-        asyncio.run_coroutine_threadsafe(end(), loop).result()
+        on_loop(loop, server.stop(grace_s=0.0))
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
-    assert faults == []
+    assert faults == [], faults
 
 
 # ---- the signed repository
@@ -604,7 +614,7 @@ def running_agent(layout: Layout) -> typing.Iterator[Agent]:
         with contextlib.suppress(RuntimeError):  # it has ended by itself
             loop.call_soon_threadsafe(agent._stop.set)
         thread.join()
-    assert faults == []
+    assert faults == [], faults
 
 
 def post(address: str, path: str, body: object) -> tuple[int, dict[str, typing.Any]]:

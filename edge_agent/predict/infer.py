@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2 over JSON: model metadata and infer, with the raw features as named inputs."""
+"""Infer of the Open Inference Protocol v2: tensors in, as JSON or as bytes in any mix, and tensors out."""
 
 from __future__ import annotations
 
@@ -7,37 +7,43 @@ import typing
 
 import msgspec
 
-from edge_agent.predict import replies
+from edge_agent.predict import replies, tensors
+from edge_agent.predict.asking import Ask
 from edge_agent.predict.engine import ActiveModel, Prediction
-from edge_agent.predict.loaded import NotReadyError
-from edge_agent.predict.replies import MAX_ROWS, Response
+from edge_agent.predict.replies import MAX_ROWS, OCTETS, Response
 from edge_agent.records import ARM_NAMES
-from shared.errors import DataError
-from shared.features import Bucketed, Categorical, FeatureSet, Numeric
+from shared.errors import DataError, WireError, shown
+from shared.features import Bucketed, Categorical, Numeric
 from shared.telemetry import SOURCES
 
-__all__ = ["NotReadyError", "infer", "metadata"]
+MATRIX = "features"
+_MAX_DIMENSIONS = 2
+_LENGTH_HEADER = "Inference-Header-Content-Length"
+Outputs = dict[str, tuple[str, list[int], typing.Sequence[typing.Any]]]
 
-_INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
-_FLOATS = ("FP32", "FP64")
-Rows = list[dict[str, object]]
+
+class TensorParameters(msgspec.Struct):
+    """Parameters of an input or of an output that is asked for; unknown ones are passed over, as the protocol says."""
+
+    binary_data_size: typing.Annotated[int, msgspec.Meta(ge=0)] | None = None
+    binary_data: bool | None = None
 
 
 class Tensor(msgspec.Struct, forbid_unknown_fields=True):
-    """An input tensor with its data as JSON."""
+    """An input tensor, with its data as JSON unless the data follows as bytes."""
 
     name: str
     shape: list[int]
     datatype: str
-    data: list[object]
-    parameters: dict[str, object] = {}
+    data: list[typing.Any] | msgspec.UnsetType = msgspec.UNSET
+    parameters: TensorParameters | None = None
 
 
 class RequestedOutput(msgspec.Struct, forbid_unknown_fields=True):
     """An output the client wants."""
 
     name: str
-    parameters: dict[str, object] = {}
+    parameters: TensorParameters | None = None
 
 
 class Parameters(msgspec.Struct):
@@ -45,165 +51,195 @@ class Parameters(msgspec.Struct):
 
     unit: str | None = None
     event_time: replies.Time = None
+    binary_data_output: bool = False
 
 
 class InferRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """``POST /v2/models/{model}/infer``."""
+    """``POST /v2/models/{model}/infer``; who names the model again in the body is not believed."""
 
     inputs: list[Tensor]
-    id: str = ""
-    parameters: Parameters = msgspec.field(default_factory=Parameters)
-    outputs: list[RequestedOutput] = []
+    id: str | None = None
+    parameters: Parameters | None = None
+    outputs: list[RequestedOutput] | None = None
+    model_name: str = ""
+    model_version: str | None = None
 
 
-class Answerer(typing.Protocol):
-    """Answers rows."""
-
-    def answer(
-        self,
-        active: ActiveModel,
-        rows: typing.Sequence[typing.Mapping[str, object]],
-        unit: str | None,
-        said: replies.Time,
-    ) -> list[Prediction]:
-        """Answer rows that arrived together."""
+_decode = msgspec.json.Decoder(InferRequest).decode
+_NO_PARAMETERS = Parameters()
+_NO_TENSOR_PARAMETERS = TensorParameters()
 
 
-def infer(api: Answerer, active: ActiveModel, version: str, body: bytes) -> Response:
-    """Answer an infer request.
+def ask(
+    active: ActiveModel,
+    body: bytes,
+    header_length: bytes | None,
+    event_time: typing.Callable[[replies.Time, float], float],
+) -> Ask:
+    """Read an infer request.
 
     All rows of a request go to one arm, so that ``model_version`` is true for all of them. Asking for a version by
     name does not choose an arm: arms belong to the experiment.
+
+    Parameters
+    ----------
+    header_length : bytes, optional
+        The header Inference-Header-Content-Length: so much of the body is JSON, the rest is tensors.
+    event_time : callable
+        Makes what the request says, and the model's label window in seconds, into an event time.
+
+    Raises
+    ------
+    WireError, DataError
+        The request makes no sense; the field is where.
     """
-    request = replies.read(body, InferRequest)
-    rows = _rows(request.inputs)
-    unit = request.parameters.unit or request.id or os.urandom(8).hex()
-    made = api.answer(active, rows, unit, request.parameters.event_time)
-    answered = made[0].bundle.version
-    del version
-    reply: dict[str, object] = {
-        "model_name": active.entry.model,
-        "model_version": answered,
-        "parameters": replies.parameters(made[0]) if len(made) == 1 else {"version": answered},
-        "outputs": _outputs(made, [wanted.name for wanted in request.outputs]),
-    }
-    if request.id:
-        reply["id"] = request.id
-    return replies.ok(reply, tuple(made))
+    tail = b""
+    if header_length is not None:
+        end = _header_end(header_length, len(body))
+        body, tail = body[:end], body[end:]
+    request = replies.read_with(_decode, body)
+    rows = _rows(active, request.inputs, tail)
+    parameters = request.parameters or _NO_PARAMETERS
+    event_s = event_time(parameters.event_time, active.incumbent.manifest.label_window_s)
+    unit = parameters.unit or request.id or os.urandom(8).hex()
+
+    def say(made: list[Prediction]) -> Response:
+        return _say(request, parameters, made)
+
+    return Ask(active, rows, unit, event_s, is_one_arm=True, say=say)
 
 
-def _rows(inputs: list[Tensor]) -> Rows:
+def _header_end(header_length: bytes, n_bytes: int) -> int:
+    end = int(header_length[:12]) if header_length.isdigit() else -1
+    if not 0 < end <= n_bytes:
+        raise WireError(
+            f"{shown(header_length.decode('latin-1'))} is not the length of the JSON in a body of {n_bytes:,} bytes",
+            field=_LENGTH_HEADER,
+        )
+    return end
+
+
+def _rows(active: ActiveModel, inputs: list[Tensor], tail: bytes) -> list[dict[str, tensors.Value]]:
     """Turn columns into rows."""
     if not inputs:
         raise DataError("there is no input", field="inputs", fix="Send each feature as a tensor of shape [n].")
-    n = None
-    rows: Rows = []
+    columns: dict[str, list[tensors.Value]] = {}
+    at, n = 0, 0
     for i, tensor in enumerate(inputs):
-        size = 1
-        for length in tensor.shape:
-            size *= max(length, 0)
-        if size != len(tensor.data) or not tensor.shape or tensor.shape[0] != size:
-            raise DataError(
-                f"shape {tensor.shape} and {len(tensor.data)} values do not fit",
-                field=f"inputs[{i}].shape",
-                fix="Use [n] or [n, 1].",
-            )
-        if n is None:
-            n = size
+        values, at = _values(tensor, f"inputs[{i}]", tail, at)
+        if not i:
+            n = tensor.shape[0]
             if not 1 <= n <= MAX_ROWS:
                 raise DataError(f"{n} rows, between 1 and {MAX_ROWS:,} are answered", field=f"inputs[{i}].shape")
-            rows = [{} for _ in range(n)]
-        if size != n:
-            raise DataError(f"{size} values, other inputs have {n}", field=f"inputs[{i}].shape")
-        if tensor.name in rows[0]:
+        elif tensor.shape[0] != n:
+            raise DataError(f"{tensor.shape[0]} values, other inputs have {n}", field=f"inputs[{i}].shape")
+        if tensor.name in columns:
             raise DataError(f"{tensor.name!r:.60} is there twice", field=f"inputs[{i}].name")
-        check = _checker(tensor.datatype, i)
-        nested = len(tensor.shape) == 2  # noqa: PLR2004 - [n, 1] may come as [[a], [b]]
-        data = [_only(value) for value in tensor.data] if nested else tensor.data
-        for row, value in zip(rows, data, strict=True):
-            row[tensor.name] = check(value)
-    return rows
-
-
-def _only(value: object) -> object:
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
-
-
-def _checker(datatype: str, i: int) -> typing.Callable[[object], object]:
-    kinds: tuple[type, ...]
-    if datatype == "BYTES":
-        kinds = (str,)
-    elif datatype == "BOOL":
-        kinds = (bool,)
-    elif datatype in _INTEGERS:
-        kinds = (int,)
-    elif datatype in _FLOATS:
-        kinds = (int, float)
-    else:
-        known = ", ".join(("BOOL", "BYTES", *_INTEGERS, *_FLOATS))
-        raise DataError(
-            f"{datatype[:20]!r} is not read here", field=f"inputs[{i}].datatype", fix=f"Use one of {known}."
+        if len(values) == n:
+            columns[tensor.name] = values
+        else:
+            columns |= _matrix(active, tensor, values, f"inputs[{i}]")
+    if at != len(tail):
+        raise WireError(
+            f"{len(tail):,} bytes follow the JSON, the tensors have {at:,}",
+            field="binary_data_size",
+            fix="Count again.",
         )
-
-    def check(value: object) -> object:
-        if value is None or (isinstance(value, kinds) and isinstance(value, bool) == (datatype == "BOOL")):
-            return value
-        raise DataError(f"{value!r:.40} is not {datatype}", field=f"inputs[{i}].data")
-
-    return check
+    names = list(columns)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _outputs(made: list[Prediction], wanted: list[str]) -> list[dict[str, object]]:
+def _values(tensor: Tensor, where: str, tail: bytes, at: int) -> tuple[list[tensors.Value], int]:
+    """Return the values of an input, and where the next one's bytes begin."""
+    if not 1 <= len(tensor.shape) <= _MAX_DIMENSIONS or min(tensor.shape) < 0:
+        raise tensors.misfit(tensor.shape, "the rows of a request", where)
+    size = (tensor.parameters or _NO_TENSOR_PARAMETERS).binary_data_size
+    if size is None:
+        if tensor.data is msgspec.UNSET:
+            raise DataError("there is no data", field=f"{where}.data", fix="Send data, or bytes and binary_data_size.")
+        return tensors.from_json(tensor.datatype, tensor.shape, tensor.data, where), at
+    if tensor.data is not msgspec.UNSET:
+        raise DataError("there is JSON data and binary data", field=f"{where}.data", fix="Send one of them.")
+    if at + size > len(tail):
+        raise DataError(
+            f"{size:,} bytes are announced, {len(tail) - at:,} are there",
+            field=f"{where}.parameters.binary_data_size",
+            fix="The tensors' bytes follow the JSON; the header Inference-Header-Content-Length says where it ends.",
+        )
+    return tensors.from_bytes(tensor.datatype, tensor.shape, tail[at : at + size], where), at + size
+
+
+def _matrix(
+    active: ActiveModel, tensor: Tensor, values: list[tensors.Value], where: str
+) -> dict[str, list[tensors.Value]]:
+    """Take [n, columns] apart: all raw columns in the order of the metadata, where all of them are numbers."""
+    names = [column for column, datatype in raw_columns(active).items() if datatype == "FP64"]
+    if tensor.name != MATRIX or len(names) != len(raw_columns(active)) or tensor.shape[1:] != [len(names)]:
+        raise tensors.misfit(tensor.shape, f"the column {tensor.name!r:.60}", where)
+    return {name: values[i :: len(names)] for i, name in enumerate(names)}
+
+
+def raw_columns(active: ActiveModel) -> dict[str, str]:
+    """Raw column to the datatype that fits it; times are text."""
+    kinds: dict[str, str] = {}
+    for feature in active.incumbent.encoder.feature_set.feature:
+        number = isinstance(feature, Numeric | Bucketed) and not isinstance(feature, Categorical)
+        kinds.setdefault(feature.column, "FP64" if number else "BYTES")
+    return kinds
+
+
+def _say(request: InferRequest, parameters: Parameters, made: list[Prediction]) -> Response:
+    version = made[0].bundle.version
+    reply: dict[str, object] = {"model_name": made[0].active.entry.model, "model_version": version}
+    if request.id:
+        reply["id"] = request.id
+    reply["parameters"] = replies.parameters(made[0]) if len(made) == 1 else {"version": version}
+    available = _outputs(made)
+    wanted = request.outputs or [RequestedOutput(name) for name in available]
+    listed: list[dict[str, object]] = []
+    tail: list[bytes] = []
+    for output in wanted:
+        found = available.get(output.name)
+        if found is None:
+            known = ", ".join(available)
+            raise DataError(f"no output {output.name!r:.60}", field="outputs", fix=f"Known are {known}.")
+        datatype, shape, values = found
+        tensor: dict[str, object] = {"name": output.name, "datatype": datatype, "shape": shape}
+        as_bytes = (output.parameters or _NO_TENSOR_PARAMETERS).binary_data
+        if parameters.binary_data_output if as_bytes is None else as_bytes:
+            data = tensors.to_bytes(datatype, values)
+            tail.append(data)
+            tensor["parameters"] = {"binary_data_size": len(data)}
+        else:
+            tensor["data"] = values
+        listed.append(tensor)
+    reply["outputs"] = listed
+    head = msgspec.json.encode(reply)
+    if not tail:
+        return Response(200, head, tuple(made))
+    length = ((_LENGTH_HEADER, str(len(head))),)
+    return Response(200, b"".join((head, *tail)), tuple(made), length, OCTETS)
+
+
+def _outputs(made: list[Prediction]) -> Outputs:
+    """Name to datatype, shape and values."""
     manifest = made[0].bundle.manifest
     n = len(made)
     flat = [number for one in made for number in one.outputs]
-    shape = [n, manifest.n_outputs]
-    tensors: dict[str, dict[str, object]] = {}
+    outputs: Outputs = {}
     if manifest.task == "regression":
-        tensors["value"] = {"datatype": "FP32", "shape": shape, "data": flat}
+        outputs["value"] = "FP32", [n, manifest.n_outputs], flat
     else:
+        kind = label_datatype(manifest.classes)
         labels = [manifest.classes[replies.label_index(one)] for one in made]
-        words = any(isinstance(label, str) for label in labels)
-        kind = "BYTES" if words else "INT64"
-        data = labels if words else [int(label) for label in labels]
-        tensors["label"] = {"datatype": kind, "shape": [n], "data": data}
-        tensors["probabilities"] = {"datatype": "FP32", "shape": shape, "data": flat}
-    tensors["prediction_id"] = {"datatype": "BYTES", "shape": [n], "data": [one.prediction_id for one in made]}
-    tensors["source"] = {"datatype": "BYTES", "shape": [n], "data": [SOURCES[one.source] for one in made]}
-    tensors["arm"] = {"datatype": "BYTES", "shape": [n], "data": [ARM_NAMES[one.arm] for one in made]}
-    unknown = [name for name in wanted if name not in tensors]
-    if unknown:
-        raise DataError(f"no output {unknown[0]!r:.60}", field="outputs", fix=f"Known are {', '.join(tensors)}.")
-    return [{"name": name} | tensors[name] for name in wanted or tensors]
+        outputs["label"] = kind, [n], labels if kind == "BYTES" else [int(label) for label in labels]
+        outputs["probabilities"] = "FP32", [n, manifest.n_outputs], flat
+    outputs["prediction_id"] = "BYTES", [n], [one.prediction_id for one in made]
+    outputs["source"] = "BYTES", [n], [SOURCES[one.source] for one in made]
+    outputs["arm"] = "BYTES", [n], [ARM_NAMES[one.arm] for one in made]
+    return outputs
 
 
-def metadata(active: ActiveModel) -> dict[str, object]:
-    """Model metadata: name, versions, inputs and outputs."""
-    manifest = active.incumbent.manifest
-    features = active.incumbent.encoder.feature_set
-    shape = [-1, manifest.n_outputs]
-    if manifest.task == "regression":
-        outputs = [{"name": "value", "datatype": "FP32", "shape": shape}]
-    else:
-        words = any(isinstance(label, str) for label in manifest.classes)
-        outputs = [
-            {"name": "label", "datatype": "BYTES" if words else "INT64", "shape": [-1]},
-            {"name": "probabilities", "datatype": "FP32", "shape": shape},
-        ]
-    outputs += [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in ("prediction_id", "source", "arm")]
-    return {
-        "name": active.entry.model,
-        "versions": list(active.entry.versions),
-        "platform": "onnxruntime_onnx",
-        "inputs": _inputs(features),
-        "outputs": outputs,
-    }
-
-
-def _inputs(features: FeatureSet) -> list[dict[str, object]]:
-    """One input for each raw column; times are text."""
-    kinds: dict[str, str] = {}
-    for feature in features.feature:
-        number = isinstance(feature, Numeric | Bucketed) and not isinstance(feature, Categorical)
-        kinds.setdefault(feature.column, "FP64" if number else "BYTES")
-    return [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in kinds.items()]
+def label_datatype(classes: typing.Sequence[str | int]) -> str:
+    """Datatype of the output ``label``."""
+    return "BYTES" if any(isinstance(label, str) for label in classes) else "INT64"

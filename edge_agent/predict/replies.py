@@ -15,7 +15,7 @@ from shared.telemetry import APPROXIMATE, SOURCES
 Scalar = str | int | float | bool | None
 Time = str | float | int | None
 T = typing.TypeVar("T")
-JSON = "application/json"
+JSON, OCTETS, PLAIN = "application/json", "application/octet-stream", "text/plain; version=0.0.4; charset=utf-8"
 MAX_ROWS = 10_000
 
 
@@ -55,6 +55,7 @@ class Response(typing.NamedTuple):
     body: bytes
     after: tuple[Prediction, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
+    kind: str = JSON
 
 
 def read(body: bytes, kind: type[T]) -> T:
@@ -65,8 +66,13 @@ def read(body: bytes, kind: type[T]) -> T:
     WireError
         Names the field.
     """
+    return read_with(lambda data: msgspec.json.decode(data, type=kind), body)
+
+
+def read_with(decode: typing.Callable[[bytes], T], body: bytes) -> T:
+    """Read a request's JSON body with a decoder that is there already; otherwise like `read`."""
     try:
-        return msgspec.json.decode(body or b"null", type=kind)
+        return decode(body or b"null")
     except msgspec.ValidationError as err:
         message, _, path = str(err).partition(" - at `$")
         raise WireError(message[:1].lower() + message[1:], field=path.rstrip("`").lstrip(".") or "body") from err
@@ -74,9 +80,9 @@ def read(body: bytes, kind: type[T]) -> T:
         raise WireError(f"not JSON: {err}", field="body") from err
 
 
-def ok(value: object, after: tuple[Prediction, ...] = ()) -> Response:
+def ok(value: object, after: tuple[Prediction, ...] = (), *, status: int = 200) -> Response:
     """Reply with JSON."""
-    return Response(200, msgspec.json.encode(value), after)
+    return Response(status, msgspec.json.encode(value), after)
 
 
 def failed(err: CoveyError) -> Response:

@@ -1,59 +1,61 @@
-"""The device's HTTP routes, without any socket: method, path and body in, reply out."""
+"""The device's HTTP routes, without any socket: method, path, body and a few headers in, reply out."""
 
 from __future__ import annotations
 
-import functools
-import re
-import time
 import typing
 import urllib.parse
 
 import msgspec
 
-from edge_agent.predict import infer, replies
-from edge_agent.predict.apart import in_place
+from edge_agent.predict import encodings, infer, metadata, metrics, rank, replies
+from edge_agent.predict.asking import Ask, Paused, begin, complete
+from edge_agent.predict.clock import EventClock
 from edge_agent.predict.engine import ActiveModel, Engine, Prediction
-from edge_agent.predict.replies import Response
-from shared import __version__
-from shared.clock import clamp_event_time, parse_time
-from shared.errors import ConflictError, CoveyError, DataError, NotFoundError, UsageError
+from edge_agent.predict.loaded import NotReadyError
+from edge_agent.predict.meters import Meters
+from edge_agent.predict.replies import PLAIN, Response
+from shared.clock import parse_time
+from shared.errors import CoveyError, DataError, NotFoundError, UsageError
 
-_MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?")
-_POSTS = ("/v1/predict", "/v1/outcomes", "/v1/clock")
-_GETS = ("/", "/v1/status", "/v2", "/v2/health/live", "/v2/health/ready")
-EXTENSIONS: list[str] = []
+__all__ = ["Api", "EventClock", "Head", "documented"]
+
+_FIXED = {
+    "/v1/predict": "POST",
+    "/v1/rank": "POST",
+    "/v1/outcomes": "POST",
+    "/v1/clock": "POST",
+    "/": "GET",
+    "/v1/status": "GET",
+    "/metrics": "GET",
+    "/v2": "GET",
+    "/v2/health/live": "GET",
+    "/v2/health/ready": "GET",
+    "/v2/models/stats": "GET",
+    "/v2/repository/index": "POST",
+}
+_OF_A_MODEL = {"": "GET", "ready": "GET", "stats": "GET", "infer": "POST"}
+_OF_THE_REPOSITORY = ("load", "unload")
+_MODELS, _REPOSITORY, _VERSIONS = "/v2/models/", "/v2/repository/models/", "versions"
+_MAX_BODY_BYTES = 4 << 20
 
 
-class EventClock:
-    """The time at which things happen out there: now, or in a replay what the signed channel lets requests say."""
+class Head(typing.NamedTuple):
+    """Headers that say how to read a body."""
 
-    def __init__(self, wall: typing.Callable[[], float] = time.time) -> None:
-        self._wall = wall
-        self._replayed_s = 0.0
-        self.replay = False
+    header_length: bytes | None = None
+    encoding: bytes = b""
 
-    def now(self) -> float:
-        """Event time, seconds since 1970."""
-        return self._replayed_s if self.replay else self._wall()
 
-    def advance(self, event_s: float) -> None:
-        """Move on in a replay; never back.
+_NO_HEAD = Head()
+_decode_predict = msgspec.json.Decoder(replies.PredictRequest).decode
 
-        Raises
-        ------
-        ConflictError
-            The channel does not say that this is a replay.
-        """
-        if not self.replay:
-            raise ConflictError("the clock can be set during a replay only", fix="Set replay = true in covey.toml.")
-        self._replayed_s = max(self._replayed_s, event_s)
 
-    def of_request(self, said: str | float | None, label_window_s: float) -> float:
-        """Event time of a request: what it says, kept within reason outside a replay."""
-        if said is None:
-            return self.now()
-        event_s = parse_time(said)
-        return event_s if self.replay else clamp_event_time(event_s, self._wall(), label_window_s)
+def documented() -> set[str]:
+    """Return every route as the reference heads its section."""
+    model = f"{_MODELS}{{model}}"
+    routes = {f"{method} {path}" for path, method in _FIXED.items()}
+    routes |= {f"{method} {model}/{verb}".rstrip("/") for verb, method in _OF_A_MODEL.items()}
+    return routes | {f"POST {_REPOSITORY}{{model}}/{verb}" for verb in _OF_THE_REPOSITORY}
 
 
 class Api:
@@ -67,87 +69,148 @@ class Api:
         Knows the event time.
     status : callable
         Returns what ``GET /v1/status`` shows.
+    meters : Meters
+        What was answered so far.
+    gauges : callable
+        Returns further numbers for ``GET /metrics``, by name.
+    max_body_bytes : int
+        A compressed body is unpacked so far and no further.
     """
 
-    def __init__(self, engine: Engine, clock: EventClock, status: typing.Callable[[], dict[str, object]]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: EventClock,
+        status: typing.Callable[[], dict[str, object]],
+        *,
+        meters: Meters | None = None,
+        gauges: typing.Callable[[], dict[str, float]] = dict,
+        max_body_bytes: int = _MAX_BODY_BYTES,
+    ) -> None:
         self.engine, self.clock, self._status = engine, clock, status
+        self.meters = meters or Meters()
+        self._gauges, self._max_body_bytes = gauges, max_body_bytes
+        self._handlers: dict[str, typing.Callable[[bytes], Ask | Response]] = {
+            "/v1/predict": self._predict,
+            "/v1/rank": self._rank,
+            "/v1/outcomes": self._outcomes,
+            "/v1/clock": self._clock,
+            "/": self._say_status,
+            "/v1/status": self._say_status,
+            "/metrics": self._say_metrics,
+            "/v2": lambda _body: replies.ok(metadata.server()),
+            "/v2/health/live": lambda _body: replies.ok(self._health()),
+            "/v2/health/ready": self._say_ready,
+            "/v2/models/stats": lambda _body: replies.ok(metadata.statistics(self.meters, engine)),
+            "/v2/repository/index": lambda body: metadata.index(engine, body),
+        }
 
-    def handle(self, method: str, path: str, body: bytes) -> Response:
-        """Answer one request; errors become replies, except `NotReadyError`, which asks to be called again.
+    def handle(self, method: str, path: str, body: bytes, head: Head = _NO_HEAD) -> Response:
+        """Answer one request to the end, slow models in place; errors become replies.
 
         Raises
         ------
         NotReadyError
             A model is still loading.
         """
+        said = self.start(method, path, body, head)
+        if isinstance(said, Response):
+            return said
         try:
-            return self._route(method, path, body)
-        except infer.NotReadyError:
+            return complete(said)
+        except NotReadyError:
             raise
         except CoveyError as err:
-            return replies.failed(err)
+            return self.failed(err)
 
-    def _route(self, method: str, path: str, body: bytes) -> Response:
-        path = path.split("?", 1)[0]
-        if method == "POST" and path in _POSTS:
-            return {"/v1/predict": self._predict, "/v1/outcomes": self._outcomes, "/v1/clock": self._clock}[path](body)
-        if method == "GET" and path in _GETS:
-            return self._get(path)
-        match = _MODEL.fullmatch(path)
-        if match:
-            model, version, verb = (urllib.parse.unquote(part or "") for part in match.groups())
-            return self._model(method, model, version, verb, body)
-        if path in (*_POSTS, *_GETS):
-            raise UsageError(
-                f"{method[:20]} does not fit {path}", field="method", fix="See the reference of the device's API."
-            )
+    def start(self, method: str, path: str, body: bytes, head: Head = _NO_HEAD) -> Response | Paused:
+        """Answer one request as far as it goes without waiting; errors become replies."""
+        try:
+            if head.encoding:
+                body = encodings.unpacked(body, head.encoding, self._max_body_bytes)
+            said = self._route(method, path, body, head)
+            return said if type(said) is Response else begin(self.engine, typing.cast("Ask", said))
+        except CoveyError as err:
+            return self.failed(err)
+
+    def failed(self, err: CoveyError) -> Response:
+        """Reply with an error, and count it."""
+        self.meters.errors[err.code] += 1
+        return replies.failed(err)
+
+    def _route(self, method: str, path: str, body: bytes, head: Head) -> Ask | Response:
+        wanted = _FIXED.get(path)
+        if wanted is None:
+            path = path.partition("?")[0]
+            wanted = _FIXED.get(path)
+        if wanted is None:
+            return self._route_model(method, path, body, head)
+        _need(method, wanted, path)
+        return self._handlers[path](body)
+
+    def _route_model(self, method: str, path: str, body: bytes, head: Head) -> Ask | Response:
+        """Answer what is below a model's name, which may be percent-encoded."""
+        if path.startswith(_MODELS):
+            name, *rest = path[len(_MODELS) :].split("/")
+            version = ""
+            if len(rest) > 1 and rest[0] == _VERSIONS and rest[1]:
+                version, rest = urllib.parse.unquote(rest[1]), rest[2:]
+            verb = rest[0] if rest else ""
+            wanted = _OF_A_MODEL.get(verb)
+            if name and wanted and len(rest) < 2 and (verb or not rest):  # noqa: PLR2004 - one verb at the most
+                active = self.engine.model(urllib.parse.unquote(name))
+                bundle = metadata.bundle_of(active, version)
+                _need(method, wanted, verb or "a model")
+                if verb == "infer":
+                    return infer.ask(active, body, head.header_length, self.clock.of_request)
+                if verb == "ready":
+                    ready = metadata.is_ready(bundle)
+                    return replies.ok({"name": active.entry.model, "ready": ready}, status=200 if ready else 503)
+                if verb == "stats":
+                    of = metadata.statistics(self.meters, self.engine, active.entry.model, version)
+                    return replies.ok(of)
+                return replies.ok(metadata.model(active))
+        elif path.startswith(_REPOSITORY):
+            name, _, verb = path[len(_REPOSITORY) :].partition("/")
+            if name and verb in _OF_THE_REPOSITORY:
+                _need(method, "POST", verb)
+                metadata.refuse_change(urllib.parse.unquote(name), verb)
         raise NotFoundError(f"no route {path[:100]!r}", field="path")
 
-    def _get(self, path: str) -> Response:
-        if path == "/v2":
-            return replies.ok({"name": "covey-edge", "version": __version__, "extensions": EXTENSIONS})
-        if path == "/v2/health/live":
-            return replies.ok({"live": True, "ready": self._is_ready()})
-        if path == "/v2/health/ready":
-            ready = self._is_ready()
-            body = msgspec.json.encode({"live": True, "ready": ready})
-            return Response(200 if ready else 503, body)
+    def _health(self) -> dict[str, object]:
+        """Liveness and readiness in one, since clients look for either in either reply."""
+        return {"live": True, "ready": metadata.is_all_ready(self.engine)}
+
+    def _say_ready(self, _body: bytes) -> Response:
+        health = self._health()
+        return replies.ok(health, status=200 if health["ready"] else 503)
+
+    def _say_status(self, _body: bytes) -> Response:
         return replies.ok(self._status())
 
-    def _is_ready(self) -> bool:
-        return bool(self.engine.models) and all(
-            active.incumbent.is_loaded.is_set() for active in self.engine.models.values()
-        )
+    def _say_metrics(self, _body: bytes) -> Response:
+        text = metrics.render(metrics.gather(self.meters, self.engine, self._status(), self._gauges()))
+        return Response(200, text.encode(), kind=PLAIN)
 
-    def _predict(self, body: bytes) -> Response:
-        request = replies.read(body, replies.PredictRequest)
+    def _predict(self, body: bytes) -> Ask | Response:
+        request = replies.read_with(_decode_predict, body)
         if (request.features is None) == (request.rows is None):
             raise DataError("send either features (one row) or rows (many)", field="features")
         active = self.engine.model(request.model)
-        rows = [request.features or {}] if request.rows is None else request.rows
-        made = self.answer(active, rows, request.unit, request.event_time)
+        event_s = self._event_s(active, request.event_time)
         if request.rows is None:
-            return replies.ok(replies.describe(made[0]), tuple(made))
-        return replies.ok({"predictions": [replies.describe(one) for one in made]}, tuple(made))
+            return Ask(active, [request.features or {}], request.unit, event_s, is_one_arm=False, say=_say_one)
+        if not request.rows:
+            return _say_many([])
+        return Ask(active, request.rows, request.unit, event_s, is_one_arm=False, say=_say_many)
 
-    def answer(
-        self,
-        active: ActiveModel,
-        rows: typing.Sequence[typing.Mapping[str, object]],
-        unit: str | None,
-        said: replies.Time,
-    ) -> list[Prediction]:
-        """Answer rows; an error names the row if there are several."""
-        event_s = self.clock.of_request(said, active.incumbent.manifest.label_window_s)
-        made: list[Prediction] = []
-        for i, row in enumerate(rows):
-            try:
-                ask = functools.partial(self.engine.predict, active, row, unit=unit, event_s=event_s)
-                made.append(in_place(ask))
-            except DataError as err:
-                where = f"rows[{i}].{err.field}" if len(rows) > 1 else err.field
-                raise DataError(err.message, field=where, fix=err.fix) from err
-        return made
+    def _rank(self, body: bytes) -> Ask | Response:
+        request = replies.read_with(rank.decode, body)
+        active = self.engine.model(request.model)
+        return rank.ask(active, request, self._event_s(active, request.event_time))
+
+    def _event_s(self, active: ActiveModel, said: replies.Time) -> float:
+        return self.clock.of_request(said, active.incumbent.manifest.label_window_s)
 
     def _outcomes(self, body: bytes) -> Response:
         request = replies.read(body, replies.OutcomesRequest)
@@ -163,20 +226,15 @@ class Api:
         self.clock.advance(parse_time(replies.read(body, replies.ClockRequest).event_time))
         return replies.ok({"event_time_s": self.clock.now()})
 
-    def _model(self, method: str, model: str, version: str, verb: str, body: bytes) -> Response:
-        active = self.engine.model(model)
-        known = active.entry.versions
-        if version and version not in known:
-            raise NotFoundError(
-                f"no version {version[:40]!r} of {model}", field="version", fix=f"Here are {', '.join(known)}."
-            )
-        if verb == "/infer":
-            if method != "POST":
-                raise UsageError(f"{method[:20]} does not fit infer", field="method", fix="Use POST.")
-            return infer.infer(self, active, version, body)
-        if method != "GET":
-            raise UsageError(f"{method[:20]} does not fit a model", field="method", fix="Use GET.")
-        if verb == "/ready":
-            loaded = active.incumbent.is_loaded.is_set()
-            return Response(200 if loaded else 503, msgspec.json.encode({"name": model, "ready": loaded}))
-        return replies.ok(infer.metadata(active))
+
+def _say_one(made: list[Prediction]) -> Response:
+    return replies.ok(replies.describe(made[0]), tuple(made))
+
+
+def _say_many(made: list[Prediction]) -> Response:
+    return replies.ok({"predictions": [replies.describe(one) for one in made]}, tuple(made))
+
+
+def _need(method: str, wanted: str, what: str) -> None:
+    if method != wanted:
+        raise UsageError(f"{method[:20]} does not fit {what[:100]}", field="method", fix=f"Use {wanted}.")

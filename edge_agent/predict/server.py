@@ -1,66 +1,76 @@
-"""HTTP/1.1 on asyncio and httptools: keep-alive, pipelining, limits; replies in the order of the requests."""
+"""What all connections share: limits, room for bodies, turns, and an end in which nobody is cut off."""
 
 from __future__ import annotations
 
 import asyncio
-import collections
-import functools
-import http
 import typing
 
-import httptools
-
-from edge_agent.predict import replies
-from edge_agent.predict.apart import in_place
-from edge_agent.predict.engine import Engine
-from edge_agent.predict.loaded import NotReadyError
-from edge_agent.predict.replies import JSON, Response
+from edge_agent.predict.asking import Finishing, finishing
+from edge_agent.predict.connection import Connection
+from edge_agent.predict.engine import Engine, Prediction
+from edge_agent.predict.patience import BusyError, Patience
 from edge_agent.predict.routes import Api
-from shared.errors import CoveyError, LimitError, ModelError, WireError
 
-_MAX_HEAD_BYTES = 64 << 10
-_MAX_PIPELINED = 64
-_RETRY_LOADING_S = 0.05
-_LOADING_PATIENCE_S = 60.0
-_REASONS = {status.value: status.phrase for status in http.HTTPStatus}
+_TICKS = 8
+_MIN_TICK_S, _MAX_TICK_S = 0.02, 5.0
+_EVICTED_SHARE = 32
+_STEP_S = 0.02
 
 
-class TooLargeError(LimitError):
-    """The request is larger than this device reads."""
+class Limits(typing.NamedTuple):
+    """How much is taken on.
 
-    code = "too-large"
-    http_status = 413
-    retry = False
+    Parameters
+    ----------
+    max_body_bytes : int
+        Larger requests are refused.
+    max_connections : int
+        Beyond that the one that has been silent longest makes room.
+    idle_timeout_s : float
+        Who sends no whole request, or reads nothing, for so long is hung up on.
+    max_waiting : int
+        Requests that may wait for a model or for their turn.
+    max_held_bytes : int
+        What large requests, and replies that nobody reads, may take up together.
+    model_threads : int
+        Slow models that run at a time.
+    model_timeout_s : float
+        A slow model's run is stopped after so long.
+    """
 
-
-class Request(typing.NamedTuple):
-    """A whole request."""
-
-    method: str
-    path: str
-    body: bytes
-    keep_alive: bool
-
-
-_NOBODY = Request("POST", "", b"", keep_alive=False)
+    max_body_bytes: int = 4 << 20
+    max_connections: int = 1024
+    idle_timeout_s: float = 75.0
+    max_waiting: int = 256
+    max_held_bytes: int = 64 << 20
+    model_threads: int = 2
+    model_timeout_s: float = 5.0
 
 
 class HttpServer:
-    """What all connections share.
+    """Answers connections; make it where the event loop runs.
 
     Parameters
     ----------
     api : Api
         The routes.
-    max_body_bytes, max_connections, idle_timeout_s : int, int, float
-        Limits.
+    limits : Limits
+        How much is taken on.
     """
 
-    def __init__(self, api: Api, *, max_body_bytes: int, max_connections: int, idle_timeout_s: float) -> None:
-        self.api = api
-        self.max_body_bytes, self.max_connections = max_body_bytes, max_connections
-        self.idle_timeout_s = idle_timeout_s
+    def __init__(self, api: Api, limits: Limits) -> None:
+        self.api, self.limits = api, limits
+        self.patience = Patience(
+            max_waiting=limits.max_waiting, n_threads=limits.model_threads, run_timeout_s=limits.model_timeout_s
+        )
         self.connections: set[Connection] = set()
+        self.tick = 0
+        self.is_stopping = False
+        self._held_bytes = 0
+        self._full: dict[Connection, int] = {}
+        self._finishing: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.Task[None] | None = None
+        self.n_evicted = self.n_refused = 0
 
     @property
     def engine(self) -> Engine:
@@ -69,201 +79,132 @@ class HttpServer:
 
     def new_connection(self) -> Connection:
         """Return the protocol for a new connection."""
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
         return Connection(self)
 
-    def close(self) -> None:
-        """Close all connections once what they wrote is out."""
-        for connection in list(self.connections):
-            connection.shut()
+    def gauges(self) -> dict[str, float]:
+        """Numbers for ``GET /metrics``."""
+        return {
+            "http_connections": len(self.connections),
+            "http_waiting": self.patience.n_waiting,
+            "http_held_bytes": self._held_bytes,
+            "http_evicted_total": self.n_evicted,
+            "http_refused_total": self.n_refused,
+        }
 
+    # ---- room
 
-class Connection(asyncio.Protocol):
-    """One client."""
+    def admit(self, connection: Connection) -> None:
+        """Let a connection in; where there are too many, some that have been silent longest go.
 
-    def __init__(self, server: HttpServer) -> None:
-        self._server = server
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpRequestParser(self)
-        self._queue: collections.deque[Request] = collections.deque()
-        self._busy: asyncio.Task[None] | None = None
-        self._idle: asyncio.TimerHandle | None = None
-        self._refusal: Response | None = None
-        self._reset()
+        Raises
+        ------
+        BusyError
+            All the others are being answered.
+        """
+        if len(self.connections) >= self.limits.max_connections:
+            idle = [one for one in self.connections if not one.is_busy]
+            if not idle:
+                self.n_refused += 1
+                raise BusyError("too many connections", fix="Try again later.")
+            # Who has never sent a whole request goes before who has; the scan is paid for by many newcomers.
+            idle.sort(key=lambda one: (one.n_answered > 0, one.seen))
+            for one in idle[: max(1, len(idle) // _EVICTED_SHARE)]:
+                self.n_evicted += 1
+                self.connections.discard(one)
+                one.abort()
+        self.connections.add(connection)
 
-    def _reset(self) -> None:
-        self._url, self._size, self._head, self._fields = b"", 0, 0, 0
-        self._body: list[bytes] = []
-        self._in_head = True
+    def forget(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        self._full.pop(connection, None)
+        self.release(connection)
 
-    # ---- asyncio calls these
+    def hold(self, connection: Connection, n_bytes: int) -> None:
+        """Take up room for a large body.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a connection, or say that there are too many."""
-        self._transport = typing.cast("asyncio.Transport", transport)
-        if len(self._server.connections) >= self._server.max_connections:
-            self._refuse(LimitError("too many connections", fix="Try again later."), status=503)
+        Raises
+        ------
+        BusyError
+            There is none.
+        """
+        if self._held_bytes + n_bytes > self.limits.max_held_bytes:
+            raise BusyError("no room for another large body", field="body", fix="Try again later.")
+        self._held_bytes += n_bytes
+        connection.held_bytes += n_bytes
+
+    def release(self, connection: Connection) -> None:
+        """Give back the room of a connection's bodies."""
+        self._held_bytes -= connection.held_bytes
+        connection.held_bytes = 0
+
+    def note_full(self, connection: Connection) -> None:
+        """A client does not read; of many, those go that have been at it longest."""
+        self._full[connection] = connection.n_unsent()
+        while len(self._full) > 1 and sum(self._full.values()) > self.limits.max_held_bytes:
+            oldest = next(iter(self._full))
+            del self._full[oldest]
+            oldest.abort()
+
+    def note_read(self, connection: Connection) -> None:
+        """A client reads again."""
+        self._full.pop(connection, None)
+
+    # ---- time
+
+    async def _sweep(self) -> None:
+        """Count ticks, and hang up on who has been silent for too many: one timer for all connections."""
+        tick_s = min(max(self.limits.idle_timeout_s / _TICKS, _MIN_TICK_S), _MAX_TICK_S)
+        patience = max(1, round(self.limits.idle_timeout_s / tick_s))
+        while True:
+            await asyncio.sleep(tick_s)
+            self.tick += 1
+            for one in list(self.connections):
+                if one.is_busy or one.reads_on():
+                    one.seen = self.tick
+                elif self.tick - one.seen > patience:
+                    one.shut()
+
+    def finish(self, answers: typing.Sequence[Prediction]) -> None:
+        """Score other arms and record answers whose replies are on their way."""
+        steps = finishing(self.engine, answers)
+        for pause in steps:
+            task = asyncio.get_running_loop().create_task(self._finish_later(steps, pause))
+            self._finishing.add(task)
+            task.add_done_callback(self._finishing.discard)
             return
-        self._server.connections.add(self)
-        self._rest()
 
-    def connection_lost(self, _exc: Exception | None) -> None:
-        """Forget the connection."""
-        self._server.connections.discard(self)
-        self._transport = None
-        if self._idle:
-            self._idle.cancel()
-        if self._busy:
-            self._busy.cancel()
+    async def _finish_later(self, steps: Finishing, pause: typing.Any) -> None:  # noqa: ANN401 - see Finishing
+        await self.patience.finish(steps, pause)
 
-    def data_received(self, data: bytes) -> None:
-        """Feed the parser, which answers what becomes whole."""
-        if self._refusal:
-            return
-        self._head += len(data) if self._in_head else 0
-        try:
-            self._parser.feed_data(data)
-            if self._in_head:
-                _check_head(self._head)
-        except httptools.HttpParserError as err:
-            cause = err.__context__
-            self._refuse(cause if isinstance(cause, CoveyError) else WireError(f"not HTTP: {err}", field="request"))
-        except CoveyError as err:
-            self._refuse(err)
+    # ---- the end
 
-    def eof_received(self) -> bool:
-        """Keep a half-closed connection open while answers are due."""
-        return bool(self._busy or self._queue)
+    async def stop(self, *, grace_s: float = 0.25, patience_s: float = 10.0) -> None:
+        """Answer what is asked, tell everybody that this is the last reply, and end.
 
-    # ---- httptools calls these
-
-    def on_url(self, url: bytes) -> None:
-        """Collect the path."""
-        self._url += url
-        self._count_fields(len(url))
-
-    def on_headers_complete(self) -> None:
-        """From here on what comes is body."""
-        self._in_head, self._head = False, 0
-
-    def _count_fields(self, size: int) -> None:
-        self._fields += size
-        _check_head(self._fields)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Look at the length and at what the client expects; a body announced too large is refused unread."""
-        self._count_fields(len(name) + len(value) + len(b": \r\n"))
-        name = name.lower()
-        if name == b"content-length" and value.isdigit() and int(value[:19]) > self._server.max_body_bytes:
-            raise TooLargeError(f"a body of {int(value[:19]):,} bytes", field="content-length")
-        if name == b"expect" and value.lower() == b"100-continue" and self._transport:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def on_body(self, body: bytes) -> None:
-        """Collect the body."""
-        self._size += len(body)
-        if self._size > self._server.max_body_bytes:
-            raise TooLargeError(f"more than {self._server.max_body_bytes:,} bytes", field="body")
-        self._body.append(body)
-
-    def on_message_complete(self) -> None:
-        """Take a whole request; it is answered before anything behind it is looked at."""
-        if self._parser.should_upgrade():  # the parser has passed over its body
-            raise WireError("upgrades are not spoken here", field="upgrade", fix="Send plain HTTP/1.1.")
-        if len(self._queue) >= _MAX_PIPELINED:
-            raise LimitError(f"more than {_MAX_PIPELINED} requests at once on one connection", field="request")
-        method = self._parser.get_method().decode("latin-1")
-        path = self._url.decode("latin-1")
-        self._queue.append(Request(method, path, b"".join(self._body), self._parser.should_keep_alive()))
-        self._reset()
-        if self._idle:
-            self._idle.cancel()
-        self._pump()
-
-    # ---- answering
-
-    def _pump(self) -> None:
-        """Answer in order; a request that must wait for a model holds back the ones behind it."""
-        while self._queue and self._busy is None:
-            request = self._queue.popleft()
-            try:
-                response = self._answer(request)
-            except NotReadyError:
-                self._busy = self._loop.create_task(self._answer_later(request))
-                return
-            self._send(request, response)
-        if self._refusal and self._busy is None:
-            self._send(_NOBODY, self._refusal)
-
-    def _answer(self, request: Request) -> Response:
-        try:
-            return self._server.api.handle(request.method, request.path, request.body)
-        except NotReadyError:
-            raise
-        except Exception as err:  # noqa: BLE001 - a fault of ours must not take the connection down
-            loop = self._loop
-            loop.call_exception_handler({"message": "a request failed", "exception": err})
-            return replies.failed(ModelError(f"internal error: {type(err).__name__}", fix="See the agent's log."))
-
-    async def _answer_later(self, request: Request) -> None:
-        deadline = self._loop.time() + _LOADING_PATIENCE_S
-        response: Response | None = None
-        while response is None:
-            await asyncio.sleep(_RETRY_LOADING_S)
-            try:
-                response = self._answer(request)
-            except NotReadyError as err:
-                if self._loop.time() > deadline:
-                    response = replies.failed(err)
-        self._busy = None
-        self._send(request, response)
-        self._pump()
-
-    def _send(self, request: Request, response: Response) -> None:
-        if self._transport is None:
-            self._finish(response)
-            return
-        more = "".join(f"{name}: {value}\r\n" for name, value in response.headers)
-        connection = "" if request.keep_alive else "Connection: close\r\n"
-        head = (
-            f"HTTP/1.1 {response.status} {_REASONS.get(response.status, '')}\r\nContent-Type: {JSON}\r\n"
-            f"Content-Length: {len(response.body)}\r\n{more}{connection}\r\n"
-        )
-        body = b"" if request.method == "HEAD" else response.body
-        self._transport.write(head.encode("latin-1") + body)
-        if response.after:
-            self._loop.call_soon(self._finish, response)
-        if request.keep_alive:
-            self._rest()
-        else:
-            self._transport.close()
-
-    def _finish(self, response: Response) -> None:
-        for prediction in response.after:
-            in_place(functools.partial(self._server.engine.finish, prediction))
-
-    def _refuse(self, err: CoveyError, status: int = 0) -> None:
-        """Say what is wrong with what came last, after the answers to what came before it, and hang up."""
-        if self._transport is None or self._transport.is_closing():
-            return
-        response = replies.failed(err)
-        if status:
-            response = response._replace(status=status)
-        self._refusal = response
-        self._pump()
-
-    def _rest(self) -> None:
-        """Start the idle time-out again."""
-        if self._idle:
-            self._idle.cancel()
-        self._idle = self._loop.call_later(self._server.idle_timeout_s, self.shut)
-
-    def shut(self) -> None:
-        """Close once what was written is out."""
-        if self._transport:
-            self._transport.close()
-
-
-def _check_head(size: int) -> None:
-    if size > _MAX_HEAD_BYTES:
-        raise TooLargeError(f"more than {_MAX_HEAD_BYTES:,} bytes of headers", field="headers")
+        Parameters
+        ----------
+        grace_s : float
+            Who is silent has so long to ask once more, and learn that way that this is the end.
+        patience_s : float
+            Who is still being answered after so long is cut off.
+        """
+        self.is_stopping = True
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while self.connections and loop.time() < began + patience_s:
+            if loop.time() >= began + grace_s:
+                for one in list(self.connections):
+                    if not one.is_busy and not one.n_unsent():
+                        one.shut()
+            await asyncio.sleep(_STEP_S)
+        for one in list(self.connections):
+            one.abort()
+        self.patience.close()
+        left = list(self._finishing)
+        if self._sweeper:
+            self._sweeper.cancel()
+            left.append(self._sweeper)
+        await asyncio.gather(*left, return_exceptions=True)

@@ -75,7 +75,11 @@ GOOD = columns(x=("FP64", [1, -2.5]), colour=("BYTES", ["red", None]), size=("IN
 
 def test_the_server_says_who_and_how_it_is(client: Client) -> None:
     status, reply = client.get("/v2")
-    assert (status, reply["name"], reply["extensions"]) == (200, "covey-edge", [])
+    assert (status, reply["name"], reply["extensions"]) == (
+        200,
+        "covey-edge",
+        ["binary_tensor_data", "parameters", "statistics", "model_repository"],
+    )
     assert client.get("/v2/health/live") == (200, {"live": True, "ready": True})
     assert client.get("/v2/health/ready") == (200, {"live": True, "ready": True})
     assert client.get("/v2/models/late/ready") == (200, {"name": "late", "ready": True})
@@ -177,14 +181,18 @@ def tensor(**changes: typing.Any) -> Plain:
         ([tensor(shape=[0], data=[])], "inputs[0].shape", "0 rows"),
         ([tensor(shape=[-1, -1])], "inputs[0].shape", "do not fit"),
         ([tensor(shape=[1, 2], data=[1, 2])], "inputs[0].shape", "do not fit"),
-        ([tensor(shape=[2, 1], data=[[1], [2, 3]])], "inputs[0].data", "is not FP64"),
-        ([tensor(shape=[2, 1], data=[[1], []])], "inputs[0].data", "is not FP64"),
+        ([tensor(shape=[2, 1], data=[[1], [2, 3]])], "inputs[0].data", "[2, 3] is not a list of 1"),
+        ([tensor(shape=[2, 1], data=[[1], []])], "inputs[0].data", "is not a list of 1"),
+        ([tensor(shape=[1, 1, 1], data=[1])], "inputs[0].shape", "do not fit"),
+        ([tensor(datatype="INT8", data=[128])], "inputs[0].data", "128 is not INT8"),
+        ([tensor(datatype="UINT64", data=[-1])], "inputs[0].data", "-1 is not UINT64"),
         ([tensor(shape=[1], data=[[1]])], "inputs[0].data", "is not FP64"),
         ([tensor(shape=[1 << 62, 1 << 62])], "inputs[0].shape", "do not fit"),
         ([tensor(shape=[MAX_ROWS + 1], data=[1] * (MAX_ROWS + 1))], "inputs[0].shape", "between 1 and 10,000"),
         ([tensor(), tensor(name="size", shape=[2], data=[1, 2])], "inputs[1].shape", "other inputs have 1"),
         ([tensor(), tensor()], "inputs[1].name", "twice"),
-        ([tensor(datatype="FP16")], "inputs[0].datatype", "Use one of BOOL, BYTES"),
+        ([tensor(datatype="FP16")], "inputs[0].datatype", "Send it as binary data."),
+        ([tensor(datatype="BF16")], "inputs[0].datatype", "Use one of BOOL, BYTES"),
         ([tensor(datatype="fp64")], "inputs[0].datatype", "is not read here"),
         ([tensor(datatype="INT32", data=[1.5])], "inputs[0].data", "is not INT32"),
         ([tensor(datatype="INT32", data=[True])], "inputs[0].data", "is not INT32"),

@@ -249,12 +249,9 @@ def test_every_route_of_the_cloud_has_a_section_and_no_other_has(tmp_path: pathl
 
 
 def test_every_route_of_the_device_has_a_section_and_no_other_has() -> None:
-    model = "/v2/models/{model}"
-    paths = {f"POST {path}" for path in routes._POSTS} | {f"GET {path}" for path in routes._GETS}
-    assert all(routes._MODEL.fullmatch(path) for path in ("/v2/models/m", "/v2/models/m/ready", "/v2/models/m/infer"))
-    paths |= {f"GET {model}", f"GET {model}/ready", f"POST {model}/infer"}
     text = (REFERENCE / "device-api.md").read_text()
-    assert set(re.findall(r"^### `([A-Z]+ [^`]+)`", text, re.MULTILINE)) == paths
+    assert len(routes.documented()) > 15
+    assert set(re.findall(r"^### `([A-Z]+ [^`]+)`", text, re.MULTILINE)) == routes.documented()
 
 
 def test_every_error_has_a_row_with_its_code_and_status() -> None:

@@ -1,0 +1,140 @@
+"""One question of one or many rows: answered row by row, with pauses where others would have to wait."""
+
+from __future__ import annotations
+
+import time
+import typing
+
+from edge_agent.predict.apart import SlowModelError, SlowRun
+from edge_agent.predict.engine import ActiveModel, Engine, Prediction, Row
+from edge_agent.predict.loaded import NotReadyError
+from edge_agent.predict.replies import Response
+from shared.errors import DataError, LimitError
+
+TURN_ROWS = 32
+Pause = SlowRun | NotReadyError | None
+Answering = typing.Generator[Pause, None, Response]
+Finishing = typing.Generator[SlowRun | None, None, None]
+
+
+class Ask(typing.NamedTuple):
+    """What a request asks.
+
+    Parameters
+    ----------
+    unit : str, optional
+        Who or what it is for; without one each row is its own.
+    is_one_arm : bool
+        All rows are answered by one arm. Where the candidate fails at a row, the incumbent answers them all.
+    say : callable
+        Turns the answers into a reply.
+    rows_are : str
+        What the request calls its rows.
+    """
+
+    active: ActiveModel
+    rows: typing.Sequence[Row]
+    unit: str | None
+    event_s: float
+    is_one_arm: bool
+    say: typing.Callable[[list[Prediction]], Response]
+    rows_are: str = "rows"
+
+
+class Paused(typing.NamedTuple):
+    """A question that is not answered yet, and what it waits for."""
+
+    answering: Answering
+    pause: Pause
+
+
+def begin(engine: Engine, ask: Ask) -> Response | Paused:
+    """Answer as far as it goes without a pause.
+
+    Raises
+    ------
+    CoveyError
+        What the rows or the model are guilty of.
+    """
+    answering = _answering(engine, ask)
+    try:
+        return Paused(answering, next(answering))
+    except StopIteration as stop:
+        return typing.cast("Response", stop.value)
+
+
+def complete(paused: Paused) -> Response:
+    """Answer to the end right here: slow models run in place.
+
+    Raises
+    ------
+    NotReadyError
+        A model is still loading.
+    CoveyError
+        What the rows or the model are guilty of.
+    """
+    answering, pause = paused
+    while True:
+        if isinstance(pause, NotReadyError):
+            raise pause
+        if pause is not None:
+            pause.run()
+        try:
+            pause = next(answering)
+        except StopIteration as stop:
+            return typing.cast("Response", stop.value)
+
+
+def _answering(engine: Engine, ask: Ask) -> Answering:
+    made = yield from _answers(engine, ask, is_substitute=False)
+    if ask.is_one_arm and any(one.arm != made[0].arm for one in made):
+        made = yield from _answers(engine, ask, is_substitute=True)
+    return ask.say(made)
+
+
+def _answers(engine: Engine, ask: Ask, *, is_substitute: bool) -> typing.Generator[Pause, None, list[Prediction]]:
+    made: list[Prediction] = []
+    for i, row in enumerate(ask.rows):
+        if i and i % TURN_ROWS == 0:
+            yield None
+        since_s = time.perf_counter()
+        answer: Prediction | None = None
+        while answer is None:
+            try:
+                answer = engine.predict(
+                    ask.active,
+                    row,
+                    unit=ask.unit,
+                    event_s=ask.event_s,
+                    since_s=since_s,
+                    is_substitute=is_substitute,
+                )
+            except SlowModelError as slow:
+                yield slow.run
+                slow.run.offer()
+            except NotReadyError as err:
+                yield err
+            except DataError as err:
+                where = f"{ask.rows_are}[{i}].{err.field}" if len(ask.rows) > 1 else err.field
+                raise DataError(err.message, field=where, fix=err.fix) from err
+        made.append(answer)
+    return made
+
+
+def finishing(engine: Engine, answers: typing.Sequence[Prediction]) -> Finishing:
+    """Score other arms and record answers, with pauses; a `LimitError` thrown in leaves a slow arm out."""
+    for i, answer in enumerate(answers):
+        if i and i % TURN_ROWS == 0:
+            yield None
+        is_done = False
+        while not is_done:
+            try:
+                engine.finish(answer)
+                is_done = True
+            except SlowModelError as slow:
+                try:
+                    yield slow.run
+                    slow.run.offer()
+                except LimitError:
+                    engine.finish(answer, score_other=False)
+                    is_done = True

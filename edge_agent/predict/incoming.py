@@ -1,0 +1,137 @@
+"""What a client sends, taken apart by httptools into whole requests, within limits."""
+
+from __future__ import annotations
+
+import collections
+import typing
+
+import httptools
+
+from edge_agent.predict.encodings import TooLargeError
+from edge_agent.predict.routes import Head
+from shared.errors import CoveyError, WireError
+
+_MAX_HEAD_BYTES = 64 << 10
+_SMALL_BODY_BYTES = 64 << 10
+_LENGTH, _EXPECT, _ENCODING, _HEADER_LENGTH = range(4)
+_WATCHED = {
+    b"content-length": _LENGTH,
+    b"expect": _EXPECT,
+    b"content-encoding": _ENCODING,
+    b"inference-header-content-length": _HEADER_LENGTH,
+}
+_NO_HEAD = Head()
+
+
+class Request(typing.NamedTuple):
+    """A whole request."""
+
+    method: str
+    path: str
+    body: bytes
+    keep_alive: bool
+    head: Head
+
+
+class Incoming:
+    """Takes bytes, and queues requests.
+
+    Parameters
+    ----------
+    max_body_bytes : int
+        Larger requests are refused.
+    hold : callable
+        Told how many more bytes of a large body are kept; raises if there is no room for them.
+    give_leave : callable
+        Called when a client waits for leave to send its body.
+    """
+
+    def __init__(
+        self, max_body_bytes: int, hold: typing.Callable[[int], None], give_leave: typing.Callable[[], None]
+    ) -> None:
+        self._max_body_bytes, self._hold, self._give_leave = max_body_bytes, hold, give_leave
+        self._parser = httptools.HttpRequestParser(self)
+        self.queue: collections.deque[Request] = collections.deque()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._url, self._size, self._fields, self._unparsed = b"", 0, 0, 0
+        self._body: list[bytes] = []
+        self._head = _NO_HEAD
+        self._in_head, self._wants_leave = True, False
+
+    def feed(self, data: bytes) -> None:
+        """Take what came.
+
+        Raises
+        ------
+        CoveyError
+            It is not HTTP, or larger than it may be. What came before it is in the queue.
+        """
+        if self._in_head:
+            self._unparsed += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as err:
+            cause = err.__context__
+            if isinstance(cause, CoveyError):
+                raise cause from None
+            raise WireError(f"not HTTP: {err}", field="request") from err
+        if self._in_head and self._unparsed > _MAX_HEAD_BYTES:
+            raise _long_head()
+
+    # ---- httptools calls these
+
+    def on_url(self, url: bytes) -> None:
+        """Collect the path."""
+        self._url += url
+        self._fields += len(url)
+        if self._fields > _MAX_HEAD_BYTES:
+            raise _long_head()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Look at the few headers that matter; a body announced too large is refused unread."""
+        self._fields += len(name) + len(value) + 4
+        if self._fields > _MAX_HEAD_BYTES:
+            raise _long_head()
+        watched = _WATCHED.get(name.lower())
+        if watched is None:
+            return
+        if watched == _LENGTH:
+            if value.isdigit() and int(value[:19]) > self._max_body_bytes:
+                raise TooLargeError(f"a body of {int(value[:19]):,} bytes", field="content-length")
+        elif watched == _EXPECT:
+            self._wants_leave = value.lower() == b"100-continue"
+        elif watched == _ENCODING:
+            self._head = self._head._replace(encoding=value)
+        else:
+            self._head = self._head._replace(header_length=value)
+
+    def on_headers_complete(self) -> None:
+        """From here on what comes is body."""
+        self._in_head, self._unparsed = False, 0
+        if self._wants_leave:
+            self._give_leave()
+
+    def on_body(self, body: bytes) -> None:
+        """Collect the body; large ones only while there is room for them."""
+        self._size += len(body)
+        if self._size > _SMALL_BODY_BYTES:
+            if self._size > self._max_body_bytes:
+                raise TooLargeError(f"more than {self._max_body_bytes:,} bytes", field="body")
+            self._hold(len(body))
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """Take a whole request."""
+        parser = self._parser
+        if parser.should_upgrade():  # the parser has passed over its body
+            raise WireError("upgrades are not spoken here", field="upgrade", fix="Send plain HTTP/1.1.")
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        method, path = parser.get_method().decode("latin-1"), self._url.decode("latin-1")
+        self.queue.append(Request(method, path, body, parser.should_keep_alive(), self._head))
+        self._begin()
+
+
+def _long_head() -> TooLargeError:
+    return TooLargeError(f"more than {_MAX_HEAD_BYTES:,} bytes of headers", field="headers")

@@ -19,6 +19,8 @@ from shared import logs
 from shared.errors import AuthError, NotFoundError, UnreachableError, UsageError
 
 if typing.TYPE_CHECKING:
+    import asyncio
+
     from edge_agent.sync import Sync
 
 Arguments = argparse.Namespace
@@ -143,8 +145,24 @@ def run(arguments: Arguments) -> int:
         sys.stdout.write(f"{identity.device} answers on {address}\n")
         sys.stdout.flush()
 
-    asyncio.run(Agent(layout, identity, settings).run(on_ready, with_sync=not arguments.no_sync))
+    with asyncio.Runner(loop_factory=_loop_factory(settings.serve.loop)) as runner:
+        runner.run(Agent(layout, identity, settings).run(on_ready, with_sync=not arguments.no_sync))
     return 0
+
+
+def _loop_factory(wanted: str) -> typing.Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the event loop; none for the one that comes with Python."""
+    if wanted == "asyncio":
+        return None
+    try:
+        import uvloop
+    except ImportError as err:
+        if wanted == "auto":
+            return None
+        raise UsageError(
+            "uvloop is not installed", field="serve.loop", fix="Install covey[fast], or leave it at auto."
+        ) from err
+    return typing.cast("typing.Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
 def unit(arguments: Arguments) -> int:

@@ -19,6 +19,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Parameters
     ----------
+    loop : str
+        Event loop: ``uvloop``, ``asyncio``, or ``auto`` for uvloop where it is installed.
     socket, socket_mode : str
         Path of a Unix socket to answer on as well, and who may connect to it; none by default.
     max_body_bytes : int
@@ -41,6 +43,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     host: str = "127.0.0.1"
     port: typing.Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8765
+    loop: typing.Literal["auto", "asyncio", "uvloop"] = "auto"
     socket: str = ""
     socket_mode: typing.Annotated[str, msgspec.Meta(pattern=r"^0?[0-7]{3}$")] = "0660"
     max_body_bytes: typing.Annotated[int, msgspec.Meta(ge=1024)] = 4 << 20

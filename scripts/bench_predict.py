@@ -156,7 +156,7 @@ def run(size: Size) -> tuple[Found, dict[str, float]]:
         some = cases.plain_runs(trained)
         for loop in ("uvloop", "asyncio"):
             layout = world.make_store(folder / loop, *bundles)
-            process = stack.enter_context(world.agent(layout))
+            process = stack.enter_context(world.agent(layout, COVEY_SERVE__LOOP=loop))
             client = cases.covey_client(process, trained)
             stack.callback(client.close)
             some[f"HTTP, {loop}"] = client

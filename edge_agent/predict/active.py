@@ -6,6 +6,7 @@ import typing
 
 from edge_agent.generation import GenerationModel
 from edge_agent.predict.loaded import LoadedBundle
+from edge_agent.predict.wording import Wording
 from shared import experiment
 from shared.features.compiled import Codes
 from shared.versions import parse_version
@@ -44,6 +45,7 @@ class ActiveModel:
         self._arms = self.incumbent, self.candidate or self.incumbent
         self.one_encoding = len({bundle.manifest.features_sha256 for bundle in self._arms}) == 1
         self.shares = experiment.Shares(self.salt)
+        self.wordings = tuple(Wording(bundle.manifest, arm) for arm, bundle in enumerate(self._arms))
         self.write_id: tuple[experiment.Write, ...] = ()
 
     def prepare(self, sealer: experiment.Sealer) -> None:

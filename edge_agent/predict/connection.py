@@ -8,7 +8,7 @@ import typing
 
 from edge_agent.predict.asking import Paused
 from edge_agent.predict.engine import Prediction
-from edge_agent.predict.incoming import Incoming, Request
+from edge_agent.predict.incoming import PLAIN, Incoming, Request
 from edge_agent.predict.replies import JSON, Response
 from shared.errors import CoveyError, ModelError
 
@@ -76,11 +76,37 @@ class Connection(asyncio.Protocol):
         if self._refusal or self._is_last:
             self._pass_over(len(data))
             return
+        incoming, quick = self._incoming, self._server.quick
+        is_alone = incoming.is_between and not (self._queue or self._busy or self._is_full or self._server.is_stopping)
+        if is_alone and (said := quick.answer(data)) is not None:
+            self._answer_quickly(said)
+            return
         try:
-            self._incoming.feed(data)
+            incoming.feed(data)
         except CoveyError as err:
             self._refusal = self._failed(err)
+        if is_alone and incoming.is_between and len(self._queue) == 1 and self._queue[0].is_plain:
+            quick.learn(data, self._queue[0].body)
         self._pump()
+
+    def _answer_quickly(self, said: tuple[bytes, Prediction] | CoveyError) -> None:
+        """Send what the short way has made, and have it recorded once it is on its way."""
+        if isinstance(said, CoveyError):
+            out: list[bytes] = []
+            self._say(PLAIN, self._failed(said), out, [])
+            self._flush(out, [])
+            return
+        reply, made = said
+        self.n_answered += 1
+        self.seen = self._server.tick
+        self._server.api.meters.replies[200] += 1
+        if self._transport is not None:
+            self._transport.write(reply)
+        # What is still to be sent goes out when the loop is next asked; what is recorded can wait for that.
+        if self._transport is not None and not self._transport.get_write_buffer_size():
+            self._server.finish_one(made)
+        else:
+            self._loop.call_soon(self._server.finish_one, made)
 
     def eof_received(self) -> bool:
         """Keep a half-closed connection open while answers are due."""

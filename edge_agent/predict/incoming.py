@@ -7,6 +7,7 @@ import typing
 
 import httptools
 
+from edge_agent.predict import quick
 from edge_agent.predict.encodings import TooLargeError
 from edge_agent.predict.routes import Head
 from shared.errors import CoveyError, WireError
@@ -21,6 +22,7 @@ _WATCHED = {
     b"inference-header-content-length": _HEADER_LENGTH,
 }
 _NO_HEAD = Head()
+_QUICK = ("POST", quick.PATH)
 
 
 class Request(typing.NamedTuple):
@@ -31,6 +33,10 @@ class Request(typing.NamedTuple):
     body: bytes
     keep_alive: bool
     head: Head
+    is_plain: bool = False
+
+
+PLAIN = Request("POST", quick.PATH, b"", keep_alive=True, head=_NO_HEAD, is_plain=True)
 
 
 class Incoming:
@@ -59,6 +65,7 @@ class Incoming:
         self._body: list[bytes] = []
         self._head = _NO_HEAD
         self._in_head, self._wants_leave = True, False
+        self.is_between = True
 
     def feed(self, data: bytes) -> None:
         """Take what came.
@@ -81,6 +88,10 @@ class Incoming:
             raise _long_head()
 
     # ---- httptools calls these
+
+    def on_message_begin(self) -> None:
+        """A request has begun."""
+        self.is_between = False
 
     def on_url(self, url: bytes) -> None:
         """Collect the path."""
@@ -129,7 +140,9 @@ class Incoming:
             raise WireError("upgrades are not spoken here", field="upgrade", fix="Send plain HTTP/1.1.")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         method, path = parser.get_method().decode("latin-1"), self._url.decode("latin-1")
-        self.queue.append(Request(method, path, body, parser.should_keep_alive(), self._head))
+        keep_alive = parser.should_keep_alive()
+        is_plain = (method, path) == _QUICK and keep_alive and self._head is _NO_HEAD and not self._wants_leave
+        self.queue.append(Request(method, path, body, keep_alive, self._head, is_plain))
         self._begin()
 
 

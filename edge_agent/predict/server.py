@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import typing
 
+from edge_agent.predict.apart import SlowModelError
 from edge_agent.predict.asking import Finishing, finishing
 from edge_agent.predict.connection import Connection
 from edge_agent.predict.engine import Engine, Prediction
 from edge_agent.predict.patience import BusyError, Patience
+from edge_agent.predict.quick import Quick
 from edge_agent.predict.routes import Api
 
 _TICKS = 8
@@ -63,6 +65,7 @@ class HttpServer:
         self.patience = Patience(
             max_waiting=limits.max_waiting, n_threads=limits.model_threads, run_timeout_s=limits.model_timeout_s
         )
+        self.quick = Quick(api.engine, api.clock.now)
         self.connections: set[Connection] = set()
         self.tick = 0
         self.is_stopping = False
@@ -166,6 +169,13 @@ class HttpServer:
                     one.seen = self.tick
                 elif self.tick - one.seen > patience:
                     one.shut()
+
+    def finish_one(self, answer: Prediction) -> None:
+        """`finish` for a single answer, at once where no slow model is to be asked."""
+        try:
+            self.engine.finish(answer)
+        except SlowModelError:
+            self.finish([answer])
 
     def finish(self, answers: typing.Sequence[Prediction]) -> None:
         """Score other arms and record answers whose replies are on their way."""

@@ -1,0 +1,89 @@
+"""The short way for what nearly all requests are: one row for ``/v1/predict``, with a head that has come before.
+
+A head that the HTTP parser has read once means the same when the same bytes come again, and where a body of the length
+it names follows, and nothing else, that is one whole request. Everything else goes the long way, which also explains
+what is wrong with it; nothing is recorded before it is clear which way a request goes.
+"""
+
+from __future__ import annotations
+
+import typing
+
+import msgspec
+
+from edge_agent.predict.apart import SlowModelError
+from edge_agent.predict.engine import Engine, Prediction
+from edge_agent.predict.loaded import NotReadyError
+from edge_agent.predict.replies import PredictRequest
+from shared.errors import CoveyError, NotFoundError
+
+PATH = "/v1/predict"
+_END = b"\r\n\r\n"
+_MAX_HEADS, _MAX_HEAD_BYTES = 128, 2048
+_OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
+_decode = msgspec.json.Decoder(PredictRequest).decode
+
+
+class Quick:
+    """Answers plain requests.
+
+    Parameters
+    ----------
+    engine : Engine
+        Answers.
+    now : callable
+        Event time.
+    """
+
+    def __init__(self, engine: Engine, now: typing.Callable[[], float]) -> None:
+        self._engine, self._now = engine, now
+        self._heads: dict[bytes, int] = {}
+
+    def learn(self, data: bytes, body: bytes) -> None:
+        """Remember the head of a request that the parser has read.
+
+        Parameters
+        ----------
+        data : bytes
+            All that came: one POST to `PATH`, on a connection that stays, without headers that ask for anything.
+        body : bytes
+            The body that the parser found in it.
+        """
+        end = data.find(_END) + len(_END)
+        if end < len(_END) or end > _MAX_HEAD_BYTES or data[end:] != body:
+            return
+        if len(self._heads) >= _MAX_HEADS:
+            self._heads.clear()
+        self._heads[data[:end]] = len(body)
+
+    def _read(self, data: bytes) -> PredictRequest | None:
+        end = data.find(_END) + len(_END)
+        if self._heads.get(data[:end]) != len(data) - end:
+            return None
+        try:
+            return _decode(data[end:])
+        except _NOT_JSON:
+            return None
+
+    def answer(self, data: bytes) -> tuple[bytes, Prediction] | CoveyError | None:
+        """Answer a request: the reply with what to record, or what is wrong; None says to go the long way.
+
+        Parameters
+        ----------
+        data : bytes
+            All that came, and nothing is left of what came before.
+        """
+        asked = self._read(data)
+        if asked is None or asked.features is None or asked.rows is not None or asked.event_time is not None:
+            return None
+        engine = self._engine
+        try:
+            active = engine.model(asked.model)
+            made = engine.predict(active, asked.features, unit=asked.unit, event_s=self._now())
+        except (NotFoundError, NotReadyError, SlowModelError):
+            return None
+        except CoveyError as err:
+            return err
+        body = active.wordings[made.arm](made.outputs, made.source, made.prediction_id)
+        return _OK % (len(body), body), made

@@ -101,7 +101,7 @@ class Agent:
             if with_sync:
                 tasks.append(loop.create_task(self.sync.run()))
             tasks.append(loop.create_task(notifier.keep_beating()))
-            await asyncio.sleep(0)  # the boot comes as far as the tables, which answer from then on
+            await self.switch.begun.wait()
             notifier.say("READY=1", f"STATUS=answers on {self.address}")
             on_ready(self.address)
             await self._stop.wait()

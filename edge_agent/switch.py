@@ -44,6 +44,7 @@ class Switch:
         self._bundles: dict[str, LoadedBundle] = {}
         self._on_trial: asyncio.Task[None] | None = None
         self._switching = asyncio.Lock()
+        self.begun = asyncio.Event()  # as far as the tables, which answer from then on; or there is nothing to serve
         self._watch: Watch | None = None
         self._job = state.trial
 
@@ -52,6 +53,12 @@ class Switch:
 
         A generation on trial that keeps killing the process is rolled back.
         """
+        try:
+            await self._boot()
+        finally:
+            self.begun.set()
+
+    async def _boot(self) -> None:
         self._restart()
         digest = self.generations.running()
         if not digest:
@@ -113,6 +120,7 @@ class Switch:
             if at_start:
                 # Tables answer at once, while models still load.
                 self._swap(generation, models, bundles)
+                self.begun.set()
             new = [bundle for sha256, bundle in bundles.items() if not bundle.is_loaded.is_set()]
             may_lack_model = at_start and self.state.state_of(digest) == "good"
             failures = await asyncio.to_thread(_load_all, new)

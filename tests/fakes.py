@@ -41,6 +41,7 @@ from edge_agent.files import BlobStore, write_atomic
 from edge_agent.generation import Generation, GenerationModel, Generations
 from edge_agent.predict.engine import ActiveModel, Engine
 from edge_agent.predict.loaded import LoadedBundle
+from edge_agent.predict.meters import Meters
 from edge_agent.predict.routes import Api, EventClock
 from edge_agent.predict.server import HttpServer, Limits
 from edge_agent.records import AnyRecord
@@ -408,12 +409,18 @@ def serve(
         if one
     }
     records: list[AnyRecord] = []
-    engine = Engine(DEVICE, ID_KEY, records.append)
+    meters = Meters()
+
+    def record(one: AnyRecord) -> None:
+        records.append(one)
+        meters.take(one)
+
+    engine = Engine(DEVICE, ID_KEY, record)
     generation = Generation(region=REGION, models=(entry,), probation_s=1.0, replay=replay)
     engine.activate(generation, {entry.model: ActiveModel(entry, opened, DEVICE)})
     clock = EventClock(wall or Clock())
     clock.replay = replay
-    return Served(engine, records, clock, Api(engine, clock, lambda: {"device": DEVICE}))
+    return Served(engine, records, clock, Api(engine, clock, lambda: {"device": DEVICE}, meters=meters))
 
 
 @contextlib.contextmanager

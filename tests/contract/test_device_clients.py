@@ -1,0 +1,129 @@
+"""The clients that people have: tritonclient and KServe's, as they are published, ask a real device."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+import typing
+
+import pytest
+
+from edge_agent.files import lock
+from tests import fakes
+
+HERE = pathlib.Path(__file__).parent / "clients"
+PINS = HERE / "constraints.txt"
+Said = dict[str, typing.Any]
+X, COLOURS, SIZES = [1.0, -2.5, 0.5], ["red", "mauve", "grün"], [0, 1, 2]
+
+
+def run(*command: str | pathlib.Path) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def python() -> pathlib.Path:
+    """Python of a venv of the clients' own, since what they need does not go with what Covey needs; made once."""
+    folder = pathlib.Path(sys.prefix) / "covey-clients"
+    stamp = folder / hashlib.sha256(PINS.read_bytes()).hexdigest()[:16]
+    with lock(pathlib.Path(sys.prefix) / "covey-clients.lock", wait=True):
+        if not stamp.exists():
+            run(sys.executable, "-m", "venv", "--clear", folder)
+            pip = (folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+            done = subprocess.run(
+                [*map(str, pip), "--no-deps", "--no-compile", "--requirement", str(PINS)],
+                capture_output=True,
+                text=True,
+                timeout=500,
+                check=False,
+            )
+            if done.returncode:
+                pytest.skip(f"the clients can not be installed: {done.stderr[-400:]}")
+            stamp.touch()
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> fakes.Served:
+    candidate = fakes.make_bundle("v2", slope=2.0)
+    trial = fakes.trial(request_share_bp=0)
+    return fakes.serve(tmp_path_factory.mktemp("served"), fakes.make_bundle(), candidate, trial)
+
+
+@pytest.fixture(scope="module")
+def address(served: fakes.Served) -> typing.Iterator[str]:
+    with fakes.listening(served.api) as (host, port):
+        yield f"{host}:{port}"
+
+
+def expected(**row: object) -> list[float]:
+    return list(fakes.expected(row, task="binary", slope=1.0, n_outputs=2))
+
+
+@pytest.mark.timeout(900)
+def test_tritonclient_is_answered_whatever_it_sends_and_told_why_if_not(address: str, python: pathlib.Path) -> None:
+    said: Said = json.loads(run(python, HERE / "ask_with_triton.py", address))
+    assert [said[what] for what in ("live", "ready", "model ready", "version ready", "other ready")] == [
+        True, True, True, True, False,
+    ]  # fmt: skip
+    assert said["server"]["extensions"] == ["binary_tensor_data", "parameters", "statistics", "model_repository"]
+    assert (said["metadata"]["name"], said["metadata"]["versions"]) == ("late", ["v1", "v2"])
+    assert [(one["version"], one["state"]) for one in said["index"]] == [("v1", "READY"), ("v2", "READY")]
+    columns = zip(X, COLOURS, SIZES, strict=True)
+    rows = [p for x, colour, size in columns for p in expected(x=x, colour=colour, size=size)]
+    assert len(said["mixes"]) == 32
+    for mix, got in said["mixes"].items():
+        assert got["probabilities"] == pytest.approx(rows, abs=1e-6), mix
+        assert (got["id"], got["shape"], got["label"], got["n_ids"]) == ("r-1", [3, 2], [1, 0, 1], 3), mix
+    plain, flat = expected(x=3), expected(x=3, size=True)
+    assert len(said["kinds"]) == 29
+    for kind, answer in said["kinds"].items():
+        assert answer == pytest.approx(flat if kind == "BOOL" else plain, abs=1e-6), kind
+    assert said["later"] == [pytest.approx(plain, abs=1e-6)] * 8
+    assert (said["version"], said["arms"]) == ("v1", ["incumbent"])
+    v1, v2 = said["statistics"]["model_stats"]
+    n_rows = 3 * 32 + 29 + 8 + 1 + 8
+    assert v1["inference_stats"]["success"]["count"] == v1["execution_count"] == n_rows
+    assert v1["inference_stats"]["success"]["ns"] > 0
+    assert v2["inference_count"] == 0
+    said = said["refused"]
+    assert {what: status for what, (status, _) in said.items()} == {
+        "load": "403", "unload": "403", "value": "400", "model": "404", "version": "404", "output": "400",
+    }  # fmt: skip
+    assert "the signed channel decides" in said["load"][1]
+    assert said["value"][1].startswith("x: 99 is outside -10..10")
+    assert "no model 'other model'" in said["model"][1]
+    assert "Known are label" in said["output"][1]
+
+
+@pytest.mark.timeout(900)
+def test_kserves_client_is_answered_whatever_it_sends_and_asks_for(address: str, python: pathlib.Path) -> None:
+    said: Said = json.loads(run(python, HERE / "ask_with_kserve.py", f"http://{address}"))
+    assert [said[what] for what in ("live", "ready", "model ready", "other ready")] == [True, True, True, False]
+    wanted = expected(x=1, colour="red") + expected(x=-2.5, colour="mauve")
+    assert len(said["mixes"]) == 9
+    for mix, got in said["mixes"].items():
+        assert got["probabilities"] == pytest.approx(wanted, abs=1e-6), mix
+        assert (got["id"], got["model"], got["shape"], got["label"]) == ("r-1", "late", [2, 2], [1, 0]), mix
+    status, message = said["refused"]
+    assert status == 400
+    assert "rows[0].x: 99 is outside -10..10" in message
+
+
+@pytest.mark.timeout(900)
+def test_kserves_client_waits_for_a_model_that_loads(tmp_path: pathlib.Path, python: pathlib.Path) -> None:
+    loading = fakes.serve(tmp_path, fakes.make_bundle(), load=False)
+    with fakes.listening(loading.api) as (host, port):
+        code = (
+            "import asyncio, json; from kserve import InferenceRESTClient as C, RESTConfig as R\n"
+            "async def main():\n"
+            "    c = C(R(protocol='v2')); u = f'http://{}:{}'\n"
+            "    print(json.dumps([await c.is_server_live(u), await c.is_model_ready(u, 'late')]))\n"
+            "asyncio.run(main())"
+        ).replace("{}:{}", f"{host}:{port}")
+        assert json.loads(run(python, "-c", code)) == [True, False]

@@ -16,7 +16,7 @@ from edge_agent.update.desire import check_channel, desired_generation
 from edge_agent.update.download import DELTA_MEMORY_BYTES, Downloader, Tail, Tell, ignore
 from edge_agent.update.metadata_folder import accept_channel
 from edge_agent.update.parts import keep_parts
-from edge_agent.update.repair import mend
+from edge_agent.update.repair import mend, stage
 from edge_agent.update.retreat import last_good, retreat
 from edge_agent.update.signed import Manifests, Signed
 from edge_agent.update.state import State
@@ -129,7 +129,7 @@ class Installer:
             self._job.check_loop(digest)
             self._fetch(generation, digest, manifests)
             self._job.move("stage")
-            self._generations.write(generation, manifests.by_sha256)
+            stage(self._generations, generation, manifests.by_sha256, self._download.fetch)
             note = self._test(generation, digest, manifests)
             if note:
                 continue

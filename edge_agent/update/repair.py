@@ -43,6 +43,15 @@ def spoiled(blobs: BlobStore, beat: typing.Callable[[], None] = lambda: None) ->
     return found
 
 
+def stage(
+    generations: Generations, generation: Generation, manifests: typing.Mapping[str, bytes], fetch: Fetch
+) -> None:
+    """Make a generation's folder; one that an update before this one has left is repaired instead."""
+    if (generations.folder / generation.digest).exists():
+        mend(generations, generation, manifests, fetch)
+    generations.write(generation, manifests)
+
+
 def mend(
     generations: Generations, generation: Generation, manifests: typing.Mapping[str, bytes], fetch: Fetch
 ) -> list[str]:

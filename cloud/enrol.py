@@ -124,6 +124,9 @@ def create_session_key(keys: pathlib.Path) -> None:
 class Sessions:
     """Nonces and device tokens; only spent nonces are remembered, by this process, for the minute they are good.
 
+    Nonces are sealed with a secret of this process. So those of a process that has ended are good no more, and what it
+    remembered of them may be lost; a device that was about to use one asks for another. Tokens outlive a restart.
+
     Parameters
     ----------
     key : bytes
@@ -131,7 +134,7 @@ class Sessions:
     """
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        self._keys = {"token": key, "nonce": secrets.token_bytes(32)}
         self._spent: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -193,7 +196,7 @@ class Sessions:
 
     def _seal(self, kind: str, device: str, expires_s: int, mark: str = "") -> str:
         body = f"{kind}|{device}|{expires_s}|{mark}".encode()
-        mac = hmac.new(self._key, body, hashlib.sha256).digest()
+        mac = hmac.new(self._keys[kind], body, hashlib.sha256).digest()
         return base64.urlsafe_b64encode(mac + body).decode().rstrip("=")
 
     def _open(self, kind: str, text: str, device: str = "") -> tuple[str, str]:
@@ -204,7 +207,7 @@ class Sessions:
             until = int(expires_s)
         except (ValueError, UnicodeError) as err:
             raise AuthError(f"this is not a {kind}", field=kind, fix="Sign in again.") from err
-        if not hmac.compare_digest(mac, hmac.new(self._key, body, hashlib.sha256).digest()):
+        if not hmac.compare_digest(mac, hmac.new(self._keys[kind], body, hashlib.sha256).digest()):
             raise AuthError(f"the {kind} is not ours", field=kind, fix="Sign in again.")
         if seen_kind != kind or until < time.time():
             raise AuthError(f"the {kind} has expired", field=kind, fix="Sign in again.")

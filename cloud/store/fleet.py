@@ -73,7 +73,7 @@ class Fleet:
         ForbiddenError
             This key was rejected.
         ConflictError
-            Another key already has this name, or the device was retired.
+            Another key already has this name, another device already has this key, or the device was retired.
         """
         with self._db.transaction() as connection:
             token = self._db.row("select * from join_tokens where id = ?", (token_id,))
@@ -85,6 +85,7 @@ class Fleet:
                 return self._join_again(known, public_key)
             if token["expires_s"] < time.time() or token["uses_left"] < 1:
                 raise AuthError("the join token is used up or expired", fix="Get a new one: covey device token")
+            self.check_key(device, public_key)
             connection.execute("update join_tokens set uses_left = uses_left - 1 where id = ?", (token_id,))
             self._insert(device, token["region"], public_key, "pending" if token["approve"] else "accepted")
             return self.get(device)
@@ -180,10 +181,27 @@ class Fleet:
         if known and known["status"] != "rejected":
             raise ConflictError(f"{device!r} is {known['status']} already", fix="See: covey device show")
 
+    def check_key(self, device: str, public_key: str) -> None:
+        """Raise ConflictError if another device has this key, or had it when it was retired.
+
+        Two names for one key would let one machine speak as two. A rejected device has none of its own.
+        """
+        row = self._db.row(
+            "select device, status from devices where public_key = ? and device <> ? and status <> 'rejected'",
+            (public_key, device),
+        )
+        if row:
+            raise ConflictError(
+                f"this key is that of {row['device']!r}, which is {row['status']}",
+                field="public_key",
+                fix="Each device makes its own: join with a --store that was not copied from another device.",
+            )
+
     def preauthorise(self, device: str, public_key: str, region: str) -> None:
         """Expect a device with this key: it will be taken in without a use of a token, and without approval."""
         with self._db.transaction():
             self.check_free(device)
+            self.check_key(device, public_key)
             self._insert(device, region, public_key, "preauthorised")
 
     def rotate_key(self, device: str, old_key: str, new_key: str) -> bool:
@@ -193,6 +211,8 @@ class Fleet:
         ------
         AuthError
             The old key is not the device's.
+        ConflictError
+            Another device has the new one.
         """
         with self._db.transaction() as connection:
             row = self.find(device)
@@ -200,6 +220,7 @@ class Fleet:
                 return False
             if row is None or row["public_key"] != old_key or row["status"] != "accepted":
                 raise AuthError("this key is not the device's", field="old_key")
+            self.check_key(device, new_key)
             connection.execute(
                 "update devices set public_key = ?, previous_key = ?, rotate = 0 where device = ?",
                 (new_key, old_key, device),

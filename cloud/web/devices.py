@@ -89,11 +89,13 @@ def join() -> flask.Response:
     try:
         row = fleet.join(request.device, request.public_key, request.token_id, request.secret)
     except ConflictError:
-        fleet.note(request.device, "name-asked-for", f"by a device with a good token and the key {request.public_key}")
+        others = [name for name in fleet.with_key(request.public_key) if name != request.device]
+        for other in others:
+            fleet.note(other, SHARED_KEY, f"somebody asked to join as {request.device!r} with it")
+        if not others:
+            said = f"by a device with a good token and the key {request.public_key}"
+            fleet.note(request.device, "name-asked-for", said)
         raise
-    for other in fleet.with_key(request.public_key):
-        if other != request.device:
-            fleet.note(other, SHARED_KEY, f"{request.device!r} has joined with it")
     root = (here.project.repository / "metadata" / "1.root.json").read_text()
     reply = protocol.JoinReply(device=row["device"], region=row["region"], root=root, status=row["status"])
     return _json(reply, _WAITS if reply.status == "pending" else _OK)

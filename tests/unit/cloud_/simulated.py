@@ -7,6 +7,7 @@ are kept as they are published.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import pathlib
 import random
 import shutil
@@ -120,7 +121,7 @@ class Fleet:
     def join(self, region: str, number: int) -> Device:
         """Let a device in."""
         device = Device(f"{region}-{number}", region)
-        self.store.fleet.join(device.name, "00" * 32, region, "secret")
+        self.store.fleet.join(device.name, hashlib.sha256(device.name.encode()).hexdigest(), region, "secret")
         return device
 
     # ---- versions and rollouts

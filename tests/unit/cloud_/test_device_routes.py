@@ -50,9 +50,8 @@ class Line:
         return enrol.new_join_token(self.project, self.store, **said)
 
     def join(self, token: protocol.JoinToken, **more: typing.Any) -> typing.Any:
-        request = protocol.JoinRequest(
-            token_id=token.token_id, secret=token.secret, device=self.name, public_key=self.public_key
-        )
+        key = self.public_key if more.get("device", self.name) == self.name else "0d" * 32
+        request = protocol.JoinRequest(token_id=token.token_id, secret=token.secret, device=self.name, public_key=key)
         return self.client.post(protocol.JOIN_PATH, data=codec.to_json(msgspec.structs.replace(request, **more)))
 
     def nonce(self, device: str = "") -> str:

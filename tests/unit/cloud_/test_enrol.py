@@ -56,10 +56,10 @@ def test_a_token_that_nobody_can_use_is_not_made(
 
 def test_a_token_lets_in_as_many_devices_as_it_says_into_its_region(empty: Project, empty_store: Store) -> None:
     token = new(empty, empty_store, region="south", uses=2)
-    for device in ("a", "b"):
-        assert empty_store.fleet.join(device, KEY, token.token_id, token.secret)["region"] == "south"
+    for device, key in (("a", KEY), ("b", "0b" * 32)):
+        assert empty_store.fleet.join(device, key, token.token_id, token.secret)["region"] == "south"
     with pytest.raises(AuthError, match="used up"):
-        empty_store.fleet.join("c", KEY, token.token_id, token.secret)
+        empty_store.fleet.join("c", "0c" * 32, token.token_id, token.secret)
     assert empty_store.fleet.join("a", KEY, token.token_id, token.secret)["device"] == "a"  # it was in already
 
 
@@ -92,7 +92,7 @@ def test_nothing_is_taken_in_for_a_device_that_is_not_accepted_whichever_way_it_
 def test_only_accepted_devices_count_as_the_fleet(empty: Project, empty_store: Store) -> None:
     token = enrol.new_join_token(empty, empty_store, region="north", uses=9, lifetime_s=60, actor="ada", approve=True)
     for name, action in (("a", "approve"), ("b", "reject"), ("c", "")):
-        empty_store.fleet.join(name, KEY, token.token_id, token.secret)
+        empty_store.fleet.join(name, f"0{name}" * 32, token.token_id, token.secret)
         if action:
             empty_store.fleet.change(name, action)
     assert [row["device"] for row in overview.devices(empty, empty_store)] == ["a"]

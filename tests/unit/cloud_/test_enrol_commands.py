@@ -122,8 +122,10 @@ def test_a_device_is_expected_by_name_and_key(shop: Shop) -> None:
     assert ran.json == {"device": "till-9", "status": "preauthorised", "region": "south", "public_key": key}
     assert shop.store.audit.all(1, "device preauthorise")[0]["reason"] == "new"
     assert shop.run("device", "preauthorise", "till-9", "--key", key).status == 6
-    assert shop.run("device", "preauthorise", "out", "--key", key).status == 0  # a rejected name is free
-    assert shop.store.fleet.get("out")["public_key"] == key
+    taken = shop.run("device", "preauthorise", "out", "--key", key)
+    assert (taken.status, "this key is that of 'till-9'" in taken.err) == (6, True)
+    assert shop.run("device", "preauthorise", "out", "--key", "0b" * 32).status == 0  # a rejected name is free
+    assert shop.store.fleet.get("out")["public_key"] == "0b" * 32
 
 
 def test_lists_and_lines_for_people(shop: Shop) -> None:

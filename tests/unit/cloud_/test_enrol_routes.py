@@ -19,6 +19,7 @@ from cloud.rollout.events import events
 from cloud.store.store import Store
 from cloud.web.app import create_app
 from shared import codec, protocol
+from shared.errors import ConflictError
 from shared.telemetry import Batch, DeviceStatus, SumsRow
 from tests.unit.cloud_.test_enrol import public
 
@@ -92,6 +93,10 @@ class Cloud:
     def new_token(self, **more: typing.Any) -> protocol.JoinToken:
         said = {"region": "north", "uses": 1, "lifetime_s": 60.0, "actor": "ada"} | more
         return enrol.new_join_token(self.project, self.store, **said)
+
+    def restart(self) -> None:
+        """End the server and start it again, on the same project."""
+        self.client = create_app(self.project, self.store).test_client()
 
     def machine(self, name: str, key: Ed25519PrivateKey | None = None) -> Machine:
         return Machine(self, name, key or Ed25519PrivateKey.generate())
@@ -215,6 +220,17 @@ def test_a_sign_in_that_somebody_has_recorded_is_good_once(cloud: Cloud) -> None
     assert till.sign_in().status_code == 200
 
 
+def test_a_sign_in_that_somebody_has_recorded_is_good_for_nothing_after_a_restart(cloud: Cloud) -> None:
+    till = cloud.device()
+    spent, unused = till.signed(), till.signed()
+    assert till.sign_in(spent).status_code == 200
+    cloud.restart()
+    for body in (spent, unused):
+        refused(till.sign_in(body), 401, "auth", "the nonce is not ours")
+    assert till.deliver(1).status_code == 200  # the token of before goes on
+    assert till.sign_in().status_code == 200
+
+
 def test_a_nonce_that_was_refused_can_still_be_used_by_its_device(cloud: Cloud) -> None:
     till = cloud.device()
     body = till.signed()
@@ -273,11 +289,31 @@ def test_a_device_whose_spool_was_lost_is_not_taken_for_two(cloud: Cloud) -> Non
     assert till.kinds() == []
 
 
-def test_a_copied_key_under_another_name_is_seen_at_the_first(cloud: Cloud) -> None:
-    till = cloud.device()
-    assert cloud.machine("till-2", till.key).join(cloud.new_token()).status_code == 200
+def test_a_copied_key_gets_no_other_name_and_the_attempt_is_seen_at_the_first(cloud: Cloud) -> None:
+    till, token = cloud.device(), cloud.new_token()
+    refused(cloud.machine("till-2", till.key).join(token), 409, "conflict", "this key is that of 'till-1'")
     assert till.kinds() == [SHARED]
     assert "'till-2'" in cloud.store.fleet.events()[0]["detail"]
+    assert cloud.store.fleet.find("till-2") is None
+    assert cloud.machine("till-2").join(token).status_code == 200  # with a key of its own, and a use of the token left
+    with pytest.raises(ConflictError, match="'till-1', which is accepted"):
+        cloud.store.fleet.preauthorise("till-3", public(till.key), "north")
+    cloud.store.fleet.retire("till-1")
+    refused(cloud.machine("till-4", till.key).join(cloud.new_token()), 409, "conflict", "which is retired")
+
+
+def test_a_device_that_was_rejected_may_ask_again_under_the_right_name(cloud: Cloud) -> None:
+    wrong = cloud.machine("tlil-1")
+    assert wrong.join(cloud.new_token(approve=True)).status_code == 202
+    cloud.store.fleet.change("tlil-1", "reject")
+    assert cloud.machine("till-1", wrong.key).join(cloud.new_token()).status_code == 200
+
+
+def test_a_device_can_not_take_over_another_ones_key(cloud: Cloud) -> None:
+    """It holds a copy of the other's key, so it can sign with both."""
+    till, other = cloud.device(), cloud.device("till-2")
+    refused(other.rotate(other.rotation(till.key)), 409, "conflict", "this key is that of 'till-1'")
+    assert other.sign_in().status_code == 200
 
 
 # ---- a new key

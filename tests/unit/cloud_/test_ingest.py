@@ -28,7 +28,7 @@ Plain = dict[str, typing.Any]
 def store(empty_store: Store) -> Store:
     empty_store.fleet.add_token("t", "secret", "north", uses=9, lifetime_s=60)
     for device in ("till-1", "till-2"):
-        empty_store.fleet.join(device, "00" * 32, "t", "secret")
+        empty_store.fleet.join(device, f"0{device[-1]}" * 32, "t", "secret")
     return empty_store
 
 

@@ -27,7 +27,11 @@ from tests.faults.test_every_call import Prepared, _driver, prepared, run, whole
 
 __all__ = ["prepared"]
 EVERY = bool(os.environ.get("COVEY_EVERY_CALL"))
-_LOOKED_AT, _UPDATED, _SEED = 300, 40, 11
+# How many states are looked at, and how many are updated: after one update; after one that was killed before.
+_ALL = 1_000_000
+_ONE = (_ALL, _ALL) if EVERY else (300, 40)
+_AGAIN = (400, 20) if EVERY else (80, 8)
+_SEED = 11
 _FSYNC = re.compile(r"\bfsync\(\d+<((?:\\x\w\w)*)>\) += 0")
 
 
@@ -83,13 +87,13 @@ def update(recorded: Recorded, store: pathlib.Path) -> None:
 
 
 def spread(states: list[Kept], n: int) -> list[Kept]:
-    """So many of the states, from the first to the last; or all."""
-    return states if EVERY or len(states) <= n else [states[i * (len(states) - 1) // (n - 1)] for i in range(n)]
+    """So many of the states, from the first to the last."""
+    return states if len(states) <= n else [states[i * (len(states) - 1) // (n - 1)] for i in range(n)]
 
 
-def survive(recorded: Recorded, folder: pathlib.Path, *, looked_at: int, updated: int) -> collections.Counter[str]:
+def survive(recorded: Recorded, folder: pathlib.Path, n: tuple[int, int]) -> collections.Counter[str]:
     """Look at states, update some of them; return how many ran what."""
-    states = list(recorded.disk.states(_SEED))
+    (looked_at, updated), states = n, list(recorded.disk.states(_SEED))
     to_update, ran = set(spread(states, updated)), collections.Counter[str]()
     for kept in {*spread(states, looked_at), *to_update}:
         store = folder / "store"
@@ -111,7 +115,7 @@ def test_whatever_a_cut_of_the_power_leaves_runs_whole_and_is_updated(
 ) -> None:
     recorded = record(prepared, tmp_path / "recorded")
     assert len(recorded.disk.operations) > 100
-    ran = survive(recorded, memory, looked_at=_LOOKED_AT, updated=_UPDATED)
+    ran = survive(recorded, memory, _ONE)
     assert set(ran) == {"v1", "v2"}
     if EVERY:
         with capsys.disabled():
@@ -162,7 +166,7 @@ def test_a_cut_after_an_update_that_was_killed_and_begun_again(
     n = 0
     for i in kill_at:
         recorded = record(prepared, tmp_path / f"r{i}", i)
-        ran = survive(recorded, memory, looked_at=80, updated=8)
+        ran = survive(recorded, memory, _AGAIN)
         n += ran.total()
     if EVERY:
         with capsys.disabled():

@@ -12,6 +12,7 @@ import typing
 import msgspec
 
 _STAY_BELOW_S = 60.0
+_STAY_FAILED_BELOW_S = 10.0  # a device may be without a network for weeks: nothing of this stays in memory meanwhile
 _BEAT_S = 60.0
 
 
@@ -70,7 +71,7 @@ class Beat:
 
 
 def run_child(one_pass: typing.Callable[[], Pass], *, read: int = 0, out: typing.BinaryIO | None = None) -> int:
-    """Make passes until standard input ends, or one if polls are rare; return the exit status."""
+    """Make passes until standard input ends, or the next one is far off; return the exit status."""
     write = out or sys.stdout.buffer
     asked = _Asked(read)
     if not asked.wait(0.0):
@@ -81,7 +82,7 @@ def run_child(one_pass: typing.Callable[[], Pass], *, read: int = 0, out: typing
         done.done = number
         write.write(msgspec.json.encode(done) + b"\n")
         write.flush()
-        if done.next_s >= _STAY_BELOW_S:
+        if done.next_s >= (_STAY_FAILED_BELOW_S if done.failures else _STAY_BELOW_S):
             return 0
         if not asked.wait(done.next_s):
             return 0

@@ -234,9 +234,12 @@ def test_the_child_says_what_each_pass_did_until_nobody_listens_or_polls_are_rar
     assert run_child(lambda: Pass(next_s=next(waits)), read=read, out=out) == 0
     said = [msgspec.json.decode(line, type=Pass) for line in lines(out)]
     assert [(one.done, one.next_s) for one in said] == [(3, 0.01), (3, 0.01), (3, 60.0)]
+    fails = iter([Pass(failures=1, next_s=0.01), Pass(failures=2, next_s=20.0)])
+    assert run_child(lambda: next(fails), read=read, out=out) == 0  # nobody waits in memory for a network
+    assert next(fails, None) is None
     os.close(write)
     assert run_child(Pass, read=read, out=out) == 0
-    assert len(lines(out)) == 3
+    assert len(lines(out)) == 5
     os.close(read)
 
 

@@ -124,6 +124,11 @@ class PrecomputedTable:
     data : bytes or mmap
         The whole file; it must live as long as the table.
 
+    Attributes
+    ----------
+    get : callable
+        Returns the outputs stored under a 16-byte key, or None.
+
     Raises
     ------
     WireError
@@ -147,24 +152,30 @@ class PrecomputedTable:
         self._values_at = self._keys_at + KEY_BYTES * n
         if len(view) != self._values_at + 4 * m * n:
             raise WireError(f"{len(view)} bytes, its header says {self._values_at + 4 * m * n}", field="precomputed")
-        self._data, self._view, self._bits = data, view, bits
+        self._view, self._bits = view, bits
         self._index = view[_HEAD.size : self._keys_at].cast("I")
         self._unpack = struct.Struct(f"<{m}f").unpack_from
         self._value_bytes = 4 * m
+        self.get = self._finder(data)
 
-    def get(self, key: bytes) -> tuple[float, ...] | None:
-        """Return the outputs stored under a 16-byte key, or None."""
-        bucket = int.from_bytes(key[:4], "big") >> (32 - self._bits)
-        start = self._keys_at + KEY_BYTES * self._index[bucket]
-        end = self._keys_at + KEY_BYTES * self._index[bucket + 1]
-        find = self._data.find
-        at = find(key, start, end)
-        while at >= 0 and (at - self._keys_at) % KEY_BYTES:
-            at = find(key, at + 1, end)
-        if at < 0:
+    def _finder(self, data: _Findable) -> typing.Callable[[bytes], tuple[float, ...] | None]:
+        """Return what looks a key up; everything that it needs is at hand, since it is all that a hit costs."""
+        find, index, shift = data.find, self._index, 32 - self._bits
+        keys_at, values_at, value_bytes = self._keys_at, self._values_at, self._value_bytes
+        unpack, view, number = self._unpack, self._view, int.from_bytes
+
+        def get(key: bytes) -> tuple[float, ...] | None:
+            bucket = number(key[:4], "big") >> shift
+            end = keys_at + KEY_BYTES * index[bucket + 1]
+            at = find(key, keys_at + KEY_BYTES * index[bucket], end)
+            while at >= 0:
+                row, beside = divmod(at - keys_at, KEY_BYTES)
+                if not beside:
+                    return unpack(view, values_at + row * value_bytes)
+                at = find(key, at + 1, end)  # the end of one key and the beginning of the next can look like a key
             return None
-        row = (at - self._keys_at) // KEY_BYTES
-        return self._unpack(self._view, self._values_at + row * self._value_bytes)
+
+        return get
 
     def check(self) -> None:
         """Look at every byte: index consistent, keys increasing, answers finite.

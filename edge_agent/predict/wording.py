@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import typing
-
 import msgspec
 
 from edge_agent.records import ARM_NAMES
 from shared.bundle import Manifest
 from shared.telemetry import APPROXIMATE, SOURCES
+
+_json = msgspec.json.Encoder().encode
 
 
 class Wording:
@@ -24,17 +24,13 @@ class Wording:
 
     def __init__(self, manifest: Manifest, arm: int) -> None:
         self._task, self._threshold = manifest.task, manifest.threshold
-        model = f'{{"model":{_json(manifest.model)},'
-        self._heads = [f'{model}"label":{_json(label)},"probabilities":[' for label in manifest.classes]
-        close = "]"
+        model = b'{"model":%b,' % _json(manifest.model)
+        self._heads = [b'%b"label":%b,"probabilities":' % (model, _json(label)) for label in manifest.classes]
         if manifest.task == "regression":
-            self._heads, close = [f'{model}"value":'], ""
-        self._tails = [
-            f'{close},"parameters":{{"arm":{_json(ARM_NAMES[arm])},"version":{_json(manifest.version)},'
-            f'"source":{_json(source)},"prediction_id":"'
-            for source in SOURCES
-        ]
-        self._ends = ['","approximate":true}}' if i in APPROXIMATE else '"}}' for i in range(len(SOURCES))]
+            self._heads = [b'%b"value":' % model]
+        said = b',"parameters":{"arm":%b,"version":%b,' % (_json(ARM_NAMES[arm]), _json(manifest.version))
+        self._tails = [b'%b"source":%b,"prediction_id":"' % (said, _json(source)) for source in SOURCES]
+        self._ends = [b'","approximate":true}}' if i in APPROXIMATE else b'"}}' for i in range(len(SOURCES))]
 
     def __call__(self, outputs: tuple[float, ...], source: int, prediction_id: str) -> bytes:
         """Write a reply's body.
@@ -46,16 +42,11 @@ class Wording:
         source : int
             Index into ``shared.telemetry.SOURCES``.
         """
+        numbers: object = outputs
         if self._task == "binary":
-            p, q = outputs
-            said = f"{self._heads[q >= self._threshold]}{p!r},{q!r}"
+            head = self._heads[outputs[1] >= self._threshold]
         elif self._task == "regression":
-            said = f"{self._heads[0]}{outputs[0]!r}"
+            head, numbers = self._heads[0], outputs[0]
         else:
             head = self._heads[max(range(len(outputs)), key=outputs.__getitem__)]
-            said = head + ",".join(map(repr, outputs))
-        return f"{said}{self._tails[source]}{prediction_id}{self._ends[source]}".encode()
-
-
-def _json(value: typing.Any) -> str:  # noqa: ANN401 - a name or a label
-    return msgspec.json.encode(value).decode()
+        return b"".join((head, _json(numbers), self._tails[source], prediction_id.encode(), self._ends[source]))

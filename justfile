@@ -32,7 +32,7 @@ arch:
 test *arguments:
     scripts/test {{arguments}}
 
-# Run the faults, whole: kills, cuts, full disks, at every system call.
+# Run the faults, whole, and print what came of them: kills, power cuts, full disks at every call, the worst days.
 faults:
     COVEY_EVERY_CALL=1 {{python}} -m pytest tests/faults
 

@@ -636,6 +636,19 @@ def post(address: str, path: str, body: object) -> tuple[int, dict[str, typing.A
         connection.close()
 
 
+def get_text(address: str, path: str) -> str:
+    """Get something that is not JSON from an agent."""
+    where = urllib.parse.urlsplit(address)
+    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=30)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        assert response.status == 200
+        return response.read().decode()
+    finally:
+        connection.close()
+
+
 def wait_for(is_so: typing.Callable[[], object], timeout_s: float = 20.0) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + timeout_s

@@ -29,7 +29,7 @@ class Ask(typing.NamedTuple):
     say : callable
         Turns the answers into a reply.
     rows_are : str
-        What the request calls its rows.
+        What the request calls its rows, for messages; nothing if there is one that needs no name.
     """
 
     active: ActiveModel
@@ -38,7 +38,7 @@ class Ask(typing.NamedTuple):
     event_s: float
     is_one_arm: bool
     say: typing.Callable[[list[Prediction]], Response]
-    rows_are: str = "rows"
+    rows_are: str
 
 
 class Paused(typing.NamedTuple):
@@ -115,7 +115,7 @@ def _answers(engine: Engine, ask: Ask, *, is_substitute: bool) -> typing.Generat
             except NotReadyError as err:
                 yield err
             except DataError as err:
-                where = f"{ask.rows_are}[{i}].{err.field}" if len(ask.rows) > 1 else err.field
+                where = f"{ask.rows_are}[{i}].{err.field}" if ask.rows_are else err.field
                 raise DataError(err.message, field=where, fix=err.fix) from err
         made.append(answer)
     return made

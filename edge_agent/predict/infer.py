@@ -106,7 +106,7 @@ def ask(
     def say(made: list[Prediction]) -> Response:
         return _say(request, parameters, made)
 
-    return Ask(active, rows, unit, event_s, is_one_arm=True, say=say)
+    return Ask(active, rows, unit, event_s, is_one_arm=True, say=say, rows_are="rows" if len(rows) > 1 else "")
 
 
 def _header_end(header_length: bytes, n_bytes: int) -> int:

@@ -199,10 +199,10 @@ class Api:
         active = self.engine.model(request.model)
         event_s = self._event_s(active, request.event_time)
         if request.rows is None:
-            return Ask(active, [request.features or {}], request.unit, event_s, is_one_arm=False, say=_say_one)
+            return Ask(active, [request.features or {}], request.unit, event_s, False, _say_one, "")  # noqa: FBT003
         if not request.rows:
             return _say_many([])
-        return Ask(active, request.rows, request.unit, event_s, is_one_arm=False, say=_say_many)
+        return Ask(active, request.rows, request.unit, event_s, is_one_arm=False, say=_say_many, rows_are="rows")
 
     def _rank(self, body: bytes) -> Ask | Response:
         request = replies.read_with(rank.decode, body)

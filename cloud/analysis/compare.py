@@ -130,7 +130,17 @@ def from_pairs(pairs: Pairs, lost: float, metric: Metric, margin: float, *, doub
 
 def _from_contrast(contrast: Contrast, margin: float) -> Evidence:
     error = math.sqrt(contrast.variance)
-    drop = z_from_t(-contrast.x / error, contrast.df)
-    slack = math.sqrt(contrast.variance_worse)
-    gain = z_from_t((contrast.x + margin) / slack, contrast.df)
-    return Evidence(log_e_drop(drop, margin / error), log_e_above(gain, margin / slack), contrast.x, error)
+    drop, unit = _scored(-contrast.x, error, contrast.df)
+    gain, slack = _scored(contrast.x + margin, math.sqrt(contrast.variance_worse), contrast.df)
+    return Evidence(log_e_drop(drop, margin / unit), log_e_above(gain, margin / slack), contrast.x, error)
+
+
+def _scored(x: float, error: float, df: float) -> tuple[float, float]:
+    """Score of a difference, and the standard error that gives it: larger than the one seen where clusters are few.
+
+    Both must speak the same language. A score that few clusters keep small, beside a margin in units of the error
+    that was seen, would look like no evidence at all however large the difference.
+    """
+    t = x / error
+    z = z_from_t(t, df)
+    return z, x / z if z and abs(z) < abs(t) else error

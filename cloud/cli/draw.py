@@ -22,6 +22,9 @@ def rollout_lines(view: Row) -> list[str]:
         mark = _MARKS[stage["verdict"]]
         head = f"  {mark} {stage['name']:{width}}  {share:>9}  {pairs:>13}  {gain:>8}"
         lines.append(f"{head}  {stage['verdict']:7} {stage['why']}".rstrip())
+    lines += [f"  promotion waits: {said}" for said in view["promotion"]["waits"]]
+    if view["promotion"]["more_outcomes"]:
+        lines.append(f"  about {view['promotion']['more_outcomes']:,} more outcomes prove it, if they go on like this")
     if view["outcome"]:
         lines.append(f"  {state}: {view['outcome']}")
     return lines

@@ -7,7 +7,7 @@ import typing
 import msgspec
 
 from cloud.config.model import ModelSettings
-from cloud.config.table import AtLeastOne, Count, Positive, Ratio, Seconds, Table
+from cloud.config.table import AtLeastOne, Count, NotNegative, Positive, Ratio, Seconds, Table
 from shared.channel import Guard
 
 
@@ -113,6 +113,10 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         A device that is online and has not verified after so long counts as failed.
     max_days : int
         After so many days of event time without a verdict the rollout is aborted.
+    request_error_margin : float
+        How much larger a share of the candidate's answers may fail, be slow, or be approximate.
+    latency_margin : float
+        How much slower the candidate may be, as a share of the incumbent's latency; 0 does not look at latency.
     undo_window_days : int
         How long after promotion an undo is one order.
     """
@@ -121,7 +125,8 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     error_ratio: Ratio = 0.2
     error_min_executed: AtLeastOne = 3
     install_timeout_s: Positive = 3600.0
-    request_error_margin: Ratio = 0.01
+    request_error_margin: typing.Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.01
+    latency_margin: NotNegative = 0.5
     alpha: typing.Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
     alpha_promote: typing.Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
     min_devices: Count = 20

@@ -14,7 +14,7 @@ from cloud.config import Project, RolloutSettings
 from cloud.rollout.channels import Publish, device_share_bp, publish_changes
 from cloud.rollout.devices import Counts, Wanted, count, fleet_event_s
 from cloud.rollout.orders import obey, restore
-from cloud.rollout.verdict import Evidence, Verdict, judge
+from cloud.rollout.verdict import WAITS, Evidence, Verdict, judge
 from cloud.store.store import Store
 from shared.clock import DAY_S, day_of
 from shared.metrics import get_metric
@@ -199,6 +199,7 @@ def _evidence(store: Store, rollout: Row, stage: Row, stages: typing.Sequence[Ro
         served=served,
         stage_served=[row for row in served if row["epoch"] == here],
         faults=store.evidence.faults(model, epochs),
+        latencies=store.evidence.log_latencies(model, epochs),
     )
 
 
@@ -230,6 +231,7 @@ def _promote(project: Project, store: Store, rollout: Row, verdict: Verdict | No
     """Make the candidate the incumbent, once, for the whole fleet, when the evidence says so."""
     first = not rollout["from_version"]
     if verdict is None or not (first or verdict.promote):
+        store.set_meta(WAITS.format(rollout["id"]), "\n".join(verdict.waits if verdict else ()))
         return []
     with store.db.transaction():
         for region in project.settings.regions.order:

@@ -13,6 +13,7 @@ from cloud.analysis.records import DecideInput
 from cloud.config import ModelSettings, Project, RolloutSettings
 from cloud.rollout import history, overview
 from cloud.rollout.band import band_of
+from cloud.rollout.guardrails import FAILS
 from cloud.rollout.sums import faults_of, pairs_of
 from cloud.store.store import Store
 from shared.clock import DAY_S, day_of, format_day, format_time
@@ -122,7 +123,8 @@ def _guardrails(store: Store, row: Row, stages: list[Row], verdicts: list[Row], 
     devices = [inputs.get("devices", {}) for inputs in newest.values()]
     worst: Row = max(devices, key=_error_ratio, default={})
     faults = store.evidence.faults(row["model"], opened) if opened else []
-    numbers: Row = next((i["faults"]["numbers"] for i in reversed(list(newest.values())) if "faults" in i), {})
+    judged = [one["guardrails"][FAILS] for one in newest.values() if one.get("guardrails")]
+    numbers: Row = judged[-1]["decision"]["numbers"] if judged else {}
     return {
         "answers": {
             "arms": [_faults_of(faults, arm) for arm in (0, 1)],

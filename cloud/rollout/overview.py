@@ -6,8 +6,10 @@ import collections
 import time
 import typing
 
+from cloud.analysis.forecast import more_outcomes_of
 from cloud.config import Project
 from cloud.rollout.devices import status_of
+from cloud.rollout.verdict import WAITS
 from cloud.store.store import Store
 from shared.clock import format_day, format_time
 from shared.summary import latency_quantile
@@ -144,11 +146,22 @@ def rollout(project: Project, store: Store, number: int) -> Row:
             for stage in store.rollouts.stages(number)
         ],
         "history": [_point(verdict, model.metric_scale) for verdict in verdicts],
+        "promotion": _promotion(store, row, verdicts),
         "exposed": store.evidence.devices_that_answered(
             row["model"], [stage["id"] for stage in store.rollouts.stages(number) if stage["opened_s"]], 1
         ),
         "devices": len(store.fleet.all()),
     }
+
+
+def _promotion(store: Store, row: Row, verdicts: list[Row]) -> Row:
+    """Return what promotion waits for once every stage has passed, and how many more outcomes that likely takes."""
+    if row["state"] != "running":
+        return {"waits": [], "more_outcomes": None}
+    said = str(store.get_meta(WAITS.format(row["id"]), ""))
+    newest: Row = next((one["inputs"] for one in reversed(verdicts) if "decide" in one["inputs"]), {})
+    more = more_outcomes_of(newest["decision"]["numbers"], newest["decide"]["margin"]) if newest else None
+    return {"waits": said.split("\n") if said else [], "more_outcomes": more}
 
 
 def _stage(store: Store, row: Row, stage: Row, verdict: Row | None, scale: float) -> Row:

@@ -8,6 +8,7 @@ import typing
 Row = typing.Mapping[str, typing.Any]
 _LETTERS_OF_AN_ABBREVIATION = 3
 _E = 2.718281828459045
+_NOT_YET = "must be proven not to have got worse"
 
 
 def place(region: str) -> str:
@@ -173,8 +174,15 @@ def _promotion(view: Row) -> str:
     have = f"{_E ** min(newest['log_e_not_worse'], 600.0):,.3g}" if newest else "none yet"
     return (
         f"Every stage has passed. {view['to']} is promoted when the evidence that it is not worse by"
-        f" {view['margin']:g} reaches {1 / view['plan']['alpha_promote']:g}; it is {have} now."
+        f" {view['margin']:g} reaches {1 / view['plan']['alpha_promote']:g}; it is {have} now.{_more(view)}"
     )
+
+
+def _more(view: Row) -> str:
+    more = view["promotion"]["more_outcomes"]
+    harm = [said.partition(" (")[0] for said in view["promotion"]["waits"] if "harmless" in said]
+    said = f" If it goes on like this, about {more:,} more outcomes will do." if more else ""
+    return said + "".join(f" It also waits for {one.partition(':')[0]}, which {_NOT_YET}." for one in harm)
 
 
 def _always(view: Row) -> list[str]:

@@ -72,6 +72,9 @@ FAULTS = Measure("requests", faults_of, faults_of)
 QUALITY = Measure("outcomes", lambda row: restore(row["metric_sum"]), lambda row: restore(row["metric_sumsq"]))
 
 
+LATENCY = Measure("requests", lambda row: float(row["log2_sum"]), lambda row: float(row["log2_sumsq"]))
+
+
 def strata_of(rows: typing.Sequence[Row], measure: Measure) -> tuple[Stratum, ...]:
     """Return both arms for each (region, epoch), inside each of which the split was constant."""
     groups: dict[tuple[str, int], list[Row]] = collections.defaultdict(list)

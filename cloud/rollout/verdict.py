@@ -10,12 +10,14 @@ from cloud.analysis.decide import decide
 from cloud.analysis.records import DecideInput, Decision, Minimum
 from cloud.analysis.records import Metric as DecideMetric
 from cloud.config import RolloutSettings
+from cloud.rollout import guardrails
 from cloud.rollout.devices import Counts
-from cloud.rollout.sums import FAULTS, QUALITY, Row, pairs_of, strata_of
+from cloud.rollout.sums import QUALITY, Row, pairs_of, strata_of
 from shared.metrics import Metric
 
 Word = typing.Literal["PASS", "FAIL", "HOLD"]
 SCHEMA = "covey.decide/1"
+WAITS = "rollout {} waits"  # where the store keeps what the promotion of a rollout waits for, a line each
 _GOES_ON_WITHIN = 0.5
 
 
@@ -28,8 +30,8 @@ class Evidence(typing.NamedTuple):
         Mature pairs of the whole rollout, and of this stage.
     served, stage_served : list of rows
         Mature sums of both arms, of the rollout and of this stage.
-    faults : list of rows
-        Sums of both arms up to now, mature or not: failures need no label.
+    faults, latencies : list of rows
+        Sums of both arms up to now, mature or not: failures and latencies need no label.
     """
 
     pairs: typing.Sequence[Row]
@@ -37,14 +39,24 @@ class Evidence(typing.NamedTuple):
     served: typing.Sequence[Row]
     stage_served: typing.Sequence[Row]
     faults: typing.Sequence[Row]
+    latencies: typing.Sequence[Row] = ()
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """A verdict that anybody can recompute from its inputs."""
+    """A verdict that anybody can recompute from its inputs.
+
+    Parameters
+    ----------
+    promote : bool
+        Quality is proven not to be worse by the margin, over the whole rollout, and so is every guardrail.
+    waits : tuple of str
+        What promotion still waits for.
+    """
 
     word: Word
     reasons: tuple[str, ...]
     promote: bool
+    waits: tuple[str, ...] = ()
     inputs: dict[str, typing.Any]
 
 
@@ -78,22 +90,32 @@ def judge(
     if quality.word == "rollback":
         bad.append(f"{metric.name}: {'; '.join(quality.reasons)}")
     bad += _regions(kind, evidence, plan, metric, margin, n_regions)
-    faults = _faults(evidence, plan)
-    inputs["faults"] = msgspec.to_builtins(faults)
-    if faults.word == "rollback":
-        bad.append(f"failed or slow answers: {'; '.join(faults.reasons)}")
+    asked_of = guardrails.guardrails_of(evidence.faults, evidence.latencies, plan)
+    decisions = guardrails.decide_all(asked_of)
+    inputs["guardrails"] = {
+        name: {"decide": msgspec.to_builtins(asked_of[name]), "decision": msgspec.to_builtins(one)}
+        for name, one in decisions.items()
+    }
+    bad += guardrails.failed(decisions)
     waits += _minimums(kind, evidence, plan)
     waits += _looks_worse(asked, metric, margin)
     said = f"{counts.verified} of {counts.online} online devices verified, {_outcomes(kind, evidence, plan):,} outcomes"
-    return _verdict(bad, waits, said, inputs=inputs, promote=quality.word == "promote")
+    unproven = [] if quality.word == "promote" else [f"{metric.name}: {'; '.join(quality.reasons)}"]
+    unproven += guardrails.unproven(decisions)
+    return _verdict(bad, waits, said, inputs=inputs, unproven=unproven)
 
 
 def _verdict(
-    bad: list[str], waits: list[str], said: str, *, inputs: dict[str, typing.Any], promote: bool = False
+    bad: list[str],
+    waits: list[str],
+    said: str,
+    *,
+    inputs: dict[str, typing.Any],
+    unproven: typing.Sequence[str] = ("there is nothing to compare",),
 ) -> Verdict:
     word: Word = "FAIL" if bad else "HOLD" if waits else "PASS"
     reasons = tuple(bad or waits or [said])
-    return Verdict(word=word, reasons=reasons, promote=promote and not bad, inputs=inputs)
+    return Verdict(word=word, reasons=reasons, promote=not bad and not unproven, waits=tuple(unproven), inputs=inputs)
 
 
 def _installed(counts: Counts, plan: RolloutSettings) -> tuple[list[str], list[str]]:
@@ -160,23 +182,6 @@ def _regions(
         if word.word == "rollback":
             bad.append(f"{metric.name} in {name}: {'; '.join(word.reasons)}")
     return bad
-
-
-def _faults(evidence: Evidence, plan: RolloutSettings) -> Decision:
-    """Failed and slow answers need no label and no number of days: this guardrail acts at once."""
-    return decide(
-        DecideInput(
-            schema=SCHEMA,
-            mode="canary",
-            alpha=plan.alpha,
-            alpha_promote=plan.alpha_promote,
-            margin=plan.request_error_margin,
-            n_candidates=1,
-            metric=DecideMetric(kind="bernoulli", direction="lower"),
-            strata=strata_of(evidence.faults, FAULTS),
-            minimum=Minimum(devices=0, outcomes=0),
-        )
-    )
 
 
 def _minimums(kind: str, evidence: Evidence, plan: RolloutSettings) -> list[str]:

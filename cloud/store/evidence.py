@@ -62,6 +62,28 @@ class Evidence:
             (model, *epochs),
         )
 
+    def log_latencies(self, model: str, epochs: typing.Collection[int]) -> list[Row]:
+        """How long each arm took to answer: sums of (epoch, arm, device, region, day), as logarithms to the base of 2.
+
+        The counts are by powers of two, so a bin's number is the logarithm, rounded up.
+        """
+        marks = ", ".join("?" * len(epochs))
+        rows = self._db.rows(
+            "select s.epoch, s.arm, s.device, d.region, s.day, s.latency_bins as bins from sums s"
+            " join devices d on d.device = s.device"
+            f" where s.model = ? and s.epoch in ({marks}) and s.served = 1",
+            (model, *epochs),
+        )
+        if not rows:
+            return []
+        counts = np.stack([np.frombuffer(row.pop("bins"), np.int64) for row in rows]).astype(np.float64)
+        places = np.arange(counts.shape[1], dtype=np.float64)
+        sums = zip(counts.sum(axis=1), counts @ places, counts @ places**2, strict=True)
+        return [
+            row | {"requests": float(n), "log2_sum": float(total), "log2_sumsq": float(square)}
+            for row, (n, total, square) in zip(rows, sums, strict=True)
+        ]
+
     def by_day(self, model: str, *, from_day: int, before_day: int, version: str = "") -> list[Row]:
         """What a model answered, by version and event day."""
         return self._db.rows(

@@ -24,7 +24,7 @@ from cloud.store.store import Store
 from shared.channel import Channel, ModelChannel, parse_channel
 from shared.clock import DAY_S, day_of
 from shared.experiment import in_stage
-from shared.summary import quantise
+from shared.summary import N_LATENCY_BINS, latency_bin, quantise
 from shared.telemetry import Batch, DeviceStatus, ModelStatus, PairsRow, SumsRow
 
 MODEL, OTHER = "late", "rain"
@@ -111,6 +111,7 @@ class Fleet:
         self.now_s, self.rng = START_S, random.Random(5)
         monkeypatch.setattr(time, "time", lambda: self.now_s)
         self.gain, self.served_gain, self.failed_ratio, self.requests = 0.0, 0.0, 0.0, 60
+        self.slow = False  # whether the candidate takes eight times as long
         self.channels: dict[str, Channel] = {}
         self.publishings: list[list[str]] = []
         self.said: list[str] = []
@@ -271,7 +272,15 @@ class Fleet:
             outcomes=n,
             metric_sum=quantise(loss) * n,
             metric_sumsq=quantise(loss * loss) * n,
+            latency_bins=self.latencies(n, slower=bool(arm) and self.slow),
         )
+
+    def latencies(self, n: int, *, slower: bool) -> tuple[int, ...]:
+        """Half of the answers take about 64 us, half about 128; or eight times as long."""
+        bins = [0] * N_LATENCY_BINS
+        place = latency_bin(64e-6 * (8 if slower else 1))
+        bins[place], bins[place + 1] = n // 2 + self.rng.randint(-2, 2) * (n > 9), n - n // 2
+        return tuple(bins)
 
     def pairs(self, status: ModelStatus, day: int) -> list[PairsRow]:
         """A day's pairs of both arms on the same inputs."""

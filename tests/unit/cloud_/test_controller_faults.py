@@ -104,9 +104,9 @@ def _prepare(fleet: SmallFleet, what: str) -> None:
     elif what == "rolls back":
         number = fleet.canary()
         row = fleet.store.rollouts.get(number)
-        for device in ("w1", "w2"):
+        for device in ("w1", "w2"):  # two devices only, so it takes many
             said = Said(FIRST_DAY + 6, row["from_version"], row["to_version"], fleet.epoch(number), 0.05, split=True)
-            fleet.say(device, said._replace(failed=40))
+            fleet.say(device, said._replace(failed=70))
     elif what == "undoes":
         fleet.install()
         number = fleet.start(fleet.version(parent="v1"), day=FIRST_DAY)

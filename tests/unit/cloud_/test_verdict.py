@@ -157,7 +157,7 @@ def pairs(
 
 def faults(failed: int, *, n: int = 500) -> list[Row]:
     base = {"epoch": 7, "region": "west", "day": 1, "requests": n, "timed_out": 0, "fallback": 0}
-    return [base | {"arm": arm, "device": f"d{i}", "failed": failed if arm else 0} for arm in (0, 1) for i in range(4)]
+    return [base | {"arm": arm, "device": f"d{i}", "failed": failed if arm else 0} for arm in (0, 1) for i in range(20)]
 
 
 def verdict(
@@ -230,11 +230,32 @@ def test_an_installation_is_judged_by_shares_of_devices_that_tried_and_are_onlin
     assert verdict("install", NOTHING, counts).word == word
 
 
+def harmless(n: int = 500) -> list[Row]:
+    """Latencies of two arms that are alike."""
+    base = {"epoch": 7, "region": "west", "day": 1, "requests": float(n)}
+    return [
+        base
+        | {"arm": arm, "device": f"d{i}", "log2_sum": (7 + 0.01 * i) * n, "log2_sumsq": (7 + 0.01 * i) ** 2 * n + n}
+        for arm in (0, 1)
+        for i in range(20)
+    ]
+
+
 def test_promotion_is_for_evidence_over_the_whole_fleet() -> None:
-    assert verdict("canary", of(pairs(0.05))).promote
-    assert not verdict("canary", of(pairs(-0.019))).promote
-    assert not verdict("canary", of(pairs(0.05)), settings=msgspec.structs.replace(PLAN, min_devices=5)).promote
+    fine: Row = {"faults": faults(0), "latencies": harmless()}
+    assert verdict("canary", of(pairs(0.05), **fine)).promote
+    assert not verdict("canary", of(pairs(-0.019), **fine)).promote
+    assert not verdict("canary", of(pairs(0.05), **fine), settings=msgspec.structs.replace(PLAN, min_devices=5)).promote
     assert not verdict("canary", NOTHING).promote
+
+
+@pytest.mark.parametrize("lacks", ["faults", "latencies"])
+def test_a_candidate_that_is_not_proven_harmless_passes_its_stage_and_is_not_promoted(lacks: str) -> None:
+    fine: Row = {"faults": faults(0), "latencies": harmless()}
+    said = verdict("canary", of(pairs(0.05), **(fine | {lacks: []})))
+    assert (said.word, said.promote) == ("PASS", False)
+    (waits,) = said.waits
+    assert waits.startswith({"faults": "failed or slow answers", "latencies": "latency"}[lacks])
 
 
 def test_anybody_can_recompute_a_verdict_from_its_inputs() -> None:

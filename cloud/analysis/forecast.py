@@ -1,0 +1,72 @@
+"""How many more outcomes a verdict will likely need, should things go on as they are."""
+
+from __future__ import annotations
+
+import math
+import typing
+
+from cloud.analysis.mixture import log_e_above
+
+_MOST = 1e6  # times the evidence so far: beyond that it is "never"
+_STEPS = 60
+
+
+def more_outcomes(*, difference: float, error: float, outcomes: float, margin: float, need: float) -> int | None:
+    """Estimate how many more outcomes prove that a candidate is not worse by the margin.
+
+    The estimate stays as it is and its variance shrinks as outcomes come in; days and devices as clusters shrink it
+    more slowly than that, so this is the least that is likely.
+
+    Parameters
+    ----------
+    difference, error : float
+        Candidate minus control, higher is better, and its standard error; above 0.
+    outcomes : float
+        How many it rests on, above 0.
+    margin : float
+        How much worse the candidate may be, above 0.
+    need : float
+        Logarithm of the evidence that promotes.
+
+    Returns
+    -------
+    int or None
+        0 if there is enough; None if no number of outcomes will do, as the candidate looks worse by the margin.
+
+    Examples
+    --------
+    >>> more_outcomes(difference=0.0, error=0.01, outcomes=1000, margin=0.02, need=math.log(100))
+    1813
+    >>> more_outcomes(difference=0.0, error=0.001, outcomes=1000, margin=0.02, need=math.log(100))
+    0
+    >>> more_outcomes(difference=-0.02, error=0.01, outcomes=1000, margin=0.02, need=math.log(100)) is None
+    True
+    """
+
+    def log_e(times: float) -> float:
+        spread = error / math.sqrt(times)
+        return log_e_above((difference + margin) / spread, margin / spread)
+
+    if log_e(1.0) >= need:
+        return 0
+    if difference <= -margin or log_e(_MOST) < need:
+        return None
+    low, high = 1.0, _MOST
+    for _ in range(_STEPS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if log_e(middle) >= need else (middle, high)
+    return math.ceil(outcomes * (high - 1.0))
+
+
+def more_outcomes_of(numbers: typing.Mapping[str, float], margin: float) -> int | None:
+    """Do so for the numbers of a decision; None also where there is nothing to go by yet."""
+    error, outcomes = numbers.get("standard_error", 0.0), numbers.get("outcomes", 0.0)
+    if not (error > 0.0 and outcomes > 0.0 and margin > 0.0 and "difference" in numbers):
+        return None
+    return more_outcomes(
+        difference=numbers["difference"],
+        error=error,
+        outcomes=outcomes,
+        margin=margin,
+        need=numbers["log_e_not_worse_by_margin_needed"],
+    )

@@ -7,26 +7,17 @@ import typing
 
 import msgspec
 
-from edge_agent.predict import replies, tensors
+from edge_agent.predict import infer_reply, replies, tensors
 from edge_agent.predict.asking import Ask
 from edge_agent.predict.engine import ActiveModel, Prediction
-from edge_agent.predict.replies import MAX_ROWS, OCTETS, Response
-from edge_agent.records import ARM_NAMES
+from edge_agent.predict.infer_reply import LENGTH_HEADER, RequestedOutput, TensorParameters
+from edge_agent.predict.replies import MAX_ROWS, Response
 from shared.errors import DataError, WireError, shown
 from shared.features import Bucketed, Categorical, Numeric
-from shared.telemetry import SOURCES
 
 MATRIX = "features"
 _MAX_DIMENSIONS = 2
-_LENGTH_HEADER = "Inference-Header-Content-Length"
-Outputs = dict[str, tuple[str, list[int], typing.Sequence[typing.Any]]]
-
-
-class TensorParameters(msgspec.Struct):
-    """Parameters of an input or of an output that is asked for; unknown ones are passed over, as the protocol says."""
-
-    binary_data_size: typing.Annotated[int, msgspec.Meta(ge=0)] | None = None
-    binary_data: bool | None = None
+_ONE_ROW = ([1], [1, 1])
 
 
 class Tensor(msgspec.Struct, forbid_unknown_fields=True):
@@ -36,13 +27,6 @@ class Tensor(msgspec.Struct, forbid_unknown_fields=True):
     shape: list[int]
     datatype: str
     data: list[typing.Any] | msgspec.UnsetType = msgspec.UNSET
-    parameters: TensorParameters | None = None
-
-
-class RequestedOutput(msgspec.Struct, forbid_unknown_fields=True):
-    """An output the client wants."""
-
-    name: str
     parameters: TensorParameters | None = None
 
 
@@ -98,13 +82,14 @@ def ask(
         end = _header_end(header_length, len(body))
         body, tail = body[:end], body[end:]
     request = replies.read_with(_decode, body)
-    rows = _rows(active, request.inputs, tail)
+    row = None if tail else _one_row(request.inputs)
+    rows = _rows(active, request.inputs, tail) if row is None else [row]
     parameters = request.parameters or _NO_PARAMETERS
     event_s = event_time(parameters.event_time, active.incumbent.manifest.label_window_s)
     unit = parameters.unit or request.id or os.urandom(8).hex()
 
     def say(made: list[Prediction]) -> Response:
-        return _say(request, parameters, made)
+        return infer_reply.say(made, request.id, request.outputs, as_bytes=parameters.binary_data_output)
 
     return Ask(active, rows, unit, event_s, is_one_arm=True, say=say, rows_are="rows" if len(rows) > 1 else "")
 
@@ -114,9 +99,24 @@ def _header_end(header_length: bytes, n_bytes: int) -> int:
     if not 0 < end <= n_bytes:
         raise WireError(
             f"{shown(header_length.decode('latin-1'))} is not the length of the JSON in a body of {n_bytes:,} bytes",
-            field=_LENGTH_HEADER,
+            field=LENGTH_HEADER,
         )
     return end
+
+
+def _one_row(inputs: list[Tensor]) -> dict[str, tensors.Value] | None:
+    """Read the plainest request, one row as JSON, the short way; None if anything about it is otherwise or odd."""
+    row: dict[str, tensors.Value] = {}
+    fits = tensors.fits
+    for tensor in inputs:
+        data = tensor.data
+        if tensor.parameters is not None or tensor.shape not in _ONE_ROW or type(data) is not list or len(data) != 1:
+            return None
+        value = data[0]
+        if not fits(tensor.datatype, value):
+            return None
+        row[tensor.name] = value
+    return row if row and len(row) == len(inputs) else None
 
 
 def _rows(active: ActiveModel, inputs: list[Tensor], tail: bytes) -> list[dict[str, tensors.Value]]:
@@ -186,60 +186,3 @@ def raw_columns(active: ActiveModel) -> dict[str, str]:
         number = isinstance(feature, Numeric | Bucketed) and not isinstance(feature, Categorical)
         kinds.setdefault(feature.column, "FP64" if number else "BYTES")
     return kinds
-
-
-def _say(request: InferRequest, parameters: Parameters, made: list[Prediction]) -> Response:
-    version = made[0].bundle.version
-    reply: dict[str, object] = {"model_name": made[0].active.entry.model, "model_version": version}
-    if request.id:
-        reply["id"] = request.id
-    reply["parameters"] = replies.parameters(made[0]) if len(made) == 1 else {"version": version}
-    available = _outputs(made)
-    wanted = request.outputs or [RequestedOutput(name) for name in available]
-    listed: list[dict[str, object]] = []
-    tail: list[bytes] = []
-    for output in wanted:
-        found = available.get(output.name)
-        if found is None:
-            known = ", ".join(available)
-            raise DataError(f"no output {output.name!r:.60}", field="outputs", fix=f"Known are {known}.")
-        datatype, shape, values = found
-        tensor: dict[str, object] = {"name": output.name, "datatype": datatype, "shape": shape}
-        as_bytes = (output.parameters or _NO_TENSOR_PARAMETERS).binary_data
-        if parameters.binary_data_output if as_bytes is None else as_bytes:
-            data = tensors.to_bytes(datatype, values)
-            tail.append(data)
-            tensor["parameters"] = {"binary_data_size": len(data)}
-        else:
-            tensor["data"] = values
-        listed.append(tensor)
-    reply["outputs"] = listed
-    head = msgspec.json.encode(reply)
-    if not tail:
-        return Response(200, head, tuple(made))
-    length = ((_LENGTH_HEADER, str(len(head))),)
-    return Response(200, b"".join((head, *tail)), tuple(made), length, OCTETS)
-
-
-def _outputs(made: list[Prediction]) -> Outputs:
-    """Name to datatype, shape and values."""
-    manifest = made[0].bundle.manifest
-    n = len(made)
-    flat = [number for one in made for number in one.outputs]
-    outputs: Outputs = {}
-    if manifest.task == "regression":
-        outputs["value"] = "FP32", [n, manifest.n_outputs], flat
-    else:
-        kind = label_datatype(manifest.classes)
-        labels = [manifest.classes[replies.label_index(one)] for one in made]
-        outputs["label"] = kind, [n], labels if kind == "BYTES" else [int(label) for label in labels]
-        outputs["probabilities"] = "FP32", [n, manifest.n_outputs], flat
-    outputs["prediction_id"] = "BYTES", [n], [one.prediction_id for one in made]
-    outputs["source"] = "BYTES", [n], [SOURCES[one.source] for one in made]
-    outputs["arm"] = "BYTES", [n], [ARM_NAMES[one.arm] for one in made]
-    return outputs
-
-
-def label_datatype(classes: typing.Sequence[str | int]) -> str:
-    """Datatype of the output ``label``."""
-    return "BYTES" if any(isinstance(label, str) for label in classes) else "INT64"

@@ -8,7 +8,8 @@ import msgspec
 
 from edge_agent.predict import replies
 from edge_agent.predict.engine import ActiveModel, Engine
-from edge_agent.predict.infer import label_datatype, raw_columns
+from edge_agent.predict.infer import raw_columns
+from edge_agent.predict.infer_reply import label_datatype
 from edge_agent.predict.loaded import COARSE, DEFAULT, ONNX, PRECOMPUTED, LoadedBundle
 from edge_agent.predict.meters import Meters, Series
 from edge_agent.predict.replies import Response

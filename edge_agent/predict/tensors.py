@@ -41,6 +41,15 @@ _RANGES = {
 _LENGTH = struct.Struct("<I")
 
 
+def fits(datatype: str, value: object) -> bool:
+    """Tell whether one value of JSON is of a datatype."""
+    kinds = _KINDS.get(datatype)
+    if kinds is None or type(value) not in kinds:
+        return False
+    limits = _RANGES.get(datatype)
+    return limits is None or value is None or limits[0] <= typing.cast("int", value) <= limits[1]
+
+
 def from_json(datatype: str, shape: typing.Sequence[int], data: list[typing.Any], where: str) -> list[Value]:
     """Read a tensor's JSON, flat or nested, into values in row-major order; null is a missing value.
 
@@ -68,9 +77,8 @@ def from_json(datatype: str, shape: typing.Sequence[int], data: list[typing.Any]
         odd = next(value for value in data if type(value) not in kinds)
         raise DataError(f"{shown(odd)} is not {datatype}", field=f"{where}.data")
     if datatype in _RANGES and int in seen:
-        low, high = _RANGES[datatype]
         for value in data:
-            if value is not None and not low <= value <= high:
+            if not fits(datatype, value):
                 raise DataError(f"{shown(value)} is not {datatype}", field=f"{where}.data")
     return data
 

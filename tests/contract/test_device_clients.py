@@ -48,14 +48,14 @@ def python() -> pathlib.Path:
     return folder / "bin" / "python"
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> fakes.Served:
+@pytest.fixture
+def served(tmp_path: pathlib.Path) -> fakes.Served:
     candidate = fakes.make_bundle("v2", slope=2.0)
     trial = fakes.trial(request_share_bp=0)
-    return fakes.serve(tmp_path_factory.mktemp("served"), fakes.make_bundle(), candidate, trial)
+    return fakes.serve(tmp_path, fakes.make_bundle(), candidate, trial)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def address(served: fakes.Served) -> typing.Iterator[str]:
     with fakes.listening(served.api) as (host, port):
         yield f"{host}:{port}"

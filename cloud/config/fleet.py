@@ -119,6 +119,9 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         How much slower the candidate may be, as a share of the incumbent's latency; 0 does not look at latency.
     undo_window_days : int
         How long after promotion an undo is one order.
+    alarm : str
+        What happens when the failures of a promoted version rise within that window: ``undo`` goes back by itself,
+        ``tell`` says so in the audit log and on the pages, ``off`` does not look.
     """
 
     verified_share: Ratio = 0.95
@@ -132,6 +135,7 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     min_devices: Count = 20
     max_days: AtLeastOne = 60
     undo_window_days: typing.Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 30
+    alarm: typing.Literal["undo", "tell", "off"] = "undo"
     shadow: ShadowSettings = ShadowSettings()
     canary: CanarySettings = CanarySettings()
 

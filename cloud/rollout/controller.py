@@ -11,6 +11,7 @@ import typing
 import msgspec
 
 from cloud.config import Project, RolloutSettings
+from cloud.rollout import alarm
 from cloud.rollout.channels import Publish, device_share_bp, publish_changes
 from cloud.rollout.devices import Counts, Wanted, count, fleet_event_s
 from cloud.rollout.orders import obey, restore
@@ -56,7 +57,8 @@ def tick(project: Project, store: Store, publish: Publish, *, now_s: float | Non
         now = time.time() if now_s is None else now_s
         revision = store.evidence.revision()
         event_s = _event_time(project, store, now)
-        happened = obey(project, store, day_of(event_s))
+        happened = alarm.watch(project, store, day_of(event_s))
+        happened += obey(project, store, day_of(event_s))
         for rollout in store.rollouts.all_running():
             if rollout["model"] in project.settings.models:
                 happened += _advance(project, store, rollout, event_s, now)

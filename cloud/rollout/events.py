@@ -27,11 +27,13 @@ _TONES = {
     "rolled back": "bad",
     "rollout given up": "bad",
     "gate overridden": "bad",
+    "alarm": "bad",
     "rollout abort": "bad",
     "rollout undo": "bad",
 }
 _SAID = {
     "rollout start": "Rollout of {subject} started",
+    "alarm": "{subject} fails more often since its promotion",
     "promoted": "{subject} promoted",
     "rolled back": "{subject} rolled back",
     "rollout given up": "{subject} given up",

@@ -62,6 +62,14 @@ class Evidence:
             (model, *epochs),
         )
 
+    def faults_of_version(self, model: str, version: str, *, from_day: int, before_day: int) -> list[Row]:
+        """What a version was asked and failed at: sums of (device, day) in some event days."""
+        return self._db.rows(
+            f"select device, day, {_FAULTS} from sums where model = ? and version = ? and served = 1 and day >= ?"
+            " and day < ? group by device, day",
+            (model, version, from_day, before_day),
+        )
+
     def log_latencies(self, model: str, epochs: typing.Collection[int]) -> list[Row]:
         """How long each arm took to answer: sums of (epoch, arm, device, region, day), as logarithms to the base of 2.
 

@@ -108,6 +108,13 @@ class Rollouts:
             self.get(row["id"]) for row in self._db.rows("select id from rollouts where state = 'running' order by id")
         ]
 
+    def promoted(self) -> list[Row]:
+        """The newest promotion of each model."""
+        rows = self._db.rows(
+            "select max(id) as id from rollouts where state = 'promoted' group by model order by model"
+        )
+        return [self.get(row["id"]) for row in rows]
+
     def end(self, rollout: int, state: str, *, event_day: int, outcome: str) -> None:
         """End a rollout, in the transaction that is open."""
         self._db.connection.execute(

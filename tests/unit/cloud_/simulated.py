@@ -111,6 +111,7 @@ class Fleet:
         self.now_s, self.rng = START_S, random.Random(5)
         monkeypatch.setattr(time, "time", lambda: self.now_s)
         self.gain, self.served_gain, self.failed_ratio, self.requests = 0.0, 0.0, 0.0, 60
+        self.incumbent_failed_ratio = 0.0
         self.slow = False  # whether the candidate takes eight times as long
         self.channels: dict[str, Channel] = {}
         self.publishings: list[list[str]] = []
@@ -268,7 +269,7 @@ class Fleet:
             day=day,
             requests=n or self.requests,
             onnx=n or self.requests,
-            failed=round((n or self.requests) * self.failed_ratio) if arm else 0,
+            failed=round((n or self.requests) * (self.failed_ratio if arm else self.incumbent_failed_ratio)),
             outcomes=n,
             metric_sum=quantise(loss) * n,
             metric_sumsq=quantise(loss * loss) * n,

@@ -17,6 +17,7 @@ if typing.TYPE_CHECKING:
 
 _TURN_REQUESTS = 16
 _READ_AHEAD = 64
+_READ_BYTES = 64 << 10
 _LINGER_S = 2.0
 _MAX_LINGER_BYTES = 256 << 20
 _REASONS = {status.value: status.phrase for status in http.HTTPStatus}
@@ -57,6 +58,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, or say that there are too many."""
         self._transport = typing.cast("asyncio.Transport", transport)
+        if hasattr(transport, "max_size"):  # asyncio's own: it makes room for so much at each read, by default 256 KiB
+            transport.max_size = _READ_BYTES
         try:
             self._server.admit(self)
         except CoveyError as err:

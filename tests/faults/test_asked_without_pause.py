@@ -83,7 +83,12 @@ class Asked(Attacked):
             guard=Guard(failed_ratio=0.05),
         )
         self.newest, self._sequence = int(version[1:]), self._sequence + 1
-        self.publish_channel(self.channel(self._sequence, models=(entry,), poll_interval_s=50.0, poll_jitter_ratio=0.0))
+        often: dict[str, typing.Any] = {
+            "poll_interval_s": 50.0,
+            "poll_jitter_ratio": 0.0,
+        }  # rarer, and the child would not stay
+        probation_s = 10.0 if with_candidate else 0.05
+        self.publish_channel(self.channel(self._sequence, models=(entry,), probation_s=probation_s, **often))
 
     def path_of_model(self) -> str:
         """Path below the repository of the newest version's model."""
@@ -202,6 +207,7 @@ def at_a_call(fault: str, name: str, number: int) -> typing.Callable[[Asked], No
 
 def own_child_killed(device: Asked) -> None:
     """The serving process' own child is killed in the middle of a pass; it starts another."""
+    fakes.wait_for(device.children)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         asked = pool.submit(device.ask_sync)
         time.sleep(0.1)

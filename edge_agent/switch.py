@@ -132,7 +132,7 @@ class Switch:
             if self.state.state_of(digest) == "trial":
                 await self._begin_probation(generation)
             elif self._job.read().position == "probation":
-                self._job.end("another generation took its place", told=True)
+                await asyncio.to_thread(self._job.end, "another generation took its place", told=True)
         await asyncio.to_thread(self._note_activation, digest, failures)
 
     async def reload(self) -> None:
@@ -188,7 +188,7 @@ class Switch:
         if verdict:
             await self._try_roll_back(verdict.reason, (verdict.model,))
         else:
-            self._job.move("commit")
+            await asyncio.to_thread(self._job.move, "commit")
             await asyncio.to_thread(self._commit, generation.digest)
 
     def _commit(self, digest: str) -> None:

@@ -7,9 +7,13 @@ import sys
 import traceback
 import typing
 
-from edge_agent import commands, keys, show
-from shared import __version__
-from shared.errors import CoveyError
+from edge_agent import lean
+
+lean.prepare(sys.argv)  # before anything imports asyncio
+
+from edge_agent import commands, keys, show  # noqa: E402
+from shared import __version__  # noqa: E402
+from shared.errors import CoveyError  # noqa: E402
 
 _USAGE_STATUS = 2
 

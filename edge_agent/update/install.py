@@ -108,7 +108,7 @@ class Installer:
         UnreachableError, TrustError, WireError, ModelError
             Nothing has changed then: what ran goes on running.
         """
-        for folder in (self._layout.store, self._layout.tuf):
+        for folder in (self._layout.store, self._layout.tuf, self._layout.blobs):
             sweep(folder)
         self._finish_roll_back()
         self._job.begin()

@@ -126,7 +126,9 @@ class Switch:
             failures = await asyncio.to_thread(_load_all, new)
             if failures and not may_lack_model:
                 raise failures[0]
-            if not at_start:
+            if at_start:
+                _give_memory_back()
+            else:
                 self._swap(generation, models, bundles)
             self.stop()
             if self.state.state_of(digest) == "trial":

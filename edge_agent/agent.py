@@ -67,7 +67,6 @@ class Agent:
             max_body_bytes=settings.serve.max_body_bytes,
         )
         self.sync = SyncChild(layout.store, PATIENCE_S + settings.sync.self_test_timeout_s)
-        self.http: HttpServer | None = None
         self.address = ""
         self._stop = asyncio.Event()
 
@@ -88,14 +87,14 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         serve = self.settings.serve
-        self.http = HttpServer(self.api, self._limits())
+        http = HttpServer(self.api, self._limits())
         with lock(self.layout.serve_lock):
-            listener = await listen.on_port(self.http.new_connection, serve.host, serve.port)
+            listener = await listen.on_port(http.new_connection, serve.host, serve.port)
             host, port = listener.sockets[0].getsockname()[:2]
             self.address = f"http://{host}:{port}"
             unix = listen.UnixListener(pathlib.Path(serve.socket), int(serve.socket_mode, 8))
             if serve.socket:
-                await unix.open(self.http.new_connection)
+                await unix.open(http.new_connection)
             private = await control.serve(self.layout.control, self._command)
             tasks = [loop.create_task(self.switch.boot()), loop.create_task(self._keep_folding())]
             if with_sync:
@@ -109,7 +108,7 @@ class Agent:
             listener.close()
             unix.close()
             private.close()
-            await self.http.stop(patience_s=serve.stop_timeout_s)
+            await http.stop(patience_s=serve.stop_timeout_s)
             await self._end(tasks)
 
     def _limits(self) -> Limits:
@@ -125,11 +124,9 @@ class Agent:
         )
 
     def _gauges(self) -> dict[str, float]:
-        """What ``GET /metrics`` tells of this process beside its answers."""
-        http = self.http
-        numbers = http.gauges() if http else {}
+        """What ``GET /metrics`` tells beside answers and connections."""
         spool = [*self.layout.store.glob("spool.db*"), *self.layout.journal.glob("*")]
-        return numbers | {"spool_bytes": float(sum(path.stat().st_size for path in spool if path.is_file()))}
+        return {"spool_bytes": float(sum(path.stat().st_size for path in spool if path.is_file()))}
 
     async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
         """Stop in an orderly way: nothing that was written is left unfolded."""

@@ -452,7 +452,7 @@ def running(api: Api, **limits: typing.Any) -> typing.Iterator[tuple[asyncio.Abs
     try:
         yield loop, server
     finally:
-        on_loop(loop, server.stop(grace_s=0.0))
+        on_loop(loop, server.stop(grace_s=0.0, patience_s=0.5))
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -41,19 +41,19 @@ class SlowRun:
         self._limits = model.new_limits()
         self._outcome: Outcome = ModelError("was not run")
         self._is_over = False
-        self.took_s = 0.0
+        self.began_s = self.took_s = 0.0
 
     def run(self) -> None:
         """Run the model; call it in any thread."""
         if self._is_over:
             return
-        started = time.perf_counter()
+        self.began_s = time.perf_counter()
         outcome: Outcome
         try:
             outcome = self._model.run_apart(self._vector, self._limits)
         except ModelError as err:
             outcome = err
-        self.took_s = time.perf_counter() - started
+        self.took_s = time.perf_counter() - self.began_s
         if not self._is_over:
             self._outcome = outcome
 
@@ -69,7 +69,12 @@ class SlowRun:
 
 
 class SlowModelError(Exception):
-    """Not a fault: the answer takes a run that would hold up others. Run it, offer its outcome, and ask again."""
+    """Not a fault: the answer takes a run that would hold up others. Run it, offer its outcome, and ask again.
+
+    `is_substitute` says that the incumbent is asked because the candidate has failed, which is counted already.
+    """
+
+    is_substitute = False
 
     def __init__(self, run: SlowRun) -> None:
         super().__init__("run the model apart and ask again")

@@ -97,7 +97,7 @@ def _answers(engine: Engine, ask: Ask, *, is_substitute: bool) -> typing.Generat
     for i, row in enumerate(ask.rows):
         if i and i % TURN_ROWS == 0:
             yield None
-        since_s = time.perf_counter()
+        since_s, stands_in = time.perf_counter(), is_substitute
         answer: Prediction | None = None
         while answer is None:
             try:
@@ -107,12 +107,14 @@ def _answers(engine: Engine, ask: Ask, *, is_substitute: bool) -> typing.Generat
                     unit=ask.unit,
                     event_s=ask.event_s,
                     since_s=since_s,
-                    is_substitute=is_substitute,
+                    is_substitute=stands_in,
                 )
             except SlowModelError as slow:
+                stands_in |= slow.is_substitute
                 yield slow.run
                 slow.run.offer()
             except NotReadyError as err:
+                stands_in |= err.is_substitute
                 yield err
             except DataError as err:
                 where = f"{ask.rows_are}[{i}].{err.field}" if ask.rows_are else err.field

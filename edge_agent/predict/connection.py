@@ -216,7 +216,7 @@ class Connection(asyncio.Protocol):
             self.seen = self._server.tick
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
         if is_through:
-            if self.held_bytes:
+            if self.held_bytes and not self._incoming.is_in_body:
                 self._server.release(self)
             if self._is_last or self._refusal:
                 self._hang_up()

@@ -8,7 +8,7 @@ import typing
 
 from edge_agent.generation import Generation
 from edge_agent.predict.active import ActiveModel, Prediction, Row, main_score
-from edge_agent.predict.apart import HOLDS_UP_S
+from edge_agent.predict.apart import HOLDS_UP_S, SlowModelError
 from edge_agent.predict.loaded import ONNX, NotReadyError
 from edge_agent.records import CANDIDATE, INCUMBENT, Answered, Failed, OutcomeSeen, Recorder
 from shared import codec, experiment
@@ -136,7 +136,11 @@ class Engine:
             if arm == INCUMBENT:
                 raise
         codes = active.incumbent.encoder.code(row)
-        return INCUMBENT, codes, *active.incumbent.answer_codes(codes)
+        try:
+            return INCUMBENT, codes, *active.incumbent.answer_codes(codes)
+        except (NotReadyError, SlowModelError) as err:
+            err.is_substitute = True
+            raise
 
     def _failed(self, active: ActiveModel, arm: int, event_s: int, *, served: bool) -> Failed:
         return Failed(active.entry.model, active.bundle(arm).version, active.epoch, arm, served, event_s)

@@ -67,6 +67,11 @@ class Incoming:
         self._in_head, self._wants_leave = True, False
         self.is_between = True
 
+    @property
+    def is_in_body(self) -> bool:
+        """Whether a part of a body has come, and the rest has not."""
+        return self._size > 0
+
     def feed(self, data: bytes) -> None:
         """Take what came.
 

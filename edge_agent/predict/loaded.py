@@ -33,6 +33,7 @@ class NotReadyError(ModelError):
     """The model is still loading; the answer is not in the table."""
 
     code = "loading"
+    is_substitute = False  # whether the incumbent is asked because the candidate has failed
 
 
 class LoadedBundle:
@@ -187,7 +188,7 @@ class LoadedBundle:
         if self._runtime is None:
             if not self.is_loaded.is_set():
                 raise NotReadyError("the model is still loading", fix="Try again in a second.")
-            raise ModelError(self._error)
+            raise ModelError(self._error or "there is no model in the bundle")
         return self._runtime
 
     def _from_run_apart(self, runtime: Runtime, codes: Codes) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import math
+import time
 import typing
 
 from edge_agent.predict.apart import SlowRun
@@ -41,6 +42,7 @@ class Patience:
         self._max_waiting, self._n_threads, self._run_timeout_s = max_waiting, n_threads, run_timeout_s
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         self._runs: dict[concurrent.futures.Future[None], SlowRun] = {}
+        self._is_closed = False
         self.n_waiting = 0
 
     async def complete(self, paused: Paused) -> Response:
@@ -104,7 +106,7 @@ class Patience:
         Raises
         ------
         BusyError
-            It did not even begin in time.
+            It did not even begin in time, or the agent stops.
         """
         if self._pool is None:
             self._pool = concurrent.futures.ThreadPoolExecutor(self._n_threads, thread_name_prefix="covey-model")
@@ -113,19 +115,24 @@ class Patience:
         ended = asyncio.wrap_future(job)
         ended.add_done_callback(lambda _: self._runs.pop(job, None))
         try:
-            done, _ = await asyncio.wait({ended}, timeout=self._run_timeout_s)
+            await asyncio.wait({ended}, timeout=self._run_timeout_s)
+            if not ended.done() and not job.cancel():  # it began, maybe late: its time counts from there
+                left_s = self._run_timeout_s - (time.perf_counter() - run.began_s)
+                await asyncio.wait({ended}, timeout=max(left_s, 0.0))
         except asyncio.CancelledError:
             job.cancel()
             run.give_up("nobody waits for the answer any more")
             raise
-        if done:
-            return
-        if job.cancel():
+        if self._is_closed:
+            raise BusyError("the agent stops", fix="Try again later.")
+        if job.cancelled():
             raise BusyError("the model has too much to do", fix="Try again later.")
-        run.give_up(f"no answer within {self._run_timeout_s:g} s")
+        if not ended.done():
+            run.give_up(f"no answer within {self._run_timeout_s:g} s")
 
     def close(self) -> None:
-        """Stop what runs."""
+        """Stop what runs; that is not the models' fault."""
+        self._is_closed = True
         for job, run in list(self._runs.items()):
             job.cancel()
             run.give_up("the agent stops")

@@ -72,7 +72,7 @@ class Api:
     meters : Meters
         What was answered so far.
     gauges : callable
-        Returns further numbers for ``GET /metrics``, by name.
+        Returns further numbers for ``GET /metrics``, by name; a server adds its own.
     max_body_bytes : int
         A compressed body is unpacked so far and no further.
     """
@@ -89,7 +89,7 @@ class Api:
     ) -> None:
         self.engine, self.clock, self._status = engine, clock, status
         self.meters = meters or Meters()
-        self._gauges, self._max_body_bytes = gauges, max_body_bytes
+        self.gauges, self._max_body_bytes = [gauges], max_body_bytes
         self._handlers: dict[str, typing.Callable[[bytes], Ask | Response]] = {
             "/v1/predict": self._predict,
             "/v1/rank": self._rank,
@@ -189,7 +189,8 @@ class Api:
         return replies.ok(self._status())
 
     def _say_metrics(self, _body: bytes) -> Response:
-        text = metrics.render(metrics.gather(self.meters, self.engine, self._status(), self._gauges()))
+        numbers = {name: value for more in self.gauges for name, value in more().items()}
+        text = metrics.render(metrics.gather(self.meters, self.engine, self._status(), numbers))
         return Response(200, text.encode(), kind=PLAIN)
 
     def _predict(self, body: bytes) -> Ask | Response:

@@ -74,6 +74,7 @@ class HttpServer:
         self._finishing: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
         self.n_evicted = self.n_refused = 0
+        api.gauges.append(self.gauges)
 
     @property
     def engine(self) -> Engine:
@@ -91,6 +92,7 @@ class HttpServer:
         return {
             "http_connections": len(self.connections),
             "http_waiting": self.patience.n_waiting,
+            "http_full": len(self._full),
             "http_held_bytes": self._held_bytes,
             "http_evicted_total": self.n_evicted,
             "http_refused_total": self.n_refused,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import shutil
 import typing
 
 import shared
@@ -77,6 +76,8 @@ def _joined(layout: Layout) -> str:
 
 def _disk(layout: Layout) -> str:
     folder = layout.store if layout.store.exists() else pathlib.Path("/")
+    import shutil
+
     free = shutil.disk_usage(folder).free
     if free < _LOW_DISK_BYTES:
         raise WrongError(f"only {free >> 20} MiB are free in {folder}", fix="Make room.")

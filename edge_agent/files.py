@@ -8,7 +8,6 @@ import hashlib
 import os
 import pathlib
 import secrets
-import shutil
 import typing
 
 from shared.errors import ConflictError, TrustError
@@ -189,6 +188,8 @@ class BlobStore:
 
 def remove_tree(folder: pathlib.Path) -> None:
     """Delete a folder by moving it aside first, so that no half-deleted folder keeps its name."""
+    import shutil  # with every kind of compression in it, while most processes delete nothing
+
     aside = _aside(folder)
     folder.rename(aside)
     shutil.rmtree(aside)

@@ -1,8 +1,8 @@
-"""Keeps out of the serving process what its libraries bring along and it has no use for: TLS and OpenSSL.
+"""Keeps out of the serving process what its libraries bring along and it has no use for: TLS, OpenSSL.
 
 asyncio imports ``ssl`` if it can and hashlib OpenSSL if it can, and both do without. A device that answers on its own
 machine speaks no TLS, and the hashes of a request are blake2, which Python has itself. Leaving both out saves 5 MiB and
-20 ms of CPU at each start; whoever imports ``ssl`` later still gets it.
+20 ms of CPU at each start; whoever imports ``ssl`` later still gets it. msgspec is the same with ``typing_extensions``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import typing
 
 _SERVING = "run"
-_LEFT_OUT = ("ssl", "_hashlib")
+_LEFT_OUT = ("ssl", "_hashlib", "typing_extensions")
 
 
 def prepare(arguments: typing.Sequence[str]) -> None:
@@ -29,7 +29,9 @@ def prepare(arguments: typing.Sequence[str]) -> None:
         import hashlib
         import hmac
 
-        del asyncio, hashlib, hmac
+        import msgspec
+
+        del asyncio, hashlib, hmac, msgspec
     finally:
         for name in left_out:
             del sys.modules[name]

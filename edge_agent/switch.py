@@ -21,6 +21,7 @@ from edge_agent.update.retreat import last_good, retreat
 from edge_agent.update.state import State
 from shared.errors import ConflictError, CoveyError, ModelError
 
+_HEAD_START_S = 0.1  # loading takes the processor from the first answers, for which somebody waits already
 log = logging.getLogger("covey.edge")
 
 
@@ -121,6 +122,8 @@ class Switch:
                 # Tables answer at once, while models still load.
                 self._swap(generation, models, bundles)
                 self.begun.set()
+                if any(bundle.table for bundle in bundles.values()):
+                    await asyncio.sleep(_HEAD_START_S)
             new = [bundle for sha256, bundle in bundles.items() if not bundle.is_loaded.is_set()]
             may_lack_model = at_start and self.state.state_of(digest) == "good"
             failures = await asyncio.to_thread(_load_all, new)

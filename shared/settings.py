@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
 import typing
 
 import msgspec
@@ -24,6 +22,10 @@ def parse_toml(text: str, source: str) -> dict[str, typing.Any]:
     ConfigError
         The text is not TOML; the message has the line.
     """
+    if not text:
+        return {}  # as on most devices, which need not know TOML then
+    import tomllib
+
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as err:
@@ -53,6 +55,8 @@ def overlay_environment(
 
 
 def _toml_value(text: str) -> object:
+    import tomllib
+
     try:
         return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
     except (tomllib.TOMLDecodeError, RecursionError):
@@ -102,6 +106,8 @@ def _explain(message: str, kind: type, data: object) -> tuple[str, str, str]:
     unknown = re.search(r"unknown field `([^`]*)`", message)
     if unknown:
         known = sorted(_known_keys(kind))
+        import difflib
+
         near = difflib.get_close_matches(unknown[1], known, n=1)
         fix = f"Did you mean {near[0]!r}?" if near else "Take it out."
         return f"unknown key {unknown[1]!r}", fix, unknown[1]

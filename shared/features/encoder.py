@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import difflib
 import hashlib
 import struct
 import typing
@@ -28,6 +27,8 @@ def check_columns(row: typing.Mapping[str, object], known: frozenset[str]) -> No
     """
     if row.keys() <= known:
         return
+    import difflib
+
     column = min(set(row) - known)[:_SHOWN]
     near = difflib.get_close_matches(column, sorted(known), n=1)
     fix = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(known)[:12])}."
@@ -98,6 +99,8 @@ class Encoder:
         places = {feature.name: i for i, feature in enumerate(self.feature_set.feature)}
         for name in names:
             if name not in places:
+                import difflib
+
                 near = difflib.get_close_matches(name, places, n=1)
                 fix = f"Did you mean {near[0]!r}?" if near else f"Features are {', '.join(places)}."
                 raise DataError(f"no feature is called {name!r:.80}", field="coarse", fix=fix)

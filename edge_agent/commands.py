@@ -288,9 +288,10 @@ def self_test(arguments: Arguments) -> int:
     from shared.bundle import parse_manifest
 
     limit_memory(arguments.limit_bytes)
-    confine()
     folder = pathlib.Path(arguments.folder)
-    bundle = LoadedBundle(folder, parse_manifest((folder / "manifest.json").read_bytes()))
+    manifest = parse_manifest((folder / "manifest.json").read_bytes())
+    confine()
+    bundle = LoadedBundle(folder, manifest)
     for table in filter(None, (bundle.table, bundle.coarse)):
         table.check()
     bundle.admit_model()

@@ -281,21 +281,8 @@ def rollback(arguments: Arguments) -> int:
 
 def self_test(arguments: Arguments) -> int:
     """Try a bundle, in this process and with its limits; the exit status says how it went."""
-    from edge_agent.confine import confine
-    from edge_agent.costs import load_within_budgets
-    from edge_agent.predict.loaded import LoadedBundle
-    from edge_agent.update.self_test import limit_memory
-    from shared.bundle import parse_manifest
+    from edge_agent.costs import try_bundle
 
-    limit_memory(arguments.limit_bytes)
-    folder = pathlib.Path(arguments.folder)
-    manifest = parse_manifest((folder / "manifest.json").read_bytes())
-    confine()
-    bundle = LoadedBundle(folder, manifest)
-    for table in filter(None, (bundle.table, bundle.coarse)):
-        table.check()
-    bundle.admit_model()
-    rows = load_within_budgets(bundle)
-    bundle.check_encoding()
+    rows = try_bundle(pathlib.Path(arguments.folder), arguments.limit_bytes)
     sys.stdout.write(f"{rows} golden rows reproduced\n")
     return 0

@@ -1,4 +1,4 @@
-"""What a bundle costs on this machine, held against its budgets: memory, time to load, time of an answer."""
+"""Try a bundle in this process: confined, whole, and within its budgets of memory and time."""
 
 from __future__ import annotations
 
@@ -7,12 +7,39 @@ import re
 import statistics
 import time
 
+from edge_agent.confine import confine
 from edge_agent.predict.loaded import LoadedBundle
+from edge_agent.update.self_test import limit_memory
 from shared import codec
-from shared.bundle import GOLDEN_FILE, MODEL_FILE, Golden
+from shared.bundle import GOLDEN_FILE, MODEL_FILE, Golden, parse_manifest
 from shared.errors import ModelError
 
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
+
+
+def try_bundle(folder: pathlib.Path, limit_bytes: int) -> int:
+    """Open, check, load and ask a bundle; return how many golden rows came out as signed.
+
+    Parameters
+    ----------
+    limit_bytes : int
+        Address space of this process, from now on; it also loses the network, and other programs.
+
+    Raises
+    ------
+    CoveyError
+        What is wrong with it.
+    """
+    limit_memory(limit_bytes)
+    manifest = parse_manifest((folder / "manifest.json").read_bytes())
+    confine()
+    bundle = LoadedBundle(folder, manifest)
+    for table in filter(None, (bundle.table, bundle.coarse)):
+        table.check()
+    bundle.admit_model()
+    n_rows = load_within_budgets(bundle)
+    bundle.check_encoding()
+    return n_rows
 
 
 def load_within_budgets(bundle: LoadedBundle) -> int:

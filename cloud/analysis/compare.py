@@ -15,7 +15,7 @@ from cloud.analysis.ratio import clustered_spread, few_clusters_factor
 from cloud.analysis.records import Metric, Pairs, Stratum
 from cloud.analysis.tails import z_from_t
 
-_RARE_RATE = 0.03
+RARE_RATE = 0.03
 
 
 def from_strata(
@@ -60,7 +60,7 @@ def from_strata(
         known = [(s, 0.0) for s, _ in known]
     elif known:
         rates = [_rates(s, e, metric) for s, e in known]
-        if math.fsum(r.bad0 for r in rates) < _RARE_RATE * math.fsum(r.n0 for r in rates):
+        if math.fsum(r.bad0 for r in rates) < RARE_RATE * math.fsum(r.n0 for r in rates):
             return compare_rare(rates, design_effect([s for s, _ in known]), margin, doubt=doubt)
     parts = [stratum_contrast(s, metric, margin, e) for s, e in known]
     contrast = combine([part for part in parts if part is not None])
@@ -129,18 +129,13 @@ def from_pairs(pairs: Pairs, lost: float, metric: Metric, margin: float, *, doub
 
 
 def _from_contrast(contrast: Contrast, margin: float) -> Evidence:
-    error = math.sqrt(contrast.variance)
-    drop, unit = _scored(-contrast.x, error, contrast.df)
-    gain, slack = _scored(contrast.x + margin, math.sqrt(contrast.variance_worse), contrast.df)
-    return Evidence(log_e_drop(drop, margin / unit), log_e_above(gain, margin / slack), contrast.x, error)
-
-
-def _scored(x: float, error: float, df: float) -> tuple[float, float]:
-    """Score of a difference, and the standard error that gives it: larger than the one seen where clusters are few.
-
-    Both must speak the same language. A score that few clusters keep small, beside a margin in units of the error
-    that was seen, would look like no evidence at all however large the difference.
-    """
-    t = x / error
-    z = z_from_t(t, df)
-    return z, x / z if z and abs(z) < abs(t) else error
+    error, slack, df = math.sqrt(contrast.variance), math.sqrt(contrast.variance_worse), contrast.df
+    drop, gain = z_from_t(-contrast.x / error, df), z_from_t((contrast.x + margin) / slack, df)
+    # The margin goes the same way as the differences: beside scores that few clusters keep small, a margin in units of
+    # the error that was seen would make the largest difference look like none.
+    return Evidence(
+        log_e_drop(drop, z_from_t(margin / error, df)),
+        log_e_above(gain, z_from_t(margin / slack, df)),
+        contrast.x,
+        error,
+    )

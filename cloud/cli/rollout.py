@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import sys
 import time
 import typing
@@ -22,7 +23,9 @@ from cloud.cli.base import (
     table,
 )
 from cloud.cli.draw import rollout_lines
+from cloud.cli.plan import lint_, plan_, plan_option
 from cloud.rollout import overview, plan
+from cloud.rollout.plan_file import read_plan
 from cloud.store.audit import this_user
 from cloud.store.rollouts import ENDED
 from shared.clock import day_of
@@ -40,19 +43,22 @@ def rollout() -> None:
 
 @rollout.command("start")
 @click.argument("version", default="@latest")
+@plan_option
 @model_option
 @reason_option
 @dry_run_option
 @json_option
 @pass_here
-def start(here: Here, version: str, model: str | None, reason: str, dry_run: bool, as_json: bool) -> None:
+def start(
+    here: Here, version: str, path: pathlib.Path | None, model: str | None, reason: str, dry_run: bool, as_json: bool
+) -> None:
     """Roll a VERSION out: shadow on the whole fleet, then region by region."""
     name, _ = here.project.model(model)
     row = here.store.models.resolve(name, version)
-    settings, order = here.project.settings.rollout, here.project.settings.regions.order
+    settings, order = read_plan(here.project, path), here.project.settings.regions.order
     if dry_run:
         first = not here.store.models.incumbents(name)
-        stages = [f"{s.kind} {s.region}" for s in plan.stages_of(order, is_first=first, settings=settings)]
+        stages = [plan.stage_name(s._asdict()) for s in plan.stages_of(order, is_first=first, settings=settings)]
         show(
             {"version": row["version"], "stages": stages},
             [f"would roll {name}@{row['version']} out:", *stages],
@@ -184,9 +190,12 @@ def _wait(here: Here, order: int, wait_s: float) -> str:
 
 
 for _action, _text in (
+    ("approve", "Let the next stage open that waits for somebody's word."),
     ("pause", "Open no further stage; a bad verdict still rolls back."),
     ("resume", "Go on after a pause."),
     ("abort", "End a running rollout; every device goes back to the incumbent."),
     ("undo", "Go back to the version before, everywhere, with one order; nothing is downloaded."),
 ):
     rollout.add_command(_order_command(_action, _text))
+rollout.add_command(plan_)
+rollout.add_command(lint_)

@@ -1,14 +1,11 @@
 """A project's folder and its ``covey.toml``."""
 
 from cloud.config.fleet import (
-    CanarySettings,
     DeviceSettings,
     ProjectSettings,
     RegionSettings,
-    RolloutSettings,
     ServeSettings,
     Settings,
-    ShadowSettings,
 )
 from cloud.config.model import (
     NETWORKS,
@@ -22,6 +19,7 @@ from cloud.config.model import (
     VariantSettings,
 )
 from cloud.config.project import CONFIG_FILE, Project, find_project, load_project
+from cloud.config.rollout import CanarySettings, RegionPlan, RolloutSettings, ShadowSettings
 from cloud.config.table import Params, Table
 
 __all__ = [
@@ -37,6 +35,7 @@ __all__ = [
     "PrecomputeSettings",
     "Project",
     "ProjectSettings",
+    "RegionPlan",
     "RegionSettings",
     "RolloutSettings",
     "ServeSettings",

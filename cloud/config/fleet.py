@@ -1,4 +1,4 @@
-"""Everything of ``covey.toml`` that is not about one model: serving, regions, devices, rollouts."""
+"""What ``covey.toml`` says of the fleet: serving, regions, devices."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import typing
 import msgspec
 
 from cloud.config.model import ModelSettings
-from cloud.config.table import AtLeastOne, Count, NotNegative, Positive, Ratio, Seconds, Table
+from cloud.config.rollout import RolloutSettings
+from cloud.config.table import AtLeastOne, Positive, Ratio, Seconds, Table
 from shared.channel import Guard
 
 
@@ -81,63 +82,6 @@ class DeviceSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     probation_s: Seconds = 60.0
     replay: bool = False
     guard: GuardSettings = GuardSettings()
-
-
-class ShadowSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[rollout.shadow]``: the candidate is scored on the whole fleet, and never answers."""
-
-    min_days: Count = 7
-    min_outcomes: Count = 1600
-
-
-class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[rollout.canary]``: the candidate answers a share of requests, region by region."""
-
-    request_share: Ratio = 0.5
-    device_share: Ratio = 1.0
-    min_days: Count = 3
-    min_outcomes: Count = 300
-    keep_pairs: bool = True
-
-
-class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[rollout]``: the plan of every rollout that names no other.
-
-    Parameters
-    ----------
-    verified_share : float
-        Share of the online devices in a stage that must run the new generation, checked, before the next opens.
-    error_ratio, error_min_executed : float, int
-        A stage fails when so large a share of the devices that tried failed or timed out, once so many tried.
-    install_timeout_s : float
-        A device that is online and has not verified after so long counts as failed.
-    max_days : int
-        After so many days of event time without a verdict the rollout is aborted.
-    request_error_margin : float
-        How much larger a share of the candidate's answers may fail, be slow, or be approximate.
-    latency_margin : float
-        How much slower the candidate may be, as a share of the incumbent's latency; 0 does not look at latency.
-    undo_window_days : int
-        How long after promotion an undo is one order.
-    alarm : str
-        What happens when the failures of a promoted version rise within that window: ``undo`` goes back by itself,
-        ``tell`` says so in the audit log and on the pages, ``off`` does not look.
-    """
-
-    verified_share: Ratio = 0.95
-    error_ratio: Ratio = 0.2
-    error_min_executed: AtLeastOne = 3
-    install_timeout_s: Positive = 3600.0
-    request_error_margin: typing.Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.01
-    latency_margin: NotNegative = 0.5
-    alpha: typing.Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
-    alpha_promote: typing.Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
-    min_devices: Count = 20
-    max_days: AtLeastOne = 60
-    undo_window_days: typing.Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 30
-    alarm: typing.Literal["undo", "tell", "off"] = "undo"
-    shadow: ShadowSettings = ShadowSettings()
-    canary: CanarySettings = CanarySettings()
 
 
 class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):

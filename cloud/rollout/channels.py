@@ -38,7 +38,7 @@ def model_channel(
     stage = trial_in(stages, region) if rollout else None
     if rollout is None or stage is None:
         return ModelChannel(model=model, incumbent=refer(incumbent))
-    canary = rollout["plan"]["canary"]
+    canary = rollout["plan"]["canary"] | stage["settings"]
     is_canary = stage["kind"] == "canary"
     trial = Experiment(
         mode=stage["kind"],
@@ -60,7 +60,7 @@ def device_share_bp(rollout: Row, stage: Row) -> int:
     """Share of a region's devices that take part in a stage."""
     if stage["kind"] != "canary":
         return BASIS_POINTS
-    share: float = rollout["plan"]["canary"]["device_share"]
+    share: float = (rollout["plan"]["canary"] | stage["settings"])["device_share"]
     return round(share * BASIS_POINTS)
 
 

@@ -15,6 +15,7 @@ from cloud.rollout import alarm
 from cloud.rollout.channels import Publish, device_share_bp, publish_changes
 from cloud.rollout.devices import Counts, Wanted, count, fleet_event_s
 from cloud.rollout.orders import obey, restore
+from cloud.rollout.plan import for_stage, stage_name
 from cloud.rollout.verdict import WAITS, Evidence, Verdict, judge
 from cloud.store.store import Store
 from shared.clock import DAY_S, day_of
@@ -24,6 +25,7 @@ log = logging.getLogger("covey.controller")
 Row = dict[str, typing.Any]
 _STUCK_WINDOWS = 6
 _ACTOR = "controller"
+_DEADLINE = "deadline {}"
 
 
 class Tick(typing.NamedTuple):
@@ -97,7 +99,7 @@ def _event_time(project: Project, store: Store, now_s: float) -> float:
 
 def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s: float) -> list[str]:
     """Judge the stages that are open; fail, open the next, or promote."""
-    plan = msgspec.convert(rollout["plan"], RolloutSettings)
+    settings = msgspec.convert(rollout["plan"], RolloutSettings)
     stages = store.rollouts.stages(rollout["id"])
     event_day = day_of(event_s)
     if not rollout["created_day"]:
@@ -107,7 +109,8 @@ def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s
     happened: list[str] = []
     verdict: Verdict | None = None
     for stage in [stage for stage in stages if stage["opened_s"]]:
-        verdict = _judge(project, store, rollout, plan, stage, stages, event_s, now_s)
+        own = for_stage(settings, stage)
+        verdict = _judge(project, store, rollout, own, stage, stages, event_s, now_s)
         if verdict.word == "FAIL":
             return [*happened, _fail(project, store, rollout, stage, verdict, event_day)]
         # A stage that has passed stays passed: late joiners and lost devices do not close it again.
@@ -116,18 +119,50 @@ def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s
                 stage, verdict.word, event_day=event_day, reasons=verdict.reasons, inputs=verdict.inputs
             )
             if verdict.word == "PASS":
-                happened.append(f"rollout {rollout['id']}: {_name(stage)} passed: {'; '.join(verdict.reasons)}")
+                happened.append(f"rollout {rollout['id']}: {stage_name(stage)} passed: {'; '.join(verdict.reasons)}")
     if rollout["paused"]:
         return happened
+    return happened + _go_on(project, store, rollout, settings, verdict, event_day)
+
+
+def _go_on(
+    project: Project, store: Store, rollout: Row, settings: RolloutSettings, verdict: Verdict | None, event_day: int
+) -> list[str]:
+    """Open the next stage, or promote; stop at a deadline."""
+    happened: list[str] = []
     stages = store.rollouts.stages(rollout["id"])
+    late = next((stage for stage in stages if _is_late(store, stage, event_day)), None)
+    if late:
+        return [_at_deadline(project, store, rollout, late, event_day)]
     waiting = [stage for stage in stages if not stage["opened_s"]]
     if all(stage["passed_s"] for stage in stages if stage["opened_s"]) and waiting:
-        happened.append(_open(store, rollout, waiting[0], event_day))
+        if waiting[0]["approved_s"] or not waiting[0]["settings"].get("approve"):
+            happened.append(_open(store, rollout, waiting[0], event_day))
     elif not waiting and all(stage["passed_s"] for stage in stages):
         happened += _promote(project, store, rollout, verdict, event_day)
-    if event_day - rollout["created_day"] > plan.max_days and store.rollouts.get(rollout["id"])["state"] == "running":
-        happened.append(_give_up(project, store, rollout, plan, event_day))
+    too_long = event_day - rollout["created_day"] > settings.max_days
+    if too_long and store.rollouts.get(rollout["id"])["state"] == "running":
+        happened.append(_give_up(project, store, rollout, f"no verdict after {settings.max_days} days", event_day))
     return happened
+
+
+def _is_late(store: Store, stage: Row, event_day: int) -> bool:
+    """Whether a step waits for longer than its plan says; one that somebody lets go on is asked no second time."""
+    hold_days = stage["settings"].get("hold_days", 0)
+    over = stage["opened_s"] and not stage["passed_s"] and 0 < hold_days < event_day - stage["opened_day"]
+    return bool(over and not store.get_meta(_DEADLINE.format(stage["id"])))
+
+
+def _at_deadline(project: Project, store: Store, rollout: Row, stage: Row, event_day: int) -> str:
+    """Do what the plan says of a step that waits for too long: neither proven bad nor good enough to go on."""
+    why = f"{stage_name(stage)} has not passed after {stage['settings']['hold_days']} days: {stage['why']}"
+    if stage["settings"]["at_deadline"] == "abort":
+        return _give_up(project, store, rollout, why, event_day)
+    with store.db.transaction():
+        store.set_meta(_DEADLINE.format(stage["id"]), event_day)
+        store.rollouts.set_paused(rollout["id"], paused=True)
+        store.audit.add("rollout pause", f"rollout {rollout['id']}", actor=_ACTOR, reason=why)
+    return f"rollout {rollout['id']}: paused: {why}"
 
 
 def _judge(
@@ -165,9 +200,11 @@ def _count(
     stages: typing.Sequence[Row],
     now_s: float,
 ) -> Counts:
-    """Count the devices of a stage; regions whose canary is open have left the shadow."""
+    """Count the devices of a stage; those of a region whose next step is open have left the one before."""
     moved_on = {other["region"] for other in stages if other["kind"] == "canary" and other["opened_s"]}
     devices = store.fleet.all("" if stage["region"] == "*" else stage["region"])
+    if any(other["opened_s"] and other["position"] > stage["position"] for other in stages if _same(other, stage)):
+        devices = []
     if stage["kind"] == "shadow":
         devices = [device for device in devices if device["region"] not in moved_on]
     wanted = Wanted(
@@ -186,6 +223,10 @@ def _count(
         online_window_s=project.settings.serve.online_window_s,
         install_timeout_s=plan.install_timeout_s,
     )
+
+
+def _same(one: Row, other: Row) -> bool:
+    return bool(one["kind"] == other["kind"] and one["region"] == other["region"])
 
 
 def _evidence(store: Store, rollout: Row, stage: Row, stages: typing.Sequence[Row], mature_day: int) -> Evidence:
@@ -214,8 +255,8 @@ def _open(store: Store, rollout: Row, stage: Row, event_day: int) -> str:
         store.rollouts.open_stage(stage["id"], event_day)
         if stage["kind"] == "install":
             store.models.set_incumbent(rollout["model"], stage["region"], rollout["to_version"])
-        store.audit.add("stage opened", f"rollout {rollout['id']}", actor=_ACTOR, stage=_name(stage))
-    return f"rollout {rollout['id']}: {_name(stage)} opened"
+        store.audit.add("stage opened", f"rollout {rollout['id']}", actor=_ACTOR, stage=stage_name(stage))
+    return f"rollout {rollout['id']}: {stage_name(stage)} opened"
 
 
 def _fail(project: Project, store: Store, rollout: Row, stage: Row, verdict: Verdict, event_day: int) -> str:
@@ -223,10 +264,10 @@ def _fail(project: Project, store: Store, rollout: Row, stage: Row, verdict: Ver
     why = "; ".join(verdict.reasons)
     with store.db.transaction():
         store.rollouts.judge(stage, "FAIL", event_day=event_day, reasons=verdict.reasons, inputs=verdict.inputs)
-        store.rollouts.end(rollout["id"], "rolled_back", event_day=event_day, outcome=f"{_name(stage)}: {why}")
+        store.rollouts.end(rollout["id"], "rolled_back", event_day=event_day, outcome=f"{stage_name(stage)}: {why}")
         restore(project, store, rollout)
         store.audit.add("rolled back", f"{rollout['model']}@{rollout['to_version']}", actor=_ACTOR, reason=why)
-    return f"rollout {rollout['id']}: rolled back in {_name(stage)}: {why}"
+    return f"rollout {rollout['id']}: rolled back in {stage_name(stage)}: {why}"
 
 
 def _promote(project: Project, store: Store, rollout: Row, verdict: Verdict | None, event_day: int) -> list[str]:
@@ -244,14 +285,9 @@ def _promote(project: Project, store: Store, rollout: Row, verdict: Verdict | No
     return [f"rollout {rollout['id']}: {rollout['to_version']} promoted: {said}"]
 
 
-def _give_up(project: Project, store: Store, rollout: Row, plan: RolloutSettings, event_day: int) -> str:
-    why = f"no verdict after {plan.max_days} days"
+def _give_up(project: Project, store: Store, rollout: Row, why: str, event_day: int) -> str:
     with store.db.transaction():
         store.rollouts.end(rollout["id"], "aborted", event_day=event_day, outcome=why)
         restore(project, store, rollout)
         store.audit.add("rollout given up", f"rollout {rollout['id']}", actor=_ACTOR, reason=why)
     return f"rollout {rollout['id']}: aborted: {why}"
-
-
-def _name(stage: Row) -> str:
-    return stage["kind"] if stage["region"] == "*" else f"{stage['kind']} {stage['region']}"

@@ -14,6 +14,7 @@ from cloud.config import ModelSettings, Project, RolloutSettings
 from cloud.rollout import history, overview
 from cloud.rollout.band import band_of
 from cloud.rollout.guardrails import FAILS
+from cloud.rollout.plan import for_stage, stage_name
 from cloud.rollout.sums import faults_of, pairs_of
 from cloud.store.store import Store
 from shared.clock import DAY_S, day_of, format_day, format_time
@@ -187,11 +188,12 @@ def _progress(store: Store, row: Row, stages: list[Row], plan: RolloutSettings, 
     if row["state"] != "running" or not opened or opened[-1]["passed_s"]:
         return {}
     stage = opened[-1]
-    view = {"stage": overview.stage_name(stage), "kind": stage["kind"], "region": stage["region"]}
+    view = {"stage": stage_name(stage), "kind": stage["kind"], "region": stage["region"]}
     if stage["kind"] == "install":
         return view
     mature, here = _mature_day(store, model), [stage["id"]]
-    wanted = plan.shadow if stage["kind"] == "shadow" else plan.canary
+    own = for_stage(plan, stage)
+    wanted = own.shadow if stage["kind"] == "shadow" else own.canary
     if stage["kind"] == "shadow" or plan.canary.keep_pairs:
         counted, column = store.evidence.pairs(row["model"], here, before_day=mature), "n"
     else:
@@ -207,7 +209,7 @@ def _progress(store: Store, row: Row, stages: list[Row], plan: RolloutSettings, 
 
 def _said(stages: list[Row], verdicts: list[Row]) -> list[Row]:
     """Return the verdicts in words, newest first; waiting for the same stage counts as one."""
-    names = {stage["id"]: overview.stage_name(stage) for stage in stages}
+    names = {stage["id"]: stage_name(stage) for stage in stages}
     groups = itertools.groupby(verdicts, key=lambda row: (row["stage"], row["word"]))
     said = []
     for (stage, word), rows in groups:

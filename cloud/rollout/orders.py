@@ -37,6 +37,8 @@ def _carry_out(project: Project, store: Store, rollout: Row, order: Row, event_d
             return f"not done: it is {rollout['state']}"
         store.rollouts.set_paused(rollout["id"], paused=action == "pause")
         return "done"
+    if action == "approve":
+        return _approve(store, rollout) if running else f"not done: it is {rollout['state']}"
     if action == "abort" or (action == "undo" and running):
         if not running:
             return f"not done: it is {rollout['state']}"
@@ -44,6 +46,16 @@ def _carry_out(project: Project, store: Store, rollout: Row, order: Row, event_d
         restore(project, store, rollout)
         return "done"
     return _undo(project, store, rollout, order, event_day)
+
+
+def _approve(store: Store, rollout: Row) -> str:
+    """Let the next stage open that waits for somebody's word."""
+    waiting = [stage for stage in store.rollouts.stages(rollout["id"]) if not stage["opened_s"]]
+    asked = next((stage for stage in waiting if stage["settings"].get("approve") and not stage["approved_s"]), None)
+    if asked is None:
+        return "not done: no stage waits for approval"
+    store.rollouts.approve_stage(asked["id"])
+    return "done"
 
 
 def _undo(project: Project, store: Store, rollout: Row, order: Row, event_day: int) -> str:

@@ -9,6 +9,7 @@ import typing
 from cloud.analysis.forecast import more_outcomes_of
 from cloud.config import Project
 from cloud.rollout.devices import status_of
+from cloud.rollout.plan import stage_name
 from cloud.rollout.verdict import WAITS
 from cloud.store.store import Store
 from shared.clock import format_day, format_time
@@ -123,11 +124,6 @@ def _day(day: int) -> str:
     return format_day(day) if day else ""
 
 
-def stage_name(stage: Row) -> str:
-    """Name of a stage for people."""
-    return stage["kind"] if stage["region"] == "*" else f"{stage['kind']} {stage['region']}"
-
-
 def rollout(project: Project, store: Store, number: int) -> Row:
     """Return a rollout with its stages, numbers, reasons and history of verdicts."""
     row = store.rollouts.get(number)
@@ -171,6 +167,10 @@ def _stage(store: Store, row: Row, stage: Row, verdict: Row | None, scale: float
         "name": stage_name(stage),
         "kind": stage["kind"],
         "region": stage["region"],
+        "device_share": stage["settings"].get("device_share", 1.0),
+        "waits_for_approval": bool(
+            stage["settings"].get("approve") and not stage["approved_s"] and not stage["opened_s"]
+        ),
         "epoch": stage["id"],
         "verdict": stage["verdict"],
         "why": stage["why"],

@@ -7,7 +7,8 @@ import typing
 
 import msgspec
 
-from cloud.config import RolloutSettings
+from cloud.config import RegionPlan, RolloutSettings
+from cloud.config.rollout import RolloutStep
 from cloud.store.rollouts import StagePlan
 from cloud.store.store import Store
 from shared.errors import ConflictError, PlanError
@@ -16,23 +17,101 @@ from shared.versions import parse_version
 FLEET = "*"
 
 
+class StageSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What one stage reaches and waits for, worked out when the plan is made.
+
+    Parameters
+    ----------
+    device_share, request_share : float
+        Which part of the region's devices take part, and of their requests; a shadow answers nobody.
+    approve : bool
+        It opens only when somebody says so.
+    hold_days, at_deadline : int, str
+        What happens if it has not passed after so many event days; 0 is without a deadline.
+    """
+
+    device_share: float = 1.0
+    request_share: float = 0.0
+    min_days: int = 0
+    min_outcomes: int = 0
+    approve: bool = False
+    hold_days: int = 0
+    at_deadline: str = "pause"
+
+
+def stage_name(stage: typing.Mapping[str, typing.Any]) -> str:
+    """Name a stage for people; of a step that some devices take, with their share.
+
+    >>> stage_name({"kind": "canary", "region": "west", "settings": {"device_share": 0.25}})
+    'canary west 25%'
+    """
+    name: str = stage["kind"] if stage["region"] == FLEET else f"{stage['kind']} {stage['region']}"
+    share = stage["settings"].get("device_share", 1.0)
+    return f"{name} {share:.3g}" if share < 0.01 else f"{name} {share:.0%}" if share < 1 else name  # noqa: PLR2004
+
+
 def stages_of(order: typing.Sequence[str], *, is_first: bool, settings: RolloutSettings) -> list[StagePlan]:
     """Return the stages of a rollout.
 
     The first version of a model has nothing to be compared with: it is installed region by region. Any other is
-    scored in shadow on the whole fleet, then answers a share of requests region by region.
+    scored in shadow on the whole fleet, then answers a share of requests region by region, in steps.
 
     >>> [stage.kind for stage in stages_of(["a", "b"], is_first=False, settings=RolloutSettings())]
     ['shadow', 'canary', 'canary']
+
+    Raises
+    ------
+    PlanError
+        The plan can not work.
     """
+    regions = list(settings.order or order)
+    check_plan(settings, order)
     if is_first:
-        return [StagePlan("install", region) for region in order]
-    check_plan(settings)
-    return [StagePlan("shadow", FLEET), *(StagePlan("canary", region) for region in order)]
+        return [StagePlan("install", region) for region in regions]
+    shadow = StageSettings(min_days=settings.shadow.min_days, min_outcomes=settings.shadow.min_outcomes)
+    steps = [(region, step) for region in regions for step in steps_of(settings, region)]
+    return [
+        StagePlan("shadow", FLEET, msgspec.to_builtins(shadow)),
+        *(StagePlan("canary", region, msgspec.to_builtins(step)) for region, step in steps),
+    ]
 
 
-def check_plan(settings: RolloutSettings) -> None:
-    """Refuse a plan that could never pass, or never fail.
+def steps_of(settings: RolloutSettings, region: str) -> list[StageSettings]:
+    """Return the steps of one region: what the region says goes before the step, and that before the canary."""
+    canary, own = settings.canary, settings.region.get(region, RegionPlan())
+    steps = canary.step or (RolloutStep(device_share=own.device_share or canary.device_share),)
+
+    def first(*values: typing.Any) -> typing.Any:  # noqa: ANN401 - of the kind of the values
+        return next(value for value in values if value is not None)
+
+    return [
+        StageSettings(
+            device_share=step.device_share,
+            request_share=first(own.request_share, step.request_share, canary.request_share),
+            min_days=first(own.min_days, step.min_days, canary.min_days),
+            min_outcomes=first(own.min_outcomes, step.min_outcomes, canary.min_outcomes),
+            approve=step.approve or (own.approve and i == 0),
+            hold_days=first(own.hold_days, canary.hold_days),
+            at_deadline=canary.at_deadline,
+        )
+        for i, step in enumerate(steps)
+    ]
+
+
+def for_stage(settings: RolloutSettings, stage: typing.Mapping[str, typing.Any]) -> RolloutSettings:
+    """Return the plan as it is for one stage: with that stage's shares and minimums."""
+    own = stage["settings"]
+    if not own:
+        return settings
+    minimums = {"min_days": own["min_days"], "min_outcomes": own["min_outcomes"]}
+    if stage["kind"] == "shadow":
+        return msgspec.structs.replace(settings, shadow=msgspec.structs.replace(settings.shadow, **minimums))
+    shares = {"request_share": own["request_share"], "device_share": own["device_share"]}
+    return msgspec.structs.replace(settings, canary=msgspec.structs.replace(settings.canary, **minimums, **shares))
+
+
+def check_plan(settings: RolloutSettings, order: typing.Sequence[str]) -> None:
+    """Refuse a plan that could never pass, or never fail, or leaves a region out.
 
     Raises
     ------
@@ -43,12 +122,54 @@ def check_plan(settings: RolloutSettings) -> None:
         raise PlanError("a canary that nobody gets proves nothing", field="rollout.canary", fix="Raise the share.")
     if settings.error_ratio >= 1:
         raise PlanError("a limit of 1 can never be exceeded", field="rollout.error_ratio", fix="Set it below 1.")
-    days = settings.shadow.min_days + settings.canary.min_days
+    _check_regions(settings, order)
+    _check_steps(settings)
+    regions = list(settings.order or order)
+    steps = [step for region in regions for step in steps_of(settings, region)]
+    for step in steps:
+        if 0 < step.hold_days <= step.min_days:
+            raise PlanError(
+                f"a step that waits for {step.min_days} days can not pass within its deadline of {step.hold_days}",
+                field="rollout.canary.hold_days",
+                fix=f"Set it above {step.min_days}, or to 0 for no deadline.",
+            )
+    longest = max(sum(step.min_days for step in steps_of(settings, region)) for region in regions) if regions else 0
+    days = settings.shadow.min_days + longest
     if settings.max_days <= days:
         raise PlanError(
             f"the rollout would be aborted after {settings.max_days} days, before its stages can pass",
             field="rollout.max_days",
             fix=f"Set it above {days}.",
+        )
+
+
+def _check_regions(settings: RolloutSettings, order: typing.Sequence[str]) -> None:
+    if settings.order and sorted(settings.order) != sorted(order):
+        raise PlanError(
+            f"{', '.join(settings.order)} are not the regions, which are {', '.join(order)}",
+            field="rollout.order",
+            fix="Name each region once.",
+        )
+    unknown = sorted(set(settings.region) - set(order))
+    if unknown:
+        raise PlanError(
+            f"there is no region {unknown[0]!r:.60}", field="rollout.region", fix=f"Known are: {', '.join(order)}."
+        )
+
+
+def _check_steps(settings: RolloutSettings) -> None:
+    shares = [step.device_share for step in settings.canary.step]
+    if sorted(set(shares)) != shares:
+        raise PlanError(
+            f"the steps take {', '.join(f'{share:g}' for share in shares)} of the devices",
+            field="rollout.canary.step",
+            fix="Each step takes more of them than the one before.",
+        )
+    if shares and shares[-1] < 1:
+        raise PlanError(
+            f"the last step takes {shares[-1]:g} of the devices: the rest would never have seen the candidate",
+            field="rollout.canary.step",
+            fix="Let the last step take all: device_share = 1.0",
         )
 
 

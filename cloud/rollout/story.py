@@ -30,7 +30,9 @@ def stage_title(stage: Row) -> str:
     >>> stage_title({"kind": "shadow", "region": "*"}), stage_title({"kind": "canary", "region": "west"})
     ('Shadow', 'West')
     """
-    return stage["kind"].capitalize() if stage["region"] == "*" else place(stage["region"])
+    name = stage["kind"].capitalize() if stage["region"] == "*" else place(stage["region"])
+    share = stage.get("device_share", 1.0)
+    return name if share >= 1 else f"{name} ({percent(share)} of devices)"
 
 
 def devices_text(n: int) -> str:
@@ -148,6 +150,8 @@ def next_steps(view: Row) -> list[str]:
         return ["It is paused: no further stage opens, and a bad verdict still rolls back."]
     stages, progress = view["stages"], view["progress"]
     waiting = [stage for stage in stages if stage["verdict"] == "WAITING"]
+    if not progress and waiting and waiting[0]["waits_for_approval"]:
+        return [f"{stage_title(waiting[0])} waits for somebody's word: covey rollout approve {view['id']}"]
     if not progress and waiting:
         return [f"{stage_title(waiting[0])} opens when the worker looks next."]
     if not progress:

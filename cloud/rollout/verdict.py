@@ -101,7 +101,7 @@ def judge(
     waits += _looks_worse(asked, metric, margin)
     said = f"{counts.verified} of {counts.online} online devices verified, {_outcomes(kind, evidence, plan):,} outcomes"
     unproven = [] if quality.word == "promote" else [f"{metric.name}: {'; '.join(quality.reasons)}"]
-    unproven += guardrails.unproven(decisions)
+    unproven += guardrails.unproven(decisions) if plan.guardrails == "prove" else []
     return _verdict(bad, waits, said, inputs=inputs, unproven=unproven)
 
 

@@ -14,10 +14,17 @@ ENDED = ("promoted", "rolled_back", "aborted", "undone")
 
 
 class StagePlan(typing.NamedTuple):
-    """A stage as the plan has it; region ``*`` is the whole fleet."""
+    """A stage as the plan has it; region ``*`` is the whole fleet.
+
+    Parameters
+    ----------
+    settings : mapping
+        What this stage waits for and how many it reaches; empty for an installation.
+    """
 
     kind: typing.Literal["install", "shadow", "canary"]
     region: str
+    settings: typing.Mapping[str, object] = {}
 
 
 class Rollouts:
@@ -66,8 +73,8 @@ class Rollouts:
             rollout = int(cursor.lastrowid or 0)
             connection.executemany(
                 "insert into stages (rollout, position, kind, region, opened_s, opened_day, passed_s, passed_day,"
-                " verdict, why) values (?, ?, ?, ?, 0, 0, 0, 0, 'WAITING', '')",
-                [(rollout, i, stage.kind, stage.region) for i, stage in enumerate(stages)],
+                " verdict, why, settings) values (?, ?, ?, ?, 0, 0, 0, 0, 'WAITING', '', ?)",
+                [(rollout, i, stage.kind, stage.region, json.dumps(stage.settings)) for i, stage in enumerate(stages)],
             )
         return rollout
 
@@ -133,8 +140,13 @@ class Rollouts:
     # ---- stages and verdicts
 
     def stages(self, rollout: int) -> list[Row]:
-        """Stages in order."""
-        return self._db.rows("select * from stages where rollout = ? order by position", (rollout,))
+        """Stages in order, with their settings as plain data."""
+        rows = self._db.rows("select * from stages where rollout = ? order by position", (rollout,))
+        return [row | {"settings": json.loads(row["settings"])} for row in rows]
+
+    def approve_stage(self, stage: int) -> None:
+        """Note that somebody lets a stage open."""
+        self._db.connection.execute("update stages set approved_s = ? where id = ?", (time.time(), stage))
 
     def open_stage(self, stage: int, event_day: int) -> None:
         """Open a stage."""

@@ -130,3 +130,20 @@ create index devices_by_key on devices (public_key);
 create index device_events_by_device on device_events (device, received_s)
 """,
     )
+
+
+@migrations(name="0006-plans-with-steps")
+def _plans_with_steps(db: sqlite_utils.Database) -> None:
+    _run(
+        db,
+        """
+alter table stages add column settings text not null default '{}';
+alter table stages add column approved_s real not null default 0;
+create table orders_anew (id integer primary key, rollout integer not null, action text not null
+    check (action in ('pause', 'resume', 'abort', 'undo', 'approve')), actor text not null, reason text not null,
+    created_s real not null, done_s real not null, result text not null);
+insert into orders_anew select * from orders;
+drop table orders;
+alter table orders_anew rename to orders
+""",
+    )

@@ -44,6 +44,7 @@ probation_s = 0.2
 replay = true
 [rollout]
 min_devices = 2
+guardrails = "watch"
 install_timeout_s = {install_timeout_s}
 max_days = 40
 [rollout.shadow]

@@ -256,6 +256,9 @@ def test_a_candidate_that_is_not_proven_harmless_passes_its_stage_and_is_not_pro
     assert (said.word, said.promote) == ("PASS", False)
     (waits,) = said.waits
     assert waits.startswith({"faults": "failed or slow answers", "latencies": "latency"}[lacks])
+    watching = msgspec.structs.replace(PLAN, guardrails="watch")
+    assert verdict("canary", of(pairs(0.05), **(fine | {lacks: []})), settings=watching).promote
+    assert verdict("canary", of(pairs(0.05), faults=faults(200)), settings=watching).word == "FAIL"
 
 
 def test_anybody_can_recompute_a_verdict_from_its_inputs() -> None:

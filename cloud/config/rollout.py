@@ -1,0 +1,124 @@
+"""``[rollout]``: stages, steps inside a region, limits, and when a promotion is taken back."""
+
+from __future__ import annotations
+
+import typing
+
+import msgspec
+
+from cloud.config.table import AtLeastOne, Count, NotNegative, Positive, Ratio, Table
+
+Share = typing.Annotated[float, msgspec.Meta(gt=0, le=1)]
+
+
+class ShadowSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[rollout.shadow]``: the candidate is scored on the whole fleet, and never answers."""
+
+    min_days: Count = 7
+    min_outcomes: Count = 1600
+
+
+class RolloutStep(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[rollout.canary.step]]``: one step inside each region; without any, a region is one step.
+
+    Parameters
+    ----------
+    device_share, request_share : float
+        Which part of the region's devices take part, and of their requests.
+    min_days, min_outcomes : int
+        What the step waits for; as in ``[rollout.canary]`` if left out.
+    approve : bool
+        The step opens only when somebody says so: ``covey rollout approve``.
+    """
+
+    device_share: Share
+    request_share: Share | None = None
+    min_days: Count | None = None
+    min_outcomes: Count | None = None
+    approve: bool = False
+
+
+class RegionPlan(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[rollout.region.NAME]``: what is different in one region.
+
+    Parameters
+    ----------
+    request_share, device_share, min_days, min_outcomes, hold_days : float, float, int, int, int
+        In place of those in ``[rollout.canary]``.
+    approve : bool
+        The region's first step opens only when somebody says so.
+    """
+
+    request_share: Share | None = None
+    device_share: Share | None = None
+    min_days: Count | None = None
+    min_outcomes: Count | None = None
+    hold_days: Count | None = None
+    approve: bool = False
+
+
+class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[rollout.canary]``: the candidate answers a share of requests, region by region.
+
+    Parameters
+    ----------
+    hold_days, at_deadline : int, str
+        A step that has not passed after so many event days pauses the rollout, or aborts it; 0 is without a deadline.
+    """
+
+    request_share: Ratio = 0.5
+    device_share: Ratio = 1.0
+    min_days: Count = 3
+    min_outcomes: Count = 300
+    keep_pairs: bool = True
+    hold_days: Count = 0
+    at_deadline: typing.Literal["pause", "abort"] = "pause"
+    step: tuple[RolloutStep, ...] = ()
+
+
+class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[rollout]``: the plan of every rollout; a plan file lays the same keys over it.
+
+    Parameters
+    ----------
+    order : tuple of str
+        Regions in the order in which they open; that of ``[regions]`` by default.
+    verified_share : float
+        Share of the online devices in a stage that must run the new generation, checked, before the next opens.
+    error_ratio, error_min_executed : float, int
+        A stage fails when so large a share of the devices that tried failed or timed out, once so many tried.
+    install_timeout_s : float
+        A device that is online and has not verified after so long counts as failed.
+    max_days : int
+        After so many days of event time without a verdict the rollout is aborted.
+    request_error_margin : float
+        How much larger a share of the candidate's answers may fail, be slow, or be approximate.
+    latency_margin : float
+        How much slower the candidate may be, as a share of the incumbent's latency; 0 does not look at latency.
+    guardrails : str
+        ``prove``: promotion waits until failures and latency are proven not to be worse by their margins; ``watch``:
+        they only roll back. Few devices prove little: a fleet of four may have to watch.
+    undo_window_days : int
+        How long after promotion an undo is one order.
+    alarm : str
+        What happens when the failures of a promoted version rise within that window: ``undo`` goes back by itself,
+        ``tell`` says so in the audit log and on the pages, ``off`` does not look.
+    """
+
+    verified_share: Ratio = 0.95
+    error_ratio: Ratio = 0.2
+    error_min_executed: AtLeastOne = 3
+    install_timeout_s: Positive = 3600.0
+    request_error_margin: typing.Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.01
+    latency_margin: NotNegative = 0.5
+    alpha: typing.Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
+    alpha_promote: typing.Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
+    min_devices: Count = 20
+    max_days: AtLeastOne = 60
+    undo_window_days: typing.Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 30
+    guardrails: typing.Literal["prove", "watch"] = "prove"
+    alarm: typing.Literal["undo", "tell", "off"] = "undo"
+    shadow: ShadowSettings = ShadowSettings()
+    canary: CanarySettings = CanarySettings()
+    order: tuple[str, ...] = ()
+    region: dict[str, RegionPlan] = msgspec.field(default_factory=dict)

@@ -1,0 +1,145 @@
+"""What a plan would do: how long it takes, how many devices it exposes, what harm it would see. Pure."""
+
+from __future__ import annotations
+
+import math
+import typing
+
+from cloud.analysis.mixture import log_e_drop
+from cloud.config import RolloutSettings
+from cloud.store.rollouts import StagePlan
+
+_MOST_OUTCOMES = 1e9
+_STEPS = 80
+
+
+class Traffic(typing.NamedTuple):
+    """What is known, or assumed, of a fleet.
+
+    Parameters
+    ----------
+    devices : mapping
+        Region to number of devices.
+    outcomes_per_day : float
+        Of one device.
+    deviation : float
+        Standard deviation of the paired gain, in units of the metric.
+    label_window_days : float
+        After so long an outcome is mature.
+    """
+
+    devices: typing.Mapping[str, int]
+    outcomes_per_day: float
+    deviation: float
+    label_window_days: float
+
+
+class Forecast(typing.NamedTuple):
+    """One stage, as it is likely to go.
+
+    Parameters
+    ----------
+    days : float
+        From when it opens until it may pass at the earliest; infinite if it never can.
+    devices, exposed : int, int
+        That take part; that answer with the candidate, in all stages up to this one.
+    sees : str
+        What it waits for longest: ``days``, ``outcomes`` or ``approval``.
+    """
+
+    name: str
+    days: float
+    devices: int
+    exposed: int
+    sees: str
+
+
+def forecast(
+    stages: typing.Sequence[StagePlan], names: typing.Sequence[str], settings: RolloutSettings, traffic: Traffic
+) -> list[Forecast]:
+    """Forecast each stage of a plan.
+
+    Parameters
+    ----------
+    names : sequence of str
+        What each stage is called.
+    """
+    seen: dict[str, int] = {}
+    found = []
+    for stage, name in zip(stages, names, strict=True):
+        own = typing.cast("dict[str, typing.Any]", stage.settings)
+        every = sum(traffic.devices.values()) if stage.region == "*" else traffic.devices.get(stage.region, 0)
+        devices = math.ceil(every * own.get("device_share", 1.0))
+        if stage.kind == "canary":
+            seen[stage.region] = devices
+        share = own.get("request_share", 1.0) if stage.kind == "canary" and not settings.canary.keep_pairs else 1.0
+        a_day = devices * traffic.outcomes_per_day * share
+        for_outcomes = _ratio(own.get("min_outcomes", 0), a_day)
+        wait = max(float(own.get("min_days", 0)), for_outcomes)
+        word = "approval" if own.get("approve") else "outcomes" if for_outcomes > own.get("min_days", 0) else "days"
+        window = traffic.label_window_days if stage.kind != "install" else 0.0
+        found.append(Forecast(name, wait + window, devices, sum(seen.values()), word))
+    return found
+
+
+def _ratio(n: float, a_day: float) -> float:
+    return 0.0 if not n else n / a_day if a_day else math.inf
+
+
+def outcomes_until_rollback(harm: float, *, margin: float, deviation: float, alpha: float) -> float:
+    """Pairs after which a candidate that is worse by `harm` is rolled back, should the mean be what it is on average.
+
+    Parameters
+    ----------
+    harm, margin, deviation : float
+        In units of the metric; above 0.
+
+    Returns
+    -------
+    float
+        Infinite for a harm that is too small ever to be acted upon.
+
+    Examples
+    --------
+    >>> round(outcomes_until_rollback(0.04, margin=0.02, deviation=0.4, alpha=0.05))
+    757
+    >>> outcomes_until_rollback(0.001, margin=0.02, deviation=0.4, alpha=0.05)
+    inf
+    """
+
+    def enough(n: float) -> bool:
+        error = deviation / math.sqrt(n)
+        return log_e_drop(harm / error, margin / error) >= math.log(1 / alpha)
+
+    if not enough(_MOST_OUTCOMES):
+        return math.inf
+    low, high = 1.0, _MOST_OUTCOMES
+    for _ in range(_STEPS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def faults_of(
+    found: typing.Sequence[Forecast], settings: RolloutSettings, traffic: Traffic, *, harm: float, margin: float
+) -> list[str]:
+    """Say what is odd about a plan, for this fleet: limits that can not be reached, or mean nothing."""
+    said = [f"{one.name}: no device takes part" for one in found if not one.devices]
+    said += [
+        f"{one.name}: {one.days:,.0f} days until its outcomes are in, and the rollout ends after {settings.max_days}"
+        for one in found
+        if one.devices and one.days > settings.max_days
+    ]
+    total = sum(traffic.devices.values())
+    if total < settings.min_devices:
+        said.append(f"promotion asks for {settings.min_devices} devices, and there are {total}: it never comes")
+    days = sum(one.days for one in found)
+    if settings.max_days < days < math.inf and not any(one.days > settings.max_days for one in found):
+        said.append(f"all stages together take {days:,.0f} days, and the rollout ends after {settings.max_days}")
+    if total < settings.error_min_executed:
+        said.append(f"the limit of errors asks for {settings.error_min_executed} devices, and there are {total}")
+    if harm and math.isinf(
+        outcomes_until_rollback(harm, margin=margin, deviation=traffic.deviation, alpha=settings.alpha)
+    ):
+        said.append(f"a candidate that is worse by {harm:g} is never rolled back: the margin is {margin:g}")
+    return said

@@ -15,7 +15,7 @@ from shared.errors import CoveyError, ModelError
 if typing.TYPE_CHECKING:
     from edge_agent.predict.server import HttpServer
 
-_TURN_REQUESTS = 16
+_TURN_REQUESTS = 4
 _READ_AHEAD = 64
 _READ_BYTES = 64 << 10
 _LINGER_S = 2.0
@@ -45,7 +45,7 @@ class Connection(asyncio.Protocol):
         self._is_full = self._is_scheduled = self._is_paused = False
         self._is_last = self._has_eof = self._lingers = False
         self._linger_bytes = self._n_unsent = 0
-        self.held_bytes = self.n_answered = 0
+        self.held_bytes = self.born = self.turn = 0
         self.seen = server.tick
 
     @property
@@ -100,16 +100,17 @@ class Connection(asyncio.Protocol):
             self._flush(out, [])
             return
         reply, made = said
-        self.n_answered += 1
-        self.seen = self._server.tick
-        self._server.api.meters.replies[200] += 1
+        server = self._server
+        server.n_turns += 1
+        self.seen, self.turn = server.tick, server.n_turns
+        server.api.meters.replies[200] += 1
         if self._transport is not None:
             self._transport.write(reply)
         # What is still to be sent goes out when the loop is next asked; what is recorded can wait for that.
         if self._transport is not None and not self._transport.get_write_buffer_size():
-            self._server.finish_one(made)
+            server.finish_one(made)
         else:
-            self._loop.call_soon(self._server.finish_one, made)
+            self._loop.call_soon(server.finish_one, made)
 
     def eof_received(self) -> bool:
         """Keep a half-closed connection open while answers are due."""
@@ -193,7 +194,6 @@ class Connection(asyncio.Protocol):
 
     def _say(self, request: Request, response: Response, out: list[bytes], after: list[Prediction]) -> None:
         """Put a reply to what goes out next."""
-        self.n_answered += 1
         self._server.api.meters.replies[response.status] += 1
         after += response.after
         is_head = request.method == "HEAD"
@@ -213,7 +213,9 @@ class Connection(asyncio.Protocol):
             self._server.api.meters.replies[self._refusal.status] += 1
             out.append(_written(self._refusal, is_head=False, is_last=True))
         if out and self._transport is not None:
-            self.seen = self._server.tick
+            server = self._server
+            server.n_turns += 1
+            self.seen, self.turn = server.tick, server.n_turns
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
         if is_through:
             if self.held_bytes and not self._incoming.is_in_body:
@@ -243,6 +245,7 @@ class Connection(asyncio.Protocol):
     def _hang_up(self) -> None:
         """Say that nothing more comes, and pass over what still does: a line cut under a sender loses the reply."""
         self._lingers = True
+        self._server.release(self)
         transport = self._transport
         if transport is None:
             return

@@ -16,6 +16,7 @@ from edge_agent.predict.routes import Api
 _TICKS = 8
 _MIN_TICK_S, _MAX_TICK_S = 0.02, 5.0
 _EVICTED_SHARE = 32
+_NEW_SHARE = 2
 _STEP_S = 0.02
 
 
@@ -67,7 +68,7 @@ class HttpServer:
         )
         self.quick = Quick(api.engine, api.clock.now)
         self.connections: set[Connection] = set()
-        self.tick = 0
+        self.tick = self.n_turns = self._n_admitted = 0
         self.is_stopping = False
         self._held_bytes = 0
         self._full: dict[Connection, int] = {}
@@ -113,13 +114,21 @@ class HttpServer:
             if not idle:
                 self.n_refused += 1
                 raise BusyError("too many connections", fix="Try again later.")
-            # Who has never sent a whole request goes before who has; the scan is paid for by many newcomers.
-            idle.sort(key=lambda one: (one.n_answered > 0, one.seen))
-            for one in idle[: max(1, len(idle) // _EVICTED_SHARE)]:
+            idle.sort(key=self._worth)
+            for one in idle[: max(1, len(idle) // _EVICTED_SHARE)]:  # the scan is paid for by many newcomers
                 self.n_evicted += 1
                 self.connections.discard(one)
                 one.abort()
+        self._n_admitted += 1
+        connection.born = self._n_admitted
         self.connections.add(connection)
+
+    def _worth(self, one: Connection) -> tuple[int, int]:
+        """Order in which connections make room: silent ones, those answered long ago, and new ones last."""
+        if one.turn:
+            return 1, one.turn
+        is_new = self._n_admitted - one.born < self.limits.max_connections // _NEW_SHARE
+        return (2 if is_new else 0), one.born
 
     def forget(self, connection: Connection) -> None:
         """A connection is gone."""

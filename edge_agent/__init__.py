@@ -1,1 +1,19 @@
 """The device side of Covey: pulls signed models, answers locally and sends sums back when there is a network."""
+
+from __future__ import annotations
+
+import typing
+
+if typing.TYPE_CHECKING:
+    from edge_agent.predictor import Answer, Predictor
+
+__all__ = ["Answer", "Predictor"]
+
+
+def __getattr__(name: str) -> object:
+    """Import what is for applications when it is asked for: the agent itself has no use for it."""
+    if name in __all__:
+        from edge_agent import predictor
+
+        return getattr(predictor, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

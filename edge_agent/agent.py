@@ -111,6 +111,26 @@ class Agent:
             await http.stop(patience_s=serve.stop_timeout_s)
             await self._end(tasks)
 
+    async def run_inside(self, on_ready: typing.Callable[[], None], *, with_sync: bool) -> None:
+        """Do all of `run` but to listen for requests, inside another program that asks `engine` itself.
+
+        The caller holds the lock of the store, and calls `stop` to end this.
+        """
+        loop = asyncio.get_running_loop()
+        private = await control.serve(self.layout.control, self._command)
+        tasks = [loop.create_task(self.switch.boot()), loop.create_task(self._keep_folding())]
+        if with_sync:
+            tasks.append(loop.create_task(self.sync.run()))
+        await self.switch.begun.wait()
+        on_ready()
+        await self._stop.wait()
+        private.close()
+        await self._end(tasks)
+
+    def stop(self) -> None:
+        """Let `run` or `run_inside` come to its end; call it where the event loop runs."""
+        self._stop.set()
+
     def _limits(self) -> Limits:
         serve = self.settings.serve
         return Limits(

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import resource
@@ -22,6 +23,8 @@ import typing
 
 import predict_cases as cases
 import predict_world as world
+
+from edge_agent import Predictor
 
 NAMED, SHIPPED = "run, named inputs", "run, as shipped"
 FOREST = "forest of 500: run, as shipped"
@@ -104,15 +107,17 @@ _IMPORT = "import onnxruntime, pathlib; print(pathlib.Path('/proc/self/status').
 def import_costs() -> tuple[float, float]:
     """CPU seconds and KiB of a process that imports onnxruntime and does nothing."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([PYTHON, "-c", _IMPORT], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [PYTHON, "-c", _IMPORT], check=True, capture_output=True, text=True, env=os.environ | world.COMPILED
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return cpu, float(done.stdout.split("VmRSS:")[1].split()[0])
 
 
-def first_answer(layout: world.Layout, trained: world.Trained, **environment: str) -> tuple[float, float]:
+def first_answer(layout: world.Layout, trained: world.Trained) -> tuple[float, float]:
     """CPU seconds of a new agent up to its first answer, which is in the table; and its memory after some more."""
-    with world.agent(layout, **environment) as process:
+    with world.agent(layout, COVEY_SERVE__LOOP="asyncio") as process:
         client = cases.covey_client(process, trained)
         client(1)
         cpu = world.cpu_s(process.pids[0])
@@ -132,6 +137,7 @@ def costs_of(folder: pathlib.Path, trained: world.Trained, shadow: world.Trained
     only = world.sealed(trained, "v1", table, answer_order="precomputed_only")
     light = world.make_store(folder / "light", only)
     found: dict[str, list[float]] = {name: [] for name in COSTS}
+    import_costs(), first_answer(full, trained)  # the first start of all compiles
     for _ in range(size.starts):
         base_cpu, base_kib = import_costs()
         cpu, kib = first_answer(full, trained)
@@ -162,6 +168,9 @@ def run(size: Size) -> tuple[Found, dict[str, float]]:
             some[f"HTTP, {loop}"] = client
         loaded = cases.opened(folder / "alone", world.sealed(trained, "v1", None))
         some["in process: encode and run"] = cases.encode_and_run(loaded, trained)
+        alone = world.make_store(folder / "inside", bundles[0])
+        predictor = stack.enter_context(Predictor(alone.store, with_sync=False))
+        some["in process: everything"] = cases.predictor_case(predictor, trained)
         some |= cases.look_ups(trained, (10_000, 100_000, 1_000_000))
         some[FOREST] = cases.plain_runs(forest)[SHIPPED]
         time.sleep(3)  # so that all models are loaded

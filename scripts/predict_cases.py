@@ -11,6 +11,7 @@ import typing
 import numpy as np
 import predict_world as world
 
+from edge_agent import Predictor
 from edge_agent.predict.loaded import LoadedBundle
 from shared.features import Encoder
 from shared.precomputed import PrecomputedTable
@@ -175,6 +176,16 @@ def encode_and_run(loaded: LoadedBundle, trained: world.Trained) -> Case:
         if abs(loaded.answer(row)[0][1] - answer[1]) > TOLERANCE:
             raise AssertionError(row)
     return timed(loaded.answer, trained.rows)
+
+
+def predictor_case(predictor: Predictor, trained: world.Trained) -> Case:
+    """Answer rows as an application does."""
+    seen = {predictor.predict(row).prediction_id for row in trained.rows}
+    for row, answer in zip(trained.rows, trained.answers, strict=True):
+        made = predictor.predict(row)
+        if abs(made.value - answer[1]) > TOLERANCE or made.source != "onnx" or made.prediction_id in seen:
+            raise AssertionError(row)
+    return timed(predictor.predict, trained.rows)
 
 
 # ---- look-ups

@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 import typing
 
@@ -234,6 +235,13 @@ def make_store(folder: pathlib.Path, incumbent: Sealed, shadow: Sealed | None = 
     return layout
 
 
+# An installed program is compiled; one in a working tree may be told to leave no compiled files there.
+COMPILED = {
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTHONPYCACHEPREFIX": str(pathlib.Path(tempfile.gettempdir()) / "covey-bench"),
+}
+
+
 class Process(typing.NamedTuple):
     """A running server."""
 
@@ -246,7 +254,7 @@ def agent(layout: Layout, **environment: str) -> collections.abc.Iterator[Proces
     """Run ``covey-edge run`` on a store."""
     command = [sys.executable, "-m", "edge_agent.cli", "--store", str(layout.store), "run", "--port", "0", "--no-sync"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | COMPILED | environment
     ) as process:
         try:
             if not process.stdout:

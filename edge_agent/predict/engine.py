@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import typing
@@ -18,7 +19,7 @@ from shared.features.encoder import check_columns
 from shared.telemetry import APPROXIMATE
 
 __all__ = ["ActiveModel", "Engine", "Prediction", "Row", "main_score"]
-_NONCE_MODULUS = 1 << (8 * experiment.NONCE_BYTES)
+_NONCE_MASK = (1 << (8 * experiment.NONCE_BYTES)) - 1
 _Answered = tuple[int, Codes, tuple[float, ...], int]
 
 
@@ -40,7 +41,8 @@ class Engine:
         self._sealer = experiment.Sealer(id_key)
         self._models: dict[str, ActiveModel] = {}
         self._tags: dict[int, str] = {}
-        self._nonce = int.from_bytes(os.urandom(experiment.NONCE_BYTES), "little")
+        # A step of it is one call into C, so that several threads may ask at once.
+        self._next_nonce = itertools.count(int.from_bytes(os.urandom(experiment.NONCE_BYTES), "big")).__next__
         self.generation = ""
         self.replay = False
 
@@ -108,8 +110,7 @@ class Engine:
         """
         start = since_s or time.perf_counter()
         check_columns(row, active.columns)
-        self._nonce = (self._nonce + 1) % _NONCE_MODULUS
-        nonce = self._nonce.to_bytes(experiment.NONCE_BYTES, "big")
+        nonce = (self._next_nonce() & _NONCE_MASK).to_bytes(experiment.NONCE_BYTES, "big")
         asked = int(active.shares(unit or nonce.hex()) < active.share_bp) if active.share_bp else INCUMBENT
         at_s = int(event_s)
         if is_substitute:
@@ -122,7 +123,10 @@ class Engine:
         return Prediction(active, row, codes, arm, outputs, source, prediction_id, nonce, at_s, latency_s, arm != asked)
 
     def _answer(self, active: ActiveModel, arm: int, row: Row, event_s: int) -> _Answered:
-        """Answer from the arm; a candidate that fails is counted and the incumbent answers in its place."""
+        """Answer from the arm; a candidate that fails is counted and the incumbent answers in its place.
+
+        Where the incumbent must be waited for, nothing is counted yet: whoever waits asks again with `is_substitute`.
+        """
         bundle = active.bundle(arm)
         try:
             codes = bundle.encoder.code(row)
@@ -130,17 +134,25 @@ class Engine:
         except NotReadyError:
             raise
         except (ModelError, DataError) as err:
-            if arm == INCUMBENT and isinstance(err, DataError):
-                raise
-            self._record(self._failed(active, arm, event_s, served=True))
             if arm == INCUMBENT:
+                if isinstance(err, ModelError):
+                    self._record(self._failed(active, arm, event_s, served=True))
                 raise
         codes = active.incumbent.encoder.code(row)
         try:
-            return INCUMBENT, codes, *active.incumbent.answer_codes(codes)
+            answer = active.incumbent.answer_codes(codes)
         except (NotReadyError, SlowModelError) as err:
             err.is_substitute = True
             raise
+        except (ModelError, DataError):
+            self.note_failed(active, event_s)
+            raise
+        self.note_failed(active, event_s)
+        return INCUMBENT, codes, *answer
+
+    def note_failed(self, active: ActiveModel, event_s: float) -> None:
+        """Count a candidate that could not answer."""
+        self._record(self._failed(active, CANDIDATE, int(event_s), served=True))
 
     def _failed(self, active: ActiveModel, arm: int, event_s: int, *, served: bool) -> Failed:
         return Failed(active.entry.model, active.bundle(arm).version, active.epoch, arm, served, event_s)

@@ -1,0 +1,253 @@
+"""Answers inside a Python program: what ``covey-edge run`` does for a device, without a socket in between."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import os
+import pathlib
+import threading
+import time
+import typing
+
+from edge_agent.agent import Agent
+from edge_agent.config import Layout, find_store
+from edge_agent.files import lock
+from edge_agent.predict.apart import SlowModelError, in_place
+from edge_agent.predict.engine import ActiveModel, Prediction, Row
+from edge_agent.predict.loaded import NotReadyError
+from edge_agent.predict.replies import label_index
+from edge_agent.records import ARM_NAMES
+from shared.errors import ConflictError, ModelError
+from shared.telemetry import APPROXIMATE, SOURCES
+
+_START_S, _RETRY_LOADING_S, _LOADING_PATIENCE_S = 60.0, 0.01, 60.0
+_FINISH_S = 0.01
+_MAX_UNFINISHED = 10_000
+
+
+class Answer:
+    """An answer, as ``POST /v1/predict`` gives it.
+
+    Attributes
+    ----------
+    outputs : tuple of float
+        Probabilities in the order of the model's classes; of a regression the value.
+    prediction_id : str
+        Names the answer when its outcome is known.
+    """
+
+    __slots__ = ("_made", "outputs", "prediction_id")
+
+    def __init__(self, made: Prediction) -> None:
+        self._made, self.outputs, self.prediction_id = made, made.outputs, made.prediction_id
+
+    @property
+    def label(self) -> str | int | bool | None:
+        """The class that is answered; None of a regression."""
+        classes = self._made.bundle.manifest.classes
+        return classes[label_index(self._made)] if classes else None
+
+    @property
+    def value(self) -> float:
+        """Probability of the second of two classes, value of a regression, else the first class' probability."""
+        return self._made.score
+
+    @property
+    def version(self) -> str:
+        """The version that answered."""
+        return self._made.bundle.version
+
+    @property
+    def arm(self) -> str:
+        """Whether that was the ``incumbent`` or the ``candidate``."""
+        return ARM_NAMES[self._made.arm]
+
+    @property
+    def source(self) -> str:
+        """Where the answer came from: ``precomputed``, ``onnx``, ``coarse`` or ``default``."""
+        return SOURCES[self._made.source]
+
+    @property
+    def is_approximate(self) -> bool:
+        """Whether it is a coarser answer than the model's, which judges nobody."""
+        return self._made.source in APPROXIMATE
+
+    def __repr__(self) -> str:
+        return f"Answer(outputs={self.outputs}, version={self.version!r}, arm={self.arm!r}, source={self.source!r})"
+
+
+class Predictor:
+    """The models of a device's store, inside this process.
+
+    It is the device while it is open: it answers, records, follows updates, watches a new generation and rolls it back.
+    So only one process can be that at a time, either this one or ``covey-edge run``. Any thread may ask.
+
+    Parameters
+    ----------
+    store : path, optional
+        The device's store; by default the one that ``covey-edge`` uses. The device must have joined a fleet.
+    with_sync : bool
+        Keep in sync with the cloud, by a child process as ``covey-edge run`` does. Without it somebody else calls
+        ``covey-edge sync`` now and then.
+
+    Raises
+    ------
+    ConflictError
+        Another process serves from this store.
+    NotFoundError
+        The device has not joined a fleet.
+    """
+
+    def __init__(self, store: str | os.PathLike[str] | None = None, *, with_sync: bool = True) -> None:
+        layout = Layout(pathlib.Path(store).absolute() if store else find_store(None))
+        identity, settings = layout.load_identity(), layout.load_settings(os.environ)
+        self._stack = contextlib.ExitStack()
+        try:
+            self._stack.enter_context(lock(layout.serve_lock))
+        except ConflictError as err:
+            raise ConflictError(
+                f"another process serves from {layout.store}", fix="Ask it over HTTP, or stop it first."
+            ) from err
+        self._agent = Agent(layout, identity, settings)
+        self._engine, self._clock = self._agent.engine, self._agent.clock
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._faults: list[BaseException] = []
+        self._unfinished: collections.deque[Prediction] = collections.deque()
+        self._finishing = threading.Lock()
+        self._is_open = True
+        self._thread = threading.Thread(target=self._run, args=(with_sync,), name="covey", daemon=True)
+        self._thread.start()
+        self._ready.wait(_START_S)
+        if self._faults:
+            self.close()
+            raise self._faults[0]
+
+    def predict(
+        self,
+        row: Row,
+        *,
+        model: str | None = None,
+        unit: str | None = None,
+        event_time: str | float | None = None,
+    ) -> Answer:
+        """Answer one row.
+
+        Parameters
+        ----------
+        row : mapping
+            Raw features by name.
+        model : str, optional
+            Which model, if there are several.
+        unit : str, optional
+            Who or what it is for; the same unit stays in the same arm.
+        event_time : str or float, optional
+            When it happens; now by default.
+
+        Raises
+        ------
+        DataError
+            The row is wrong; the field says which feature.
+        NotFoundError
+            No such model, or none yet.
+        ModelError
+            Nothing could answer, or this is closed.
+        """
+        active = self._engine.model(model)
+        if event_time is None:
+            event_s = self._clock.now()
+        else:
+            event_s = self._clock.of_request(event_time, active.incumbent.manifest.label_window_s)
+        try:
+            made = self._engine.predict(active, row, unit=unit, event_s=event_s)
+        except (NotReadyError, SlowModelError):
+            made = self._predict_slowly(active, row, unit, event_s)
+        if not self._is_open:
+            raise ModelError("this predictor is closed", fix="Make a new one.")
+        if active.scores_other and len(self._unfinished) < _MAX_UNFINISHED:
+            self._unfinished.append(made)
+        else:
+            self._engine.finish(made, score_other=False)
+        return Answer(made)
+
+    def _predict_slowly(self, active: ActiveModel, row: Row, unit: str | None, event_s: float) -> Prediction:
+        """Answer by a slow model in this thread, or once the model has loaded."""
+        deadline = time.monotonic() + _LOADING_PATIENCE_S
+        while True:
+            try:
+                return in_place(lambda: self._engine.predict(active, row, unit=unit, event_s=event_s))
+            except NotReadyError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_LOADING_S)
+
+    def outcome(self, prediction_id: str, label: object) -> None:
+        """Say what became of an earlier answer.
+
+        Raises
+        ------
+        DataError
+            The id is not one of this device's, or the label is not one of the model's.
+        """
+        self._finish()  # the answer's own record must come first
+        self._engine.outcome(prediction_id, label, now_s=self._clock.now())
+
+    def status(self) -> dict[str, object]:
+        """Return what ``GET /v1/status`` shows."""
+        return self._agent.status()
+
+    # ---- life
+
+    def _run(self, with_sync: bool) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._live(with_sync=with_sync))
+        except BaseException as err:  # noqa: BLE001 - told by the thread that waits for it
+            self._faults.append(err)
+        finally:
+            self._loop.close()
+            self._ready.set()
+
+    async def _live(self, *, with_sync: bool) -> None:
+        finishing = asyncio.get_running_loop().create_task(self._keep_finishing())
+        try:
+            await self._agent.run_inside(self._ready.set, with_sync=with_sync)
+        finally:
+            finishing.cancel()
+
+    async def _keep_finishing(self) -> None:
+        """Score the other arm for answers that are given; nobody waits for that."""
+        while True:
+            await asyncio.sleep(_FINISH_S)
+            self._finish()
+
+    def _finish(self) -> None:
+        with self._finishing:
+            while self._unfinished:
+                self._finish_one(self._unfinished.popleft())
+
+    def _finish_one(self, made: Prediction) -> None:
+        in_place(lambda: self._engine.finish(made))
+
+    def close(self) -> None:
+        """End: everything that was answered is recorded and added up, and the store is free for another process."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # it has just ended by itself
+                self._loop.call_soon_threadsafe(self._end)
+            self._thread.join()
+        self._stack.close()
+
+    def _end(self) -> None:
+        self._finish()
+        self._agent.stop()
+
+    def __enter__(self) -> typing.Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

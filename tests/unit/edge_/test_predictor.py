@@ -1,0 +1,160 @@
+"""Answers inside a program: the same as over HTTP, recorded and kept up to date, by one process at a time."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from edge_agent import Predictor, control
+from edge_agent.config import Layout
+from edge_agent.telemetry.spool import Spool
+from shared import experiment
+from shared.errors import ConflictError, CoveyError, DataError, ModelError, NotFoundError
+from tests import fakes
+
+ROW = {"x": 1, "colour": "red", "size": 0}
+
+
+@pytest.fixture
+def layout(tmp_path: pathlib.Path) -> Layout:
+    return fakes.join(tmp_path / "store")
+
+
+def totals(layout: Layout) -> dict[str, int]:
+    spool = Spool(layout.spool_db, 1 << 20)
+    try:
+        return spool.totals()
+    finally:
+        spool.close()
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_it_answers_what_the_server_answers(layout: Layout, task: str) -> None:
+    fakes.install(layout, fakes.make_bundle(task=task))
+    with fakes.running_agent(layout) as agent:
+        _, said = fakes.post(agent.address, "/v1/predict", {"features": ROW})
+    with Predictor(layout.store, with_sync=False) as predictor:
+        made = predictor.predict(ROW)
+    assert list(made.outputs) == said.get("probabilities", [said.get("value")])
+    assert (made.label, made.version, made.arm) == (said.get("label"), "v1", "incumbent")
+    assert (made.source, made.is_approximate, made.prediction_id) != (said["parameters"]["source"], True, "")
+    if task == "regression":
+        assert made.value == said["value"]
+
+
+def test_everything_is_recorded_when_it_closes_and_outcomes_find_their_answers(layout: Layout) -> None:
+    v1, v2 = fakes.make_bundle("v1"), fakes.make_bundle("v2", slope=2.0)
+    fakes.install(layout, v1, v2, fakes.trial("shadow"))
+    with Predictor(layout.store, with_sync=False) as predictor:
+        made = [predictor.predict(ROW) for _ in range(50)]
+        for one in made[:20]:
+            predictor.outcome(one.prediction_id, 1)
+    assert {one.version for one in made} == {"v1"}
+    assert experiment.open_prediction_id(made[0].prediction_id, fakes.ID_KEY).score == pytest.approx(made[0].value)
+    seen = totals(layout)
+    assert (seen["requests"], seen["outcomes"]) == (50, 20)
+    with Predictor(layout.store, with_sync=False) as predictor:
+        predictor.outcome(made[30].prediction_id, 0)
+    assert totals(layout)["outcomes"] == 21
+
+
+def test_the_other_arm_is_scored_and_paired(layout: Layout) -> None:
+    v1, v2 = fakes.make_bundle("v1"), fakes.make_bundle("v2", slope=2.0)
+    fakes.install(layout, v1, v2, fakes.trial())
+    with Predictor(layout.store, with_sync=False) as predictor:
+        arms = {str(i): {predictor.predict(ROW, unit=str(i)).arm for _ in range(3)} for i in range(40)}
+        predictor.outcome(predictor.predict(ROW).prediction_id, 1)
+    assert all(len(one) == 1 for one in arms.values())
+    assert set.union(*arms.values()) == {"incumbent", "candidate"}
+    spool = Spool(layout.spool_db, 1 << 20)
+    try:
+        rows = spool._db.execute("select n from pairs").fetchall()
+    finally:
+        spool.close()
+    assert rows == [(1,)]
+
+
+def test_threads_may_ask_at_once(layout: Layout) -> None:
+    fakes.install(layout, fakes.make_bundle())
+    rows = [ROW | {"x": i / 100} for i in range(400)]
+    with Predictor(layout.store, with_sync=False) as predictor:
+        expected = [predictor.predict(row).outputs for row in rows]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(predictor.predict, rows))
+    assert [one.outputs for one in made] == expected
+    assert len({one.prediction_id for one in made}) == 400
+    assert totals(layout)["requests"] == 800
+
+
+def test_it_follows_what_is_activated(layout: Layout) -> None:
+    fakes.install(layout, fakes.make_bundle("v1"))
+    with Predictor(layout.store, with_sync=False) as predictor:
+        assert predictor.predict(ROW).version == "v1"
+        digest = fakes.install(layout, fakes.make_bundle("v2", slope=2.0), state="trial")
+        assert control.ask(layout.control, "activate", generation=digest) == {"active": digest}
+        made = predictor.predict(ROW)
+        assert (made.version, predictor.status()["generation"]) == ("v2", digest)
+    assert made.outputs == pytest.approx(fakes.expected(ROW, task="binary", slope=2.0, n_outputs=2), abs=1e-6)
+
+
+def test_only_one_process_is_the_device(layout: Layout) -> None:
+    fakes.install(layout, fakes.make_bundle())
+    with fakes.running_agent(layout) as agent:
+        with pytest.raises(ConflictError, match="another process serves"):
+            Predictor(layout.store)
+        assert fakes.post(agent.address, "/v1/predict", {"features": ROW})[0] == 200
+    with Predictor(layout.store, with_sync=False):
+        with pytest.raises(ConflictError):
+            Predictor(layout.store)
+        run = [sys.executable, "-m", "edge_agent.cli", "--store", str(layout.store), "run", "--port", "0"]
+        done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode != 0, "locked by another process" in done.stderr) == (True, True)
+
+
+def test_what_is_wrong_is_told_and_leaves_it_usable(layout: Layout) -> None:
+    fakes.install(layout, fakes.make_bundle())
+    with Predictor(layout.store, with_sync=False) as predictor:
+        wrong: list[tuple[dict[str, object], type[CoveyError]]] = [(ROW | {"x": "1"}, DataError), ({}, DataError)]
+        for row, error in wrong:
+            with pytest.raises(error):
+                predictor.predict(row)
+        with pytest.raises(NotFoundError, match="Known are: late"):
+            predictor.predict(ROW, model="later")
+        with pytest.raises(DataError):
+            predictor.outcome("nobody's", 1)
+        assert predictor.predict(ROW).label == 1
+    with pytest.raises(CoveyError):
+        predictor.predict(ROW)
+
+
+def test_without_a_model_it_says_so_and_takes_the_first_one(layout: Layout) -> None:
+    with Predictor(layout.store, with_sync=False) as predictor:
+        with pytest.raises(NotFoundError, match="none yet"):
+            predictor.predict(ROW)
+        digest = fakes.install(layout, fakes.make_bundle())
+        control.ask(layout.control, "activate", generation=digest)
+        assert predictor.predict(ROW).version == "v1"
+
+
+def test_a_failing_model_is_an_error_and_counts(layout: Layout) -> None:
+    fakes.install(layout, fakes.make_bundle(fault="nan"))
+    with Predictor(layout.store, with_sync=False) as predictor, pytest.raises(ModelError):
+        predictor.predict(ROW | {"x": 6})
+    assert totals(layout)["failed"] == 1
+
+
+def test_who_has_not_joined_is_told_how(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(NotFoundError, match="covey-edge join"):
+        Predictor(tmp_path)
+
+
+def test_the_package_itself_stays_light() -> None:
+    code = (
+        "import edge_agent, sys; print(sorted(name for name in sys.modules if name.startswith(('edge_', 'asyncio'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['edge_agent']"

@@ -109,13 +109,15 @@ def _answers(engine: Engine, ask: Ask, *, is_substitute: bool) -> typing.Generat
                     since_s=since_s,
                     is_substitute=stands_in,
                 )
-            except SlowModelError as slow:
-                stands_in |= slow.is_substitute
-                yield slow.run
-                slow.run.offer()
-            except NotReadyError as err:
-                stands_in |= err.is_substitute
-                yield err
+            except (SlowModelError, NotReadyError) as wait:
+                if wait.is_substitute and not stands_in:
+                    engine.note_failed(ask.active, ask.event_s)
+                    stands_in = True
+                if isinstance(wait, NotReadyError):
+                    yield wait
+                else:
+                    yield wait.run
+                    wait.run.offer()
             except DataError as err:
                 where = f"{ask.rows_are}[{i}].{err.field}" if ask.rows_are else err.field
                 raise DataError(err.message, field=where, fix=err.fix) from err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import pathlib
 import socket
@@ -427,9 +428,17 @@ def read_all(line: socket.socket) -> list[Reply]:
 
 # ---- anything at all
 
+BINARY = (
+    b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "parameters": {"binary_data_size": 8}}]}'
+    + struct.pack("<d", 1.0)
+)
 SEEDS = [
     GOOD, LAST, request("/v1/outcomes", {"outcomes": [{"prediction_id": "x", "label": 1}]}),
     request(INFER, {"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1]}]}), chunked(b"{}"),
+    request("/v1/rank", {"candidates": [{"x": 1}, {"x": 2}], "ids": [1, 2], "top_k": 1}),
+    request(INFER, BINARY, f"Inference-Header-Content-Length: {len(BINARY) - 8}"),
+    request("/v1/predict", gzip.compress(b'{"features": {"x": 1}}'), "Content-Encoding: gzip"),
+    request("/v2/repository/index", {"ready": True}), request("/v2/models/stats", method="GET"),
     request("/v2/models/late", method="GET"), request("/v1/predict", {"rows": [ROW, ROW]}, "Expect: 100-continue"),
 ]  # fmt: skip
 edits = st.tuples(st.integers(0, 400), st.integers(0, 8), st.one_of(st.binary(max_size=8), st.sampled_from(SEEDS)))
@@ -464,6 +473,7 @@ anything: st.SearchStrategy[typing.Any] = st.recursive(
 GOODS = {
     "/v1/predict": {"features": ROW, "rows": [ROW], "model": "late", "unit": "u", "event_time": 5},
     "/v1/outcomes": {"outcomes": [{"prediction_id": "x", "label": 1}]},
+    "/v1/rank": {"candidates": [ROW], "context": ROW, "ids": ["a"], "top_k": 1, "unit": "u"},
     INFER: {"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1]}], "id": "i", "outputs": []},
 }
 bodies = st.sampled_from(sorted(GOODS)).flatmap(

@@ -1,4 +1,4 @@
-"""A real agent with ten thousand connections that say nothing, and one that is stopped while it is asked all the time."""
+"""A real agent with ten thousand silent connections, and one that is stopped while it is asked all the time."""
 
 from __future__ import annotations
 

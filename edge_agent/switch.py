@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
-import gc
 import logging
 
 from edge_agent.config import Layout
 from edge_agent.files import BlobStore
 from edge_agent.generation import Generation, Generations
+from edge_agent.loading import give_memory_back, load_all
 from edge_agent.predict.engine import ActiveModel, Engine
 from edge_agent.predict.loaded import LoadedBundle
 from edge_agent.predict.routes import EventClock
@@ -106,39 +104,45 @@ class Switch:
             It can not be served; what was served before still is.
         """
         async with self._switching:
-            generation = self.generations.read(digest)
-            bundles = self._open_bundles(generation, digest)
-            models = {
-                entry.model: ActiveModel(
-                    entry,
-                    {version: bundles[sha256] for version, sha256 in entry.versions.items()},
-                    self._device,
-                )
-                for entry in generation.models
-            }
-            # In a thread, as every wait for the disk is while customers wait for answers.
-            await asyncio.to_thread(self._recorder.add_specs, [_spec(bundle) for bundle in bundles.values()])
-            if at_start:
-                # Tables answer at once, while models still load.
-                self._swap(generation, models, bundles)
-                self.begun.set()
-                if any(bundle.table for bundle in bundles.values()):
-                    await asyncio.sleep(_HEAD_START_S)
-            new = [bundle for sha256, bundle in bundles.items() if not bundle.is_loaded.is_set()]
-            may_lack_model = at_start and self.state.state_of(digest) == "good"
-            failures = await asyncio.to_thread(_load_all, new)
-            if failures and not may_lack_model:
-                raise failures[0]
-            if at_start:
-                _give_memory_back()
-            else:
-                self._swap(generation, models, bundles)
-            self.stop()
-            if self.state.state_of(digest) == "trial":
-                await self._begin_probation(generation)
-            elif self._job.read().position == "probation":
-                await asyncio.to_thread(self._job.end, "another generation took its place", told=True)
+            failures = await self._activate(digest, at_start=at_start)
         await asyncio.to_thread(self._note_activation, digest, failures)
+
+    async def _activate(self, digest: str, *, at_start: bool = False) -> list[ModelError]:
+        """Do so, while nobody else may; whatever waits for the disk or for a model does so in a thread."""
+        generation, bundles, models = await asyncio.to_thread(self._open, digest)
+        await asyncio.to_thread(self._recorder.add_specs, [_spec(bundle) for bundle in bundles.values()])
+        if at_start:
+            # Tables answer at once, while models still load.
+            self._swap(generation, models, bundles)
+            self.begun.set()
+            if any(bundle.table for bundle in bundles.values()):
+                await asyncio.sleep(_HEAD_START_S)
+        new = [bundle for sha256, bundle in bundles.items() if not bundle.is_loaded.is_set()]
+        may_lack_model = at_start and self.state.state_of(digest) == "good"
+        failures = await load_all(new)
+        if failures and not may_lack_model:
+            raise failures[0]
+        if not at_start:
+            self._swap(generation, models, bundles)
+        await asyncio.to_thread(give_memory_back)
+        self.stop()
+        if self.state.state_of(digest) == "trial":
+            await self._begin_probation(generation)
+        elif self._job.read().position == "probation":
+            await asyncio.to_thread(self._job.end, "another generation took its place", told=True)
+        return failures
+
+    def _open(self, digest: str) -> tuple[Generation, dict[str, LoadedBundle], dict[str, ActiveModel]]:
+        """Read a generation from its files: what it is, its bundles by hash of their manifests, and its models."""
+        generation = self.generations.read(digest)
+        bundles = self._open_bundles(generation, digest)
+        models = {
+            entry.model: ActiveModel(
+                entry, {version: bundles[sha256] for version, sha256 in entry.versions.items()}, self._device
+            )
+            for entry in generation.models
+        }
+        return generation, bundles, models
 
     async def reload(self) -> None:
         """Serve what runs from its files as they are now: nothing that is open is used again.
@@ -175,7 +179,6 @@ class Switch:
             self._clock.advance(self._recorder.spool.watermark_s)
         self._engine.activate(generation, models)
         self._bundles = bundles
-        _give_memory_back()
 
     async def _begin_probation(self, generation: Generation) -> None:
         await asyncio.to_thread(self._job.move, "probation", generation.digest, "")
@@ -191,7 +194,7 @@ class Switch:
             verdict = watch.verdict()
         self._on_trial = self._watch = None
         if verdict:
-            await self._try_roll_back(verdict.reason, (verdict.model,))
+            await self._try_roll_back(verdict.reason, (verdict.model,), only=generation.digest)
         else:
             await asyncio.to_thread(self._job.move, "commit")
             await asyncio.to_thread(self._commit, generation.digest)
@@ -201,55 +204,51 @@ class Switch:
         self._recorder.add_event("committed", digest[:12])
         self._job.end("committed", told=True)
 
-    async def _try_roll_back(self, reason: str, models: tuple[str, ...] = ()) -> bool:
+    async def _try_roll_back(self, reason: str, models: tuple[str, ...] = (), *, only: str = "") -> bool:
         """Go back if there is anything to go back to; else what is there goes on, as good as it can."""
         try:
-            await self.roll_back(reason, models)
+            await self.roll_back(reason, models, only=only)
         except ConflictError:
             return False
         return True
 
-    async def roll_back(self, reason: str, models: tuple[str, ...] = ()) -> str:
+    async def roll_back(self, reason: str, models: tuple[str, ...] = (), *, only: str = "") -> str:
         """Go back to the last good generation; return its digest.
 
         Parameters
         ----------
         models : tuple of str
             Models that are to blame: their new versions are not tried again. All, if none is named.
+        only : str
+            Do nothing if another generation runs by now.
 
         Raises
         ------
         ConflictError
             There is none.
         """
-        bad = self.generations.running()
-        before = last_good(self.state, self.generations, bad)
-        self._recorder.add_event("rolled-back" if before else "failing", f"{bad[:12]}: {reason}")
-        log.error("rolling back", extra={"generation": bad, "to": before, "reason": reason})
-        if not before:
-            raise ConflictError("there is no good generation to go back to", fix="It goes on with what it has.")
-        self.stop()
-        self._job.move("roll_back", bad, reason)
-        retreat(self.state, self.generations, bad, before, reason, models)
-        await self.activate(before)
-        if self._job.read().position == "roll_back":
-            self._job.end(f"rolled back from {bad[:12]}: {reason}", told=True)
+        async with self._switching:
+            bad = self.generations.running()
+            if only and bad != only:
+                return bad
+            before = last_good(self.state, self.generations, bad)
+            said = "rolled-back" if before else "failing"
+            await asyncio.to_thread(self._recorder.add_event, said, f"{bad[:12]}: {reason}")
+            log.error("rolling back", extra={"generation": bad, "to": before, "reason": reason})
+            if not before:
+                raise ConflictError("there is no good generation to go back to", fix="It goes on with what it has.")
+            self.stop()
+            await asyncio.to_thread(self._leave, bad, before, reason, models)
+            failures = await self._activate(before)
+            if self._job.read().position == "roll_back":
+                done = f"rolled back from {bad[:12]}: {reason}"
+                await asyncio.to_thread(self._job.end, done, told=True)
+        await asyncio.to_thread(self._note_activation, before, failures)
         return before
 
-
-def _load_all(bundles: list[LoadedBundle]) -> list[ModelError]:
-    """Load models and reproduce their golden rows; return what failed.
-
-    A bundle without its model still has its table and its default, so a generation that once was good goes on.
-    """
-    failures = []
-    for bundle in bundles:
-        bundle.load_model()
-        try:
-            bundle.check_golden()
-        except ModelError as err:
-            failures.append(err)
-    return failures
+    def _leave(self, bad: str, before: str, reason: str, models: tuple[str, ...]) -> None:
+        self._job.move("roll_back", bad, reason)
+        retreat(self.state, self.generations, bad, before, reason, models)
 
 
 def _spec(bundle: LoadedBundle) -> Spec:
@@ -262,11 +261,3 @@ def _spec(bundle: LoadedBundle) -> Spec:
         metric_scale=manifest.metric_scale,
         label_window_s=manifest.label_window_s,
     )
-
-
-def _give_memory_back() -> None:
-    """Return what loading left behind to the system."""
-    gc.collect()
-    gc.freeze()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

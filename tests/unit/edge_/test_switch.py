@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import pathlib
 import selectors
+import threading
 import time
 import typing
 
@@ -13,6 +14,7 @@ import pytest
 
 from edge_agent.config import Layout
 from edge_agent.predict.engine import Engine
+from edge_agent.predict.loaded import LoadedBundle
 from edge_agent.predict.routes import EventClock
 from edge_agent.records import Answered, AnyRecord, Failed
 from edge_agent.switch import Switch
@@ -35,8 +37,9 @@ class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
     at_work = 0
 
     def select(self, timeout: float | None = None) -> typing.Any:
-        ready = super().select(0.05 if self.at_work and timeout else timeout and 0)
-        if not ready and timeout and not self.at_work:
+        busy = self.at_work or any(thread.name == "load" for thread in threading.enumerate())
+        ready = super().select(0.05 if busy and timeout else timeout and 0)
+        if not ready and timeout and not busy:
             self.now_s += timeout
         return ready
 
@@ -401,6 +404,46 @@ def test_roll_back_goes_to_the_newest_good_generation_that_is_still_there(layout
     on(layout, story)
     assert state_of(layout, gone) == "good"
     assert sorted(refused(layout)) == ["v2", "v4"]
+
+
+def test_a_generation_that_took_the_place_of_a_failing_one_is_not_rolled_back_for_it(layout: Layout) -> None:
+    add_v2(layout)
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        assert await device.switch.roll_back("late news", only="another") == running(layout)
+        assert device.serves == "v2"
+
+    on(layout, story)
+    assert refused(layout) == {}
+
+
+def test_a_model_that_never_ends_loading_is_given_up_and_what_ran_goes_on(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = running(layout)
+    new = add_v2(layout)
+    fakes.generations_of(layout).switch(old)
+    gate, honest = threading.Event(), LoadedBundle.load_model
+
+    def load_model(bundle: LoadedBundle) -> None:
+        if bundle.version == "v2":
+            threading.current_thread().name = "stuck"
+            gate.wait(60)
+        honest(bundle)
+
+    monkeypatch.setattr(LoadedBundle, "load_model", load_model)
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        with pytest.raises(ModelError, match="late@v2: did not load within 120 s"):
+            await device.switch.activate(new)
+        assert device.serves == "v1"
+        device.answer()
+        await device.switch.activate(old)
+        gate.set()
+
+    on(layout, story)
 
 
 # ---- generations that can not be served

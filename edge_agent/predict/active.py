@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typing
 
+import msgspec
+
 from edge_agent.generation import GenerationModel
 from edge_agent.predict.loaded import LoadedBundle
 from edge_agent.predict.wording import Wording
@@ -57,7 +59,7 @@ class ActiveModel:
         return self._arms[arm]
 
 
-class Prediction(typing.NamedTuple):
+class Prediction(msgspec.Struct, frozen=True, gc=False):
     """An answer, and what is needed to record it once the reply is out."""
 
     active: ActiveModel

@@ -109,7 +109,8 @@ class Engine:
             The answer takes a long run: see there.
         """
         start = since_s or time.perf_counter()
-        check_columns(row, active.columns)
+        if not row.keys() <= active.columns:
+            check_columns(row, active.columns)
         nonce = (self._next_nonce() & _NONCE_MASK).to_bytes(experiment.NONCE_BYTES, "big")
         asked = int(active.shares(unit or nonce.hex()) < active.share_bp) if active.share_bp else INCUMBENT
         at_s = int(event_s)
@@ -165,8 +166,12 @@ class Engine:
         SlowModelError
             Scoring the other arm takes a long run: see there. Nothing was recorded yet.
         """
-        active, bundle = prediction.active, prediction.bundle
-        other_version, other_outputs, other_source = self._score_other(prediction) if score_other else ("", (), 0)
+        active = prediction.active
+        bundle = active.bundle(prediction.arm)
+        other_version, other_source = "", 0
+        other_outputs: tuple[float, ...] = ()
+        if score_other and active.scores_other and not prediction.fell_back:
+            other_version, other_outputs, other_source = self._score_other(prediction)
         if prediction.latency_s > HOLDS_UP_S and prediction.source == ONNX:
             bundle.took_long(time.monotonic())
         self._record(
@@ -191,8 +196,6 @@ class Engine:
     def _score_other(self, prediction: Prediction) -> tuple[str, tuple[float, ...], int]:
         """Ask the other arm: version (empty if it was not asked or failed), outputs, source."""
         active = prediction.active
-        if not active.scores_other or prediction.fell_back:
-            return "", (), 0
         arm = INCUMBENT if prediction.arm == CANDIDATE else CANDIDATE
         other = active.bundle(arm)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import mmap
@@ -148,9 +147,10 @@ class LoadedBundle:
                 return found, PRECOMPUTED
         runtime = self._runtime
         if runtime is not None and not self.is_slow and not self._done:
-            # A failure is told below, after everything else was asked.
-            with contextlib.suppress(ModelError):
+            try:
                 return runtime.run(self.encoder.packed(codes)), ONNX
+            except ModelError:
+                pass  # it is told below, after everything else was asked
         return self._answer_slowly(codes)
 
     def _answer_slowly(self, codes: Codes) -> Answer:

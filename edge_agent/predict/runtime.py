@@ -54,7 +54,7 @@ class Runtime:
         self._is_bound = True  # one try
         try:
             bound = BoundRun(self._session, self._input, self._output, self._shape[1], self._n_outputs)
-            if bound(vector) == list(outputs):
+            if bound.run(vector) == list(outputs):
                 self._bound = bound
         except Exception:  # noqa: BLE001 - whatever it is, the plain way works: it just did
             self._bound = None
@@ -89,7 +89,7 @@ class Runtime:
                 self._bind(vector, plain)
             return plain
         try:
-            outputs = self._bound(vector)
+            outputs = self._bound.run(vector)
         except Exception as err:
             raise ModelError(f"failed: {err}", field="model") from err
         if outputs is None:

@@ -11,6 +11,8 @@ import threading
 import time
 import typing
 
+import msgspec
+
 from edge_agent.agent import Agent
 from edge_agent.config import Layout, find_store
 from edge_agent.files import lock
@@ -27,21 +29,20 @@ _FINISH_S = 0.01
 _MAX_UNFINISHED = 10_000
 
 
-class Answer:
-    """An answer, as ``POST /v1/predict`` gives it.
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """An answer, as ``POST /v1/predict`` gives it."""
 
-    Attributes
-    ----------
-    outputs : tuple of float
-        Probabilities in the order of the model's classes; of a regression the value.
-    prediction_id : str
-        Names the answer when its outcome is known.
-    """
+    _made: Prediction
 
-    __slots__ = ("_made", "outputs", "prediction_id")
+    @property
+    def outputs(self) -> tuple[float, ...]:
+        """Probabilities in the order of the model's classes; of a regression the value."""
+        return self._made.outputs
 
-    def __init__(self, made: Prediction) -> None:
-        self._made, self.outputs, self.prediction_id = made, made.outputs, made.prediction_id
+    @property
+    def prediction_id(self) -> str:
+        """Names the answer when its outcome is known."""
+        return self._made.prediction_id
 
     @property
     def label(self) -> str | int | bool | None:
@@ -111,7 +112,7 @@ class Predictor:
                 f"another process serves from {layout.store}", fix="Ask it over HTTP, or stop it first."
             ) from err
         self._agent = Agent(layout, identity, settings)
-        self._engine, self._clock = self._agent.engine, self._agent.clock
+        self._engine, self._now = self._agent.engine, self._agent.clock.now
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._faults: list[BaseException] = []
@@ -155,13 +156,14 @@ class Predictor:
         ModelError
             Nothing could answer, or this is closed.
         """
-        active = self._engine.model(model)
+        engine = self._engine
+        active = engine.model(model)
         if event_time is None:
-            event_s = self._clock.now()
+            event_s = self._now()
         else:
-            event_s = self._clock.of_request(event_time, active.incumbent.manifest.label_window_s)
+            event_s = self._agent.clock.of_request(event_time, active.incumbent.manifest.label_window_s)
         try:
-            made = self._engine.predict(active, row, unit=unit, event_s=event_s)
+            made = engine.predict(active, row, unit=unit, event_s=event_s)
         except (NotReadyError, SlowModelError):
             made = self._predict_slowly(active, row, unit, event_s)
         if not self._is_open:
@@ -169,7 +171,7 @@ class Predictor:
         if active.scores_other and len(self._unfinished) < _MAX_UNFINISHED:
             self._unfinished.append(made)
         else:
-            self._engine.finish(made, score_other=False)
+            engine.finish(made, score_other=False)
         return Answer(made)
 
     def _predict_slowly(self, active: ActiveModel, row: Row, unit: str | None, event_s: float) -> Prediction:
@@ -192,7 +194,7 @@ class Predictor:
             The id is not one of this device's, or the label is not one of the model's.
         """
         self._finish()  # the answer's own record must come first
-        self._engine.outcome(prediction_id, label, now_s=self._clock.now())
+        self._engine.outcome(prediction_id, label, now_s=self._now())
 
     def status(self) -> dict[str, object]:
         """Return what ``GET /v1/status`` shows."""

@@ -207,7 +207,7 @@ def look_ups(trained: world.Trained, sizes: typing.Sequence[int]) -> dict[str, C
             return get(key(one))
 
         def whole(row: typing.Any, get: typing.Any = get, key: typing.Any = key) -> object:  # noqa: ANN401
-            return get(key(encoder.encode(row)))
+            return get(key(encoder.code(row)))
 
         cases[f"hit, {n:,} keys"] = timed(hit, coded)
         cases[f"hit from the row, {n:,} keys"] = timed(whole, trained.rows)

@@ -56,6 +56,11 @@ def begin(engine: Engine, ask: Ask) -> Response | Paused:
     CoveyError
         What the rows or the model are guilty of.
     """
+    if len(ask.rows) == 1:
+        try:
+            return ask.say([engine.predict(ask.active, ask.rows[0], unit=ask.unit, event_s=ask.event_s)])
+        except (SlowModelError, NotReadyError, DataError):
+            pass  # asked again below, with a pause or with a better message; nothing was recorded
     answering = _answering(engine, ask)
     try:
         return Paused(answering, next(answering))

@@ -8,7 +8,8 @@ import typing
 
 from edge_agent.predict.asking import Paused
 from edge_agent.predict.engine import Prediction
-from edge_agent.predict.incoming import PLAIN, Incoming, Request
+from edge_agent.predict.incoming import PLAIN, Incoming, Request, plain
+from edge_agent.predict.quick import PATH
 from edge_agent.predict.replies import JSON, Response
 from shared.errors import CoveyError, ModelError
 
@@ -81,15 +82,20 @@ class Connection(asyncio.Protocol):
             return
         incoming, quick = self._incoming, self._server.quick
         is_alone = incoming.is_between and not (self._queue or self._busy or self._is_full or self._server.is_stopping)
-        if is_alone and (said := quick.answer(data)) is not None:
-            self._answer_quickly(said)
+        if is_alone and (found := quick.find(data)) is not None:
+            path, body = found
+            if path == PATH and (said := quick.answer(body)) is not None:
+                self._answer_quickly(said)
+            else:
+                self._queue.append(plain(path, body))
+                self._pump()
             return
         try:
             incoming.feed(data)
         except CoveyError as err:
             self._refusal = self._failed(err)
         if is_alone and incoming.is_between and len(self._queue) == 1 and self._queue[0].is_plain:
-            quick.learn(data, self._queue[0].body)
+            quick.learn(data, self._queue[0].path, self._queue[0].body)
         self._pump()
 
     def _answer_quickly(self, said: tuple[bytes, Prediction] | CoveyError) -> None:

@@ -139,14 +139,16 @@ class Engine:
                 if isinstance(err, ModelError):
                     self._record(self._failed(active, arm, event_s, served=True))
                 raise
-        codes = active.incumbent.encoder.code(row)
+            failure = err
         try:
+            codes = active.incumbent.encoder.code(row)
             answer = active.incumbent.answer_codes(codes)
-        except (NotReadyError, SlowModelError) as err:
-            err.is_substitute = True
+        except (NotReadyError, SlowModelError) as wait:
+            wait.is_substitute = True
             raise
-        except (ModelError, DataError):
-            self.note_failed(active, event_s)
+        except (ModelError, DataError) as err:
+            if not (isinstance(err, DataError) and isinstance(failure, DataError)):  # a row that is wrong blames nobody
+                self.note_failed(active, event_s)
             raise
         self.note_failed(active, event_s)
         return INCUMBENT, codes, *answer

@@ -86,7 +86,7 @@ def ask(
     rows = _rows(active, request.inputs, tail) if row is None else [row]
     parameters = request.parameters or _NO_PARAMETERS
     event_s = event_time(parameters.event_time, active.incumbent.manifest.label_window_s)
-    unit = parameters.unit or request.id or os.urandom(8).hex()
+    unit = parameters.unit or request.id or (os.urandom(8).hex() if active.share_bp else None)
 
     def say(made: list[Prediction]) -> Response:
         return infer_reply.say(made, request.id, request.outputs, as_bytes=parameters.binary_data_output)

@@ -1,4 +1,4 @@
-"""The short way for what nearly all requests are: one row for ``/v1/predict``, with a head that has come before.
+"""The short way for what nearly all requests are: a head that has come before, and one row for ``/v1/predict``.
 
 A head that the HTTP parser has read once means the same when the same bytes come again, and where a body of the length
 it names follows, and nothing else, that is one whole request. Everything else goes the long way, which also explains
@@ -38,44 +38,46 @@ class Quick:
 
     def __init__(self, engine: Engine, now: typing.Callable[[], float]) -> None:
         self._engine, self._now = engine, now
-        self._heads: dict[bytes, int] = {}
+        self._heads: dict[bytes, tuple[int, str]] = {}
 
-    def learn(self, data: bytes, body: bytes) -> None:
+    def learn(self, data: bytes, path: str, body: bytes) -> None:
         """Remember the head of a request that the parser has read.
 
         Parameters
         ----------
         data : bytes
-            All that came: one POST to `PATH`, on a connection that stays, without headers that ask for anything.
-        body : bytes
-            The body that the parser found in it.
+            All that came: one POST, on a connection that stays, without headers that ask for anything.
+        path, body : str, bytes
+            What the parser found in it.
         """
         end = data.find(_END) + len(_END)
         if end < len(_END) or end > _MAX_HEAD_BYTES or data[end:] != body:
             return
         if len(self._heads) >= _MAX_HEADS:
             self._heads.clear()
-        self._heads[data[:end]] = len(body)
+        self._heads[data[:end]] = len(body), path
 
-    def _read(self, data: bytes) -> PredictRequest | None:
-        end = data.find(_END) + len(_END)
-        if self._heads.get(data[:end]) != len(data) - end:
-            return None
-        try:
-            return _decode(data[end:])
-        except _NOT_JSON:
-            return None
-
-    def answer(self, data: bytes) -> tuple[bytes, Prediction] | CoveyError | None:
-        """Answer a request: the reply with what to record, or what is wrong; None says to go the long way.
+    def find(self, data: bytes) -> tuple[str, bytes] | None:
+        """Return path and body of a whole request with a head that was learned; None says to go the long way.
 
         Parameters
         ----------
         data : bytes
             All that came, and nothing is left of what came before.
         """
-        asked = self._read(data)
-        if asked is None or asked.features is None or asked.rows is not None or asked.event_time is not None:
+        end = data.find(_END) + len(_END)
+        known = self._heads.get(data[:end])
+        if known is None or known[0] != len(data) - end:
+            return None
+        return known[1], data[end:]
+
+    def answer(self, body: bytes) -> tuple[bytes, Prediction] | CoveyError | None:
+        """Answer what was posted to `PATH`: the reply with what to record, or what is wrong; None is no answer."""
+        try:
+            asked = _decode(body)
+        except _NOT_JSON:
+            return None
+        if asked.features is None or asked.rows is not None or asked.event_time is not None:
             return None
         engine = self._engine
         try:

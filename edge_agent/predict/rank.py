@@ -78,7 +78,7 @@ def ask(active: ActiveModel, request: RankRequest, event_s: float) -> Ask | Resp
         ranked = [_describe(i, None if ids is None else ids[i], made[i]) for i in order]
         return replies.ok({"model": active.entry.model, "ranked": ranked}, tuple(shown))
 
-    unit = request.unit or os.urandom(8).hex()
+    unit = request.unit or (os.urandom(8).hex() if active.share_bp else None)
     return Ask(active, rows, unit, event_s, is_one_arm=True, say=say, rows_are="candidates")
 
 

@@ -136,3 +136,12 @@ def test_the_table_knows_one_of_the_rows_only(tmp_path: pathlib.Path) -> None:
     assert loaded.table is not None
     found = [loaded.table.get(loaded.encoder.key(loaded.encoder.encode(row))) for row in (KNOWN, RED, GREEN)]
     assert found == [STORED, None, None]
+
+
+def test_a_row_that_is_wrong_for_both_arms_blames_neither(tmp_path: pathlib.Path) -> None:
+    served = fakes.serve(tmp_path, fakes.make_bundle(), fakes.make_bundle("v2"), fakes.trial(request_share_bp=10_000))
+    with fakes.listening(served.api) as address:
+        for _ in range(3):
+            status, said = ask(address, RED | {"x": 99})
+            assert (status, said["field"]) == (400, "x")
+    assert served.records == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edge_agent.predict import replies
 from edge_agent.predict.active import Prediction
-from edge_agent.predict.quick import Quick
+from edge_agent.predict.quick import PATH, Quick
 from edge_agent.predict.wording import Wording
 from edge_agent.records import CANDIDATE, Answered, Failed
 from shared.errors import CoveyError
@@ -35,8 +35,17 @@ def plain(**asked: typing.Any) -> bytes:
 def quick_of(served: fakes.Served, *known: bytes) -> Quick:
     quick = Quick(served.engine, served.clock.now)
     for data in known:
-        quick.learn(data, data.partition(b"\r\n\r\n")[2])
+        quick.learn(data, PATH, data.partition(b"\r\n\r\n")[2])
     return quick
+
+
+def answer(quick: Quick, data: bytes) -> typing.Any:
+    """Answer a whole request by the short way; None if it is not known or not plain."""
+    found = quick.find(data)
+    if found is None:
+        return None
+    assert found == (PATH, data.partition(b"\r\n\r\n")[2])
+    return quick.answer(found[1])
 
 
 def body_of(said: typing.Any) -> dict[str, typing.Any]:
@@ -74,8 +83,8 @@ def test_a_reply_says_what_is_described(tmp_path: pathlib.Path, task: str, arm: 
 def test_a_known_head_with_one_row_is_answered(tmp_path: pathlib.Path) -> None:
     served = fakes.serve(tmp_path, fakes.make_bundle())
     data = plain(features=ROW, unit="till")
-    assert quick_of(served).answer(data) is None
-    said = quick_of(served, data).answer(data)
+    assert answer(quick_of(served), data) is None
+    said = answer(quick_of(served, data), data)
     long = json.loads(served.api.handle("POST", "/v1/predict", data.partition(b"\r\n\r\n")[2]).body)
     short = body_of(said)
     assert short["parameters"].pop("prediction_id") != long["parameters"].pop("prediction_id")
@@ -102,7 +111,7 @@ BODIES: dict[str, bytes] = {
 def test_what_is_not_plain_goes_the_long_way(tmp_path: pathlib.Path, body: bytes) -> None:
     served = fakes.serve(tmp_path, fakes.make_bundle())
     data = request(body)
-    assert quick_of(served, data).answer(data) is None
+    assert answer(quick_of(served, data), data) is None
     assert served.records == []
 
 
@@ -118,7 +127,7 @@ WRONG: dict[str, dict[str, object]] = {
 def test_what_is_wrong_with_a_row_is_said_in_the_same_words(tmp_path: pathlib.Path, row: dict[str, object]) -> None:
     served = fakes.serve(tmp_path, fakes.make_bundle())
     data = plain(features=row)
-    err = quick_of(served, data).answer(data)
+    err = answer(quick_of(served, data), data)
     assert isinstance(err, CoveyError)
     assert served.api.failed(err) == served.api.handle("POST", "/v1/predict", data.partition(b"\r\n\r\n")[2])
 
@@ -126,14 +135,14 @@ def test_what_is_wrong_with_a_row_is_said_in_the_same_words(tmp_path: pathlib.Pa
 def test_a_failure_of_the_model_counts_once(tmp_path: pathlib.Path) -> None:
     served = fakes.serve(tmp_path, fakes.make_bundle(fault="nan"))
     data = plain(features=ROW | {"x": 6})
-    assert isinstance(quick_of(served, data).answer(data), CoveyError)
+    assert isinstance(answer(quick_of(served, data), data), CoveyError)
     assert [type(record) for record in served.records] == [Failed]
 
 
 def test_while_the_model_loads_the_long_way_waits(tmp_path: pathlib.Path) -> None:
     served = fakes.serve(tmp_path, fakes.make_bundle(), load=False)
     data = plain(features=ROW)
-    assert quick_of(served, data).answer(data) is None
+    assert answer(quick_of(served, data), data) is None
 
 
 def test_a_unit_is_in_the_same_arm_on_either_way(tmp_path: pathlib.Path) -> None:
@@ -141,7 +150,7 @@ def test_a_unit_is_in_the_same_arm_on_either_way(tmp_path: pathlib.Path) -> None
     served = fakes.serve(tmp_path, v1, v2, fakes.trial())
     for unit in map(str, range(10, 50)):
         data = plain(features=ROW, unit=unit)
-        short = body_of(quick_of(served, data).answer(data))
+        short = body_of(answer(quick_of(served, data), data))
         long = json.loads(served.api.handle("POST", "/v1/predict", data.partition(b"\r\n\r\n")[2]).body)
         assert short["parameters"]["arm"] == long["parameters"]["arm"]
 
@@ -157,13 +166,13 @@ def test_what_is_not_exactly_one_request_goes_the_long_way(
 ) -> None:
     served = fakes.serve(tmp_path, fakes.make_bundle())
     data = plain(features=ROW)
-    assert quick_of(served, data).answer(change(data)) is None
+    assert answer(quick_of(served, data), change(data)) is None
 
 
 def test_heads_that_differ_each_time_do_not_pile_up(tmp_path: pathlib.Path) -> None:
     served = fakes.serve(tmp_path, fakes.make_bundle())
     quick = quick_of(served, *(request(b"{}", f"{HEAD}Trace: {i}\r\n") for i in range(1000)))
-    quick.learn(request(b"{}", HEAD + "Long: " + "x" * 5000 + "\r\n"), b"{}")
+    quick.learn(request(b"{}", HEAD + "Long: " + "x" * 5000 + "\r\n"), PATH, b"{}")
     assert 0 < len(quick._heads) <= 128
 
 

@@ -13,6 +13,8 @@ def rollout_lines(view: Row) -> list[str]:
     state = "paused" if view["paused"] and view["state"] == "running" else view["state"].replace("_", " ")
     lines = [f"{view['model']}  {view['from'] or 'none'} -> {view['to']}   {state}   (rollout {view['id']})"]
     lines.append(f"  because {view['why']}")
+    if view["expedited"]:
+        lines.append("  expedited: guardrails and a person decide, there is no verdict on quality")
     width = max((len(stage["name"]) for stage in view["stages"]), default=0)
     for stage in view["stages"]:
         devices = stage["devices"]

@@ -8,6 +8,7 @@ import time
 import typing
 
 import click
+import msgspec
 
 from cloud.cli.base import (
     Amount,
@@ -44,18 +45,31 @@ def rollout() -> None:
 @rollout.command("start")
 @click.argument("version", default="@latest")
 @plan_option
+@click.option("--expedite", is_flag=True, help="Guardrails and a person decide, not quality. Needs --reason; expires.")
+@click.option("--supersede", is_flag=True, help="End the rollout of this model that is running.")
 @model_option
 @reason_option
 @dry_run_option
 @json_option
 @pass_here
 def start(
-    here: Here, version: str, path: pathlib.Path | None, model: str | None, reason: str, dry_run: bool, as_json: bool
+    here: Here,
+    version: str,
+    path: pathlib.Path | None,
+    expedite: bool,
+    supersede: bool,
+    model: str | None,
+    reason: str,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Roll a VERSION out: shadow on the whole fleet, then region by region."""
+    if expedite and not reason:
+        raise UsageError("an expedited rollout needs a reason", field="--reason", fix="Say why it can not wait.")
     name, _ = here.project.model(model)
     row = here.store.models.resolve(name, version)
     settings, order = read_plan(here.project, path), here.project.settings.regions.order
+    settings = msgspec.structs.replace(settings, expedited=expedite)
     if dry_run:
         first = not here.store.models.incumbents(name)
         stages = [plan.stage_name(s._asdict()) for s in plan.stages_of(order, is_first=first, settings=settings)]
@@ -74,6 +88,7 @@ def start(
         why=reason or "asked for",
         actor=this_user(),
         event_day=day_of(float(here.store.get_meta("event_s"))),
+        supersede=supersede,
     )
     lines = [f"rollout {number}: {name}@{row['version']}. Watch it: covey rollout show {number} -w"]
     if time.time() - float(here.store.get_meta("ticked_s")) > 10 * here.project.settings.serve.tick_interval_s:

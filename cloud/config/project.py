@@ -123,6 +123,12 @@ def _check(parsed: Settings) -> None:
         check_name(region, "regions.order")
         if region in order[:i]:
             raise ConfigError(f"{region!r} stands twice", field="regions.order", fix="Name each region once.")
+    if parsed.rollout.expedited:
+        raise ConfigError(
+            "no rollout is expedited by default",
+            field="rollout.expedited",
+            fix="Take it out; somebody says so, with a reason: covey rollout start --expedite --reason TEXT",
+        )
     for name, model in parsed.models.items():
         check_name(name, f"models.{name}")
         where = f"models.{name}"

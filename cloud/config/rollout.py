@@ -76,11 +76,28 @@ class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     step: tuple[RolloutStep, ...] = ()
 
 
+class ExpediteSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[rollout.expedite]``: what holds for a rollout that somebody starts with ``--expedite``.
+
+    Parameters
+    ----------
+    device_share : float
+        At most such a part of each region's devices answers with the candidate before it is promoted.
+    expires_days : int
+        After so many event days without a promotion every device goes back by itself.
+    """
+
+    device_share: Share = 0.5
+    expires_days: AtLeastOne = 3
+
+
 class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[rollout]``: the plan of every rollout; a plan file lays the same keys over it.
 
     Parameters
     ----------
+    expedited : bool
+        Set by ``covey rollout start --expedite``: guardrails and a person decide in place of a verdict on quality.
     order : tuple of str
         Regions in the order in which they open; that of ``[regions]`` by default.
     verified_share : float
@@ -120,5 +137,7 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     alarm: typing.Literal["undo", "tell", "off"] = "undo"
     shadow: ShadowSettings = ShadowSettings()
     canary: CanarySettings = CanarySettings()
+    expedite: ExpediteSettings = ExpediteSettings()
+    expedited: bool = False
     order: tuple[str, ...] = ()
     region: dict[str, RegionPlan] = msgspec.field(default_factory=dict)

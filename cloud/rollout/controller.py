@@ -16,7 +16,7 @@ from cloud.rollout.channels import Publish, device_share_bp, publish_changes
 from cloud.rollout.devices import Counts, Wanted, count, fleet_event_s
 from cloud.rollout.orders import obey, restore
 from cloud.rollout.plan import for_stage, stage_name
-from cloud.rollout.verdict import WAITS, Evidence, Verdict, judge
+from cloud.rollout.verdict import APPROVED, WAITS, Evidence, Verdict, judge
 from cloud.store.store import Store
 from shared.clock import DAY_S, day_of
 from shared.metrics import get_metric
@@ -120,6 +120,10 @@ def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s
             )
             if verdict.word == "PASS":
                 happened.append(f"rollout {rollout['id']}: {stage_name(stage)} passed: {'; '.join(verdict.reasons)}")
+    expires = settings.expedite.expires_days
+    if settings.expedited and event_day - rollout["created_day"] > expires:
+        why = f"expedited, and neither promoted nor approved within {expires} days"
+        return [*happened, _give_up(project, store, rollout, why, event_day)]
     if rollout["paused"]:
         return happened
     return happened + _go_on(project, store, rollout, settings, verdict, event_day)
@@ -273,13 +277,15 @@ def _fail(project: Project, store: Store, rollout: Row, stage: Row, verdict: Ver
 def _promote(project: Project, store: Store, rollout: Row, verdict: Verdict | None, event_day: int) -> list[str]:
     """Make the candidate the incumbent, once, for the whole fleet, when the evidence says so."""
     first = not rollout["from_version"]
-    if verdict is None or not (first or verdict.promote):
+    approved = str(store.get_meta(APPROVED.format(rollout["id"]), ""))
+    if verdict is None or not (first or verdict.promote or approved):
         store.set_meta(WAITS.format(rollout["id"]), "\n".join(verdict.waits if verdict else ()))
         return []
     with store.db.transaction():
         for region in project.settings.regions.order:
             store.models.set_incumbent(rollout["model"], region, rollout["to_version"])
         said = "installed in every region" if first else "; ".join(verdict.inputs["decision"]["reasons"])
+        said = said if first or verdict.promote else approved
         store.rollouts.end(rollout["id"], "promoted", event_day=event_day, outcome=said)
         store.audit.add("promoted", f"{rollout['model']}@{rollout['to_version']}", actor=_ACTOR, reason=said)
     return [f"rollout {rollout['id']}: {rollout['to_version']} promoted: {said}"]

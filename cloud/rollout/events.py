@@ -32,6 +32,7 @@ _TONES = {
     "rollout undo": "bad",
 }
 _SAID = {
+    "rollout superseded": "{subject} superseded",
     "rollout start": "Rollout of {subject} started",
     "alarm": "{subject} fails more often since its promotion",
     "promoted": "{subject} promoted",

@@ -114,6 +114,7 @@ def brief(store: Store, row: Row) -> Row:
         "to": row["to_version"],
         "state": row["state"],
         "paused": bool(row["paused"]),
+        "expedited": bool(row["plan"].get("expedited")),
         "stage": stage_name(opened[-1]) if opened else "",
         "outcome": row["outcome"],
     }

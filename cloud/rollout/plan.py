@@ -68,6 +68,11 @@ def stages_of(order: typing.Sequence[str], *, is_first: bool, settings: RolloutS
     check_plan(settings, order)
     if is_first:
         return [StagePlan("install", region) for region in regions]
+    if settings.expedited:
+        return [
+            StagePlan("shadow", FLEET, msgspec.to_builtins(StageSettings())),
+            *(StagePlan("canary", region, msgspec.to_builtins(_expedited(settings, region))) for region in regions),
+        ]
     shadow = StageSettings(min_days=settings.shadow.min_days, min_outcomes=settings.shadow.min_outcomes)
     steps = [(region, step) for region in regions for step in steps_of(settings, region)]
     return [
@@ -96,6 +101,13 @@ def steps_of(settings: RolloutSettings, region: str) -> list[StageSettings]:
         )
         for i, step in enumerate(steps)
     ]
+
+
+def _expedited(settings: RolloutSettings, region: str) -> StageSettings:
+    """Return the one step of a region in the expedited lane: nothing is waited for, and not all devices take part."""
+    last = steps_of(settings, region)[-1]
+    share = min(last.device_share, settings.expedite.device_share)
+    return StageSettings(device_share=share, request_share=last.request_share)
 
 
 def for_stage(settings: RolloutSettings, stage: typing.Mapping[str, typing.Any]) -> RolloutSettings:
@@ -165,7 +177,7 @@ def _check_steps(settings: RolloutSettings) -> None:
             field="rollout.canary.step",
             fix="Each step takes more of them than the one before.",
         )
-    if shares and shares[-1] < 1:
+    if shares and shares[-1] < 1 and not settings.expedited:
         raise PlanError(
             f"the last step takes {shares[-1]:g} of the devices: the rest would never have seen the candidate",
             field="rollout.canary.step",
@@ -183,8 +195,15 @@ def start(
     why: str,
     actor: str,
     event_day: int,
+    supersede: bool = False,
 ) -> int:
     """Start a rollout; the controller opens its first stage at its next tick.
+
+    Parameters
+    ----------
+    supersede : bool
+        End the rollout of this model that is running, if there is one. Nothing of its evidence is used for this one,
+        and devices go from its candidate to the new one at once.
 
     Raises
     ------
@@ -193,6 +212,8 @@ def start(
     """
     # In one transaction: a controller that promotes or undoes meanwhile would make `from_version` a lie.
     with store.db.transaction():
+        if supersede:
+            _supersede(store, model, version, actor=actor, event_day=event_day)
         row = store.models.get(model, str(parse_version(version)))
         if row["status"] != "ready":
             raise ConflictError(
@@ -221,3 +242,18 @@ def start(
         )
         store.audit.add("rollout start", f"{model}@{version}", actor=actor, reason=why, rollout=rollout)
     return rollout
+
+
+def _supersede(store: Store, model: str, version: str, *, actor: str, event_day: int) -> None:
+    running = store.rollouts.running(model)
+    if running is None:
+        return
+    if running["to_version"] == version:
+        raise ConflictError(f"{model}@{version} is being rolled out already", fix="Nothing needs to be done.")
+    if not running["from_version"]:
+        raise ConflictError(
+            f"rollout {running['id']} installs the first version", fix=f"End it: covey rollout abort {running['id']}"
+        )
+    why = f"superseded by {version}"
+    store.rollouts.end(running["id"], "aborted", event_day=event_day, outcome=why)
+    store.audit.add("rollout superseded", f"{model}@{running['to_version']}", actor=actor, reason=why)

@@ -75,7 +75,7 @@ def rollout_headline(view: Row) -> str:
         What `course.course` returns.
     """
     if view["state"] == "running":
-        said = _running(view)
+        said = _running(view) + ("; expedited, without a verdict on quality" if view["expedited"] else "")
         return f"{said}; paused" if view["paused"] else said
     to, before = view["to"], view["from"] or "nothing"
     if view["state"] == "promoted":
@@ -155,12 +155,20 @@ def next_steps(view: Row) -> list[str]:
     if not progress and waiting:
         return [f"{stage_title(waiting[0])} opens when the worker looks next."]
     if not progress:
-        return [_promotion(view)]
+        return _approval(view) if view["expedited"] else [_promotion(view)]
     then = f"{stage_title(waiting[0])} opens" if waiting else "the whole of the evidence decides on promotion"
     now = next(stage for stage in stages if stage["name"] == progress["stage"])
     need = _needs(progress, view["plan"])
     held = [f"For now it waits: {now['why']}."] if now["why"] else []
     return [f"{stage_title(now)} passes when {need}; then {then}.", *held, *_always(view)]
+
+
+def _approval(view: Row) -> list[str]:
+    days = view["plan"]["expedite"]["expires_days"]
+    return [
+        f"Every stage has passed. Somebody promotes it: covey rollout approve {view['id']} --reason TEXT",
+        f"Without that, every device goes back to {view['from']} {days} days after it was started.",
+    ]
 
 
 def _needs(progress: Row, plan: Row) -> str:

@@ -96,7 +96,7 @@ class Trained(typing.NamedTuple):
 ESTIMATORS: dict[str, typing.Callable[[int], Answers]] = {
     "boosting": lambda seed: HistGradientBoostingClassifier(max_iter=20, random_state=seed),
     "logistic": lambda seed: LogisticRegression(max_iter=300, random_state=seed),
-    "forest of 500": lambda seed: RandomForestClassifier(500, min_samples_leaf=2, random_state=seed, n_jobs=1),
+    "forest of 500": lambda seed: RandomForestClassifier(500, random_state=seed, n_jobs=1),
 }
 
 

@@ -45,6 +45,8 @@ class Encoder:
 
     Attributes
     ----------
+    key : callable
+        Codes to the 128-bit key of the row.
     code : callable
         `encode` as serving uses it, several times as fast: numbers in its codes are rounded only where they are packed.
     packed : callable
@@ -63,6 +65,7 @@ class Encoder:
         self._numeric = numeric
         # The key belongs to one encoding: the same codes under another feature set give another key.
         self._hash = hashlib.blake2b(digest_size=KEY_BYTES, key=bytes.fromhex(feature_set.digest)[:32])
+        self.key = self._keyer()
         self.code = compile_coder(feature_set)
         self.packed = compile_packer(feature_set)
 
@@ -77,11 +80,15 @@ class Encoder:
         get = row.get
         return tuple([code(get(column)) for column, code in self._coders])
 
-    def key(self, codes: Codes) -> bytes:
-        """Return the 128-bit key of a coded row."""
-        state = self._hash.copy()
-        state.update(self._pack(*codes))
-        return state.digest()
+    def _keyer(self) -> typing.Callable[[Codes], bytes]:
+        copy, pack = self._hash.copy, self._pack
+
+        def key(codes: Codes) -> bytes:
+            state = copy()
+            state.update(pack(*codes))
+            return state.digest()
+
+        return key
 
     def coarse_key(self, names: typing.Sequence[str]) -> typing.Callable[[Codes], bytes]:
         """Return what gives the 128-bit key of a coded row that is looked at with some of its features only.

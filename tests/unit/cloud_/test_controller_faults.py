@@ -16,9 +16,11 @@ import pytest
 
 from cloud.config import load_project
 from cloud.publish import repository
-from cloud.rollout import controller
+from cloud.rollout import controller, plan
 from cloud.store.store import Store
 from shared.channel import parse_channel
+from shared.clock import day_of
+from shared.errors import ConflictError
 from tests.small_fleet import DEVICES, FIRST_DAY, Said, SmallFleet
 from tests.unit.cloud_.simulated import MODEL, ORDER, Fleet
 
@@ -228,11 +230,16 @@ class Walk:
     def order(self) -> None:
         newest = max((row["id"] for row in self.fleet.store.rollouts.all()), default=0)
         if newest:
-            self.fleet.order(newest, self.rng.choice(["pause", "resume", "resume", "abort", "undo"]))
+            self.fleet.order(newest, self.rng.choice(["pause", "resume", "resume", "abort", "undo", *["approve"] * 3]))
 
     def start(self) -> None:
-        if not self.fleet.store.rollouts.running(MODEL):
-            self.fleet.start()
+        fleet, rng = self.fleet, self.rng
+        settings = msgspec.structs.replace(fleet.project.settings.rollout, expedited=rng.random() < 0.3)
+        with contextlib.suppress(ConflictError):  # another one is running
+            plan.start(
+                fleet.store, settings, ORDER, model=MODEL, version=fleet.version(), why="a walk", actor="ada",
+                event_day=day_of(self.event_s), supersede=rng.random() < 0.3,
+            )  # fmt: skip
 
     def join(self) -> None:
         self.fleet.devices.append(self.fleet.join(self.rng.choice(ORDER), len(self.fleet.devices)))
@@ -292,23 +299,52 @@ class Walk:
         if row["state"] == "promoted":
             assert {verdict["stage"] for verdict in verdicts if verdict["word"] == "PASS"} == {s["id"] for s in stages}
             assert all(stage["passed_s"] for stage in stages)
-        if row["state"] == "promoted" and row["from_version"]:
+        by_hand = row["plan"]["expedited"] and "without a verdict on quality" in row["outcome"]
+        if row["state"] == "promoted" and row["from_version"] and not by_hand:
+            passed = [v["inputs"]["decide"]["pairs"] for v in verdicts]
+            assert any(pairs and pairs["n"] > 0 for pairs in passed)
+        if row["state"] == "promoted" and row["from_version"] and not row["plan"]["expedited"]:
             passed = [v["inputs"]["decide"]["pairs"] for v in verdicts if v["word"] == "PASS"]
             assert all(pairs["n"] > 0 and pairs["days"]["g"] >= 2 for pairs in passed)
         if row["state"] == "running" and row["from_version"]:
             assert incumbents == {row["from_version"]}
 
 
-@pytest.mark.parametrize("seed", range(6))
+def some_plan(rng: random.Random) -> dict[str, str]:
+    """A plan that makes sense: steps, deadlines, approvals, and a region that is different."""
+    shares = sorted({rng.choice([0.1, 0.25, 0.5]), 1.0})
+    steps = "".join(
+        f"[[rollout.canary.step]]\ndevice_share = {share}\nmin_days = {rng.randint(0, 2)}\n"
+        f"approve = {str(rng.random() < 0.2).lower()}\n"
+        for share in shares
+    )
+    region = f"[rollout.region.{rng.choice(ORDER)}]\nmin_outcomes = {rng.choice([1, 500])}\napprove = true\n"
+    own = rng.choice(["", region])
+    deadline = f'hold_days = {rng.randint(4, 9)}\nat_deadline = "{rng.choice(["pause", "abort"])}"\n'
+    order = f"order = {list(rng.sample(ORDER, len(ORDER)))}\n".replace("'", '"') if rng.random() < 0.5 else ""
+    top = f'max_days = 60\nguardrails = "{rng.choice(["prove", "watch"])}"\n{order}'
+    return {"rollout": f"{top}{own}", "canary": rng.choice(["", deadline]) + rng.choice(["", steps])}
+
+
+@pytest.mark.parametrize("seed", range(7))
 def test_whatever_happens_each_region_has_one_incumbent_and_no_candidate_before_its_turn(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    fleet = Fleet(tmp_path, monkeypatch, n=2)
+    fleet = Fleet(tmp_path, monkeypatch, n=2, **(some_plan(random.Random(seed)) if seed > 2 else {}))
     fleet.install()
     walk = Walk(fleet, seed)
     for _ in range(120):
         walk.step()
     assert len(fleet.store.rollouts.all()) > 2
+    fleet.requests = 60
+    for _ in range(70):
+        walk.look()
+        running = fleet.store.rollouts.running(MODEL)
+        if running is None:
+            break
+        fleet.order(running["id"], "resume")
+        fleet.days()
+    assert fleet.store.rollouts.running(MODEL) is None, "every rollout comes to an end"
     fleet.store.close()
 
 

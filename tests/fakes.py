@@ -440,10 +440,23 @@ def on_loop(loop: asyncio.AbstractEventLoop, what: typing.Coroutine[typing.Any, 
     return asyncio.run_coroutine_threadsafe(what, loop).result(60)
 
 
+_new_loop: list[typing.Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop]
+
+
+@contextlib.contextmanager
+def using_loop(name: str) -> typing.Iterator[None]:
+    """Have servers run on asyncio's own loop, or on uvloop's."""
+    import uvloop
+
+    _new_loop.append({"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}[name])
+    yield
+    _new_loop.pop()
+
+
 @contextlib.contextmanager
 def running(api: Api, **limits: typing.Any) -> typing.Iterator[tuple[asyncio.AbstractEventLoop, HttpServer]]:
     """Run an event loop in a thread, with a server that listens nowhere yet."""
-    loop = asyncio.new_event_loop()
+    loop = _new_loop[-1]()
     faults: list[object] = []
     loop.set_exception_handler(lambda _loop, context: faults.append(context.get("exception") or context))
     server = HttpServer(api, Limits(**limits))

@@ -254,6 +254,19 @@ def test_every_route_of_the_device_has_a_section_and_no_other_has() -> None:
     assert set(re.findall(r"^### `([A-Z]+ [^`]+)`", text, re.MULTILINE)) == routes.documented()
 
 
+def test_every_metric_of_the_device_has_a_row_and_no_other_has() -> None:
+    source = (ROOT / "edge_agent" / "predict" / "metrics.py").read_text()
+    there = set(re.findall(r'"(covey_(?!waiting")[a-z_]+|process_[a-z_]+)"', source)) - {"covey_"}
+    made = [ROOT / "edge_agent" / "predict" / "server.py", ROOT / "edge_agent" / "agent.py"]
+    gauges = {name for path in made for name in re.findall(r'"((?:http|spool)_[a-z_]+)":', path.read_text())}
+    assert len(gauges) > 5
+    text = (REFERENCE / "device-api.md").read_text()
+    said = set(
+        re.findall(r"`((?:covey|process)_[a-z_]+)`", text.partition("### `GET /metrics`")[2].partition("###")[0])
+    )
+    assert said == there | {f"covey_{name}" for name in gauges}
+
+
 def test_every_error_has_a_row_with_its_code_and_status() -> None:
     text = (REFERENCE / "errors.md").read_text()
     kinds = generator().all_errors()

@@ -21,6 +21,12 @@ from tests.unit.edge_.test_http_server import Address, assert_answers, chunked, 
 INFER = "/v2/models/late/infer"
 
 
+@pytest.fixture(scope="module", params=["asyncio", "uvloop"], autouse=True)
+def loop(request: pytest.FixtureRequest) -> typing.Iterator[None]:
+    with fakes.using_loop(request.param):
+        yield
+
+
 @pytest.fixture
 def served(tmp_path: pathlib.Path) -> fakes.Served:
     return fakes.serve(tmp_path, fakes.make_bundle())

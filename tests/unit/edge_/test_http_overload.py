@@ -24,6 +24,12 @@ STORED = (0.875, 0.125)
 KNOWN, UNKNOWN = dict(fakes.ROWS[0]), {"x": 1, "colour": "red", "size": 0}
 
 
+@pytest.fixture(scope="module", params=["asyncio", "uvloop"], autouse=True)
+def loop(request: pytest.FixtureRequest) -> typing.Iterator[None]:
+    with fakes.using_loop(request.param):
+        yield
+
+
 def predict(row: object, *headers: str) -> bytes:
     return request("/v1/predict", {"features": row}, *headers)
 

@@ -32,6 +32,12 @@ class Reply(typing.NamedTuple):
     body: typing.Any
 
 
+@pytest.fixture(scope="module", params=["asyncio", "uvloop"], autouse=True)
+def loop(request: pytest.FixtureRequest) -> typing.Iterator[None]:
+    with fakes.using_loop(request.param):
+        yield
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> fakes.Served:
     return fakes.serve(tmp_path_factory.mktemp("served"), fakes.make_bundle())

@@ -25,6 +25,12 @@ ROW = {"x": 1, "colour": "red", "size": 0}
 Listening = tuple[listen.UnixListener, typing.Any]
 
 
+@pytest.fixture(scope="module", params=["asyncio", "uvloop"], autouse=True)
+def loop(request: pytest.FixtureRequest) -> typing.Iterator[None]:
+    with fakes.using_loop(request.param):
+        yield
+
+
 class UnixHttp(http.client.HTTPConnection):
     """Speaks HTTP on a Unix socket."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import http
 import typing
 
+from edge_agent.predict import wire
 from edge_agent.predict.asking import Paused
 from edge_agent.predict.engine import Prediction
 from edge_agent.predict.incoming import PLAIN, Incoming, Request, plain
@@ -21,9 +21,6 @@ _READ_AHEAD = 64
 _READ_BYTES = 64 << 10
 _LINGER_S = 2.0
 _MAX_LINGER_BYTES = 256 << 20
-_REASONS = {status.value: status.phrase for status in http.HTTPStatus}
-_OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Connection(asyncio.Protocol):
@@ -64,7 +61,7 @@ class Connection(asyncio.Protocol):
         try:
             self._server.admit(self)
         except CoveyError as err:
-            self._transport.write(_written(self._failed(err), is_head=False, is_last=True))
+            self._transport.write(wire.written(self._failed(err), is_head=False, is_last=True))
             self._transport.close()
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -143,7 +140,7 @@ class Connection(asyncio.Protocol):
     def _give_leave(self) -> None:
         """Tell a client that it may send its body; not before the replies that are due."""
         if not self._queue and self._busy is None and self._transport:
-            self._transport.write(_CONTINUE)
+            self._transport.write(wire.CONTINUE)
 
     # ---- answering
 
@@ -205,9 +202,9 @@ class Connection(asyncio.Protocol):
         is_head = request.method == "HEAD"
         is_last = not request.keep_alive or (self._server.is_stopping and not self._queue)
         if response.status == 200 and response.kind is JSON and not is_last and not is_head:  # noqa: PLR2004
-            out.append(_OK % (len(response.body), response.body))
+            out.append(wire.OK % (len(response.body), response.body))
             return
-        out.append(_written(response, is_head=is_head, is_last=is_last))
+        out.append(wire.written(response, is_head=is_head, is_last=is_last))
         if is_last:
             self._is_last, self._refusal = True, None
             self._queue.clear()
@@ -217,7 +214,7 @@ class Connection(asyncio.Protocol):
         is_through = not self._queue and self._busy is None and not self._lingers
         if self._refusal and is_through:
             self._server.api.meters.replies[self._refusal.status] += 1
-            out.append(_written(self._refusal, is_head=False, is_last=True))
+            out.append(wire.written(self._refusal, is_head=False, is_last=True))
         if out and self._transport is not None:
             server = self._server
             server.n_turns += 1
@@ -293,13 +290,3 @@ class Connection(asyncio.Protocol):
         """Close at once, whatever is still to be written."""
         if self._transport:
             self._transport.abort()
-
-
-def _written(response: Response, *, is_head: bool, is_last: bool) -> bytes:
-    more = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
-    connection = "Connection: close\r\n" if is_last else ""
-    head = (
-        f"HTTP/1.1 {response.status} {_REASONS.get(response.status, '')}\r\nContent-Type: {response.kind}\r\n"
-        f"Content-Length: {len(response.body)}\r\n{more}{connection}\r\n"
-    )
-    return head.encode("latin-1") + (b"" if is_head else response.body)

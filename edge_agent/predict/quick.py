@@ -11,6 +11,7 @@ import typing
 
 import msgspec
 
+from edge_agent.predict import wire
 from edge_agent.predict.apart import SlowModelError
 from edge_agent.predict.engine import Engine, Prediction
 from edge_agent.predict.loaded import NotReadyError
@@ -20,7 +21,6 @@ from shared.errors import CoveyError, NotFoundError
 PATH = "/v1/predict"
 _END = b"\r\n\r\n"
 _MAX_HEADS, _MAX_HEAD_BYTES = 128, 2048
-_OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
 _decode = msgspec.json.Decoder(PredictRequest).decode
 
@@ -88,4 +88,4 @@ class Quick:
         except CoveyError as err:
             return err
         body = active.wordings[made.arm](made.outputs, made.source, made.prediction_id)
-        return _OK % (len(body), body), made
+        return wire.OK % (len(body), body), made

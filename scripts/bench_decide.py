@@ -1,197 +1,207 @@
-"""Shows what the decision rule does: simulated experiments with known truth, judged by ``cloud.analysis.decide``.
+"""Shows what the decision rule does on simulated experiments with known truth, beside rules that others use.
 
-Run ``python scripts/bench_decide.py`` for 10,000 experiments a scenario, ``--quick`` for 240 and a rough answer.
+Every look of 10,000 experiments a scenario is decided by ``cloud.analysis.array_decide``, the rule over arrays. The
+first 300 of them also go through ``covey experiment decide``, as JSON lines, and every word must be the same.
+``--quick`` gives a rough answer; ``--more`` tries unusual circumstances.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
 import multiprocessing
 import os
 import platform
+import subprocess
 import sys
 import time
 import typing
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
+import scipy
+from decide_rivals import RIVALS, pool
+from decide_scenarios import Scenario, more, promised
 
-from cloud.analysis import simulate as sim
-from cloud.analysis.decide import decide
-from cloud.analysis.records import DecideInput, Metric, Word
+from cloud.analysis.array_decide import Verdicts, decide_all
+from cloud.analysis.batch import Batch
 
-GOOD, BAD, SLOW = Metric("bernoulli", "higher"), Metric("bernoulli", "lower"), Metric("continuous", "lower")
-CHUNK = 50
-Simulator = typing.Callable[[np.random.Generator, int], sim.Experiment]
-Bar = tuple[Word, str, float]  # "at most" or "at least" a share of experiments, or "median" outcomes until the word
-
-
-class Scenario(typing.NamedTuple):
-    """What is simulated, the word that ends an experiment, and bars by word."""
-
-    name: str
-    simulate: Simulator
-    word: Word
-    bars: tuple[Bar, ...]
+CHUNK = 100
+DENSE_LOOKS, STEP = 40, 4  # the command sees the first looks all, then every fourth: verdicts mostly fall early
+OURS = "covey"
+Firsts = npt.NDArray[np.float64]  # (experiment, [rollback, promote]) outcomes when the word first fell, or inf
 
 
-class Outcome(typing.NamedTuple):
-    """Words that an experiment came to, and the candidate's outcomes when it ended."""
+class Job(typing.NamedTuple):
+    """A chunk of the experiments of a scenario, and how many of them rivals and the command see."""
 
-    words: frozenset[str]
-    outcomes: float
-
-
-def equal_models() -> list[Scenario]:
-    """Nothing is wrong with the candidate."""
-    f = functools.partial
-    good, canary = sim.question(GOOD, 0.02), sim.question(GOOD, 0.02, "canary")
-    same = (0.9, 0.9)
-    runs: dict[str, Simulator] = {
-        "50/50": f(sim.rates, n=(100, 100), p=same, asked=good),
-        "5 % canary": f(sim.rates, n=(1900, 100), p=same, asked=canary),
-        "1 % canary, 10 a look": f(sim.rates, n=(990, 10), p=same, asked=canary),
-        "rare errors, 5 % canary": f(sim.rates, n=(380, 20), p=(0.005, 0.005), asked=sim.question(BAD, 0.005)),
-        "latency": f(sim.latencies, slower=1.0, asked=sim.question(SLOW, 10.0)),
-        "shadow": f(sim.paired, pos=0.045, neg=0.045, asked=sim.question(GOOD, 0.02, "shadow")),
-        "interleaved": f(sim.paired, pos=0.2, neg=0.2, asked=sim.question(GOOD, 0.02, "interleave")),
-        "split in 24 devices": f(sim.clustered, devices=24, p=same, icc=0.1, asked=good),
-        "10 v 10 devices": f(sim.clustered, devices=20, p=same, icc=0.1, split=False, asked=good),
-        "100 v 100, unequal": f(sim.clustered, devices=200, p=same, icc=0.1, split=False, skew=1.5, asked=good),
-        "ramp with drift": f(sim.ramp, worse=0.0, asked=good),
-        "any of 4 candidates": f(sim.family, asked=sim.question(GOOD, 0.02, n_candidates=4)),
-    }
-    return [Scenario(f"equal: {name}", run, "rollback", (("rollback", "at most", 0.05),)) for name, run in runs.items()]
+    scenario: Scenario
+    chunk: int
+    size: int
+    rivals: bool
+    command: int
 
 
-def worse_by_the_margin() -> list[Scenario]:
-    """The candidate is just bad enough not to be promoted."""
-    f = functools.partial
-    good = sim.question(GOOD, 0.02)
-    runs: dict[str, tuple[Simulator, float]] = {
-        "50/50": (f(sim.rates, n=(100, 100), p=(0.9, 0.88), asked=good), 0.01),
-        "5 % canary": (f(sim.rates, n=(380, 20), p=(0.9, 0.88), asked=good), 0.01),
-        "rare errors": (f(sim.rates, n=(100, 100), p=(0.005, 0.01), asked=sim.question(BAD, 0.005)), 0.01),
-        "latency": (f(sim.latencies, slower=1.1, asked=sim.question(SLOW, 10.0)), 0.01),
-        "shadow": (f(sim.paired, pos=0.035, neg=0.055, asked=sim.question(GOOD, 0.02, "shadow")), 0.01),
-        "24 v 24 devices": (f(sim.clustered, devices=48, p=(0.9, 0.88), icc=0.02, split=False, asked=good), 0.02),
-        "ramp with drift": (f(sim.ramp, worse=0.02, asked=good), 0.015),
-    }
-    return [
-        Scenario(f"worse by the margin: {name}", run, "promote", (("promote", "at most", limit),))
-        for name, (run, limit) in runs.items()
-    ]
+class Part(typing.NamedTuple):
+    """What came of a chunk: by rule when words fell; experiments and words compared, and how many differ."""
+
+    firsts: dict[str, Firsts]
+    looks: int
+    compared: int
+    words: int
+    differ: int
+    seconds: float
 
 
-def much_worse() -> list[Scenario]:
-    """The candidate has to be found, soon, and must never be promoted."""
-    f = functools.partial
-    good, bad = sim.question(GOOD, 0.02), sim.question(BAD, 0.005)
-    shadow = sim.question(GOOD, 0.02, "shadow")
-    runs: dict[str, tuple[Simulator, float]] = {
-        ".90 -> .85, 50/50": (f(sim.rates, n=(100, 100), p=(0.9, 0.85), asked=good), 800),
-        ".90 -> .85, 5 % canary": (f(sim.rates, n=(1900, 100), p=(0.9, 0.85), asked=good), 500),
-        ".90 -> .85, 1 % canary, 10 a look": (f(sim.rates, n=(990, 10), p=(0.9, 0.85), asked=good), 450),
-        ".90 -> .85, shadow, 9 % disagree": (f(sim.paired, pos=0.02, neg=0.07, n=20, asked=shadow), 500),
-        ".90 -> .80, 50/50": (f(sim.rates, n=(100, 100), p=(0.9, 0.8), asked=good), 400),
-        "errors .5 % -> 2 %, 5 % canary": (f(sim.rates, n=(380, 20), p=(0.005, 0.02), asked=bad), 500),
-        "latency +20 %": (f(sim.latencies, slower=1.2, asked=sim.question(SLOW, 10.0)), 350),
-    }
-    never: Bar = ("promote", "at most", 0.0)
-    rows = [
-        Scenario(name, run, "rollback", (("rollback", "median", limit), *((never,) if ".85" in name else ())))
-        for name, (run, limit) in runs.items()
-    ]
-    found: tuple[Bar, ...] = (("rollback", "at least", 1.0), ("rollback", "median", 900), never)
-    for devices in (24, 200):
-        for icc in (0.05, 0.2):
-            run = f(sim.clustered, devices=devices, p=(0.9, 0.85), icc=icc, asked=good)
-            rows.append(Scenario(f".90 -> .85, split in {devices} devices, icc {icc}", run, "rollback", found))
-    lost: dict[str, functools.partial[sim.Experiment]] = {
-        "failures lost": f(sim.lossy, crash=0.6, late=0, asked=good),
-        "failures late": f(sim.lossy, crash=0.0, late=20, asked=good),
-        "failures lost and late": f(sim.lossy, crash=0.6, late=20, asked=good),
-        "failures lost, all late": f(sim.lossy, crash=0.6, late=20, all_late=True, asked=good),
-    }
-    for name, lossy in lost.items():
-        for n in ((100, 100), (1900, 100)):
-            run = f(lossy, n=n)
-            rows.append(Scenario(f".90 -> .85, {name}, {n[1]} of {sum(n)}", run, "rollback", (never,)))
-    no_failures = f(sim.rates, n=(100, 100), p=(0.0, 0.0), asked=bad)
-    return [*rows, Scenario("two models that never fail", no_failures, "promote", (("promote", "median", 2000),))]
+def firsts_of(rollback: npt.NDArray[np.bool_], promote: npt.NDArray[np.bool_], n: Firsts) -> Firsts:
+    """Candidate outcomes when each word first fell."""
+    rows = np.arange(len(n))
+    found = [np.where(said.any(1), n[rows, said.argmax(1)], np.inf) for said in (rollback, promote)]
+    return np.stack(found, -1)
 
 
-def scenarios() -> list[Scenario]:
-    """Everything that is promised."""
-    return [*equal_models(), *worse_by_the_margin(), *much_worse()]
+def run(job: Job) -> Part:
+    """Simulate and judge a chunk."""
+    batches = job.scenario.batches([job.chunk, sum(job.scenario.name.encode())], job.size)
+    start = time.perf_counter()
+    verdicts = [decide_all(batch) for batch in batches]
+    seconds = time.perf_counter() - start
+    # Of several candidates, the first of whom it is said counts.
+    ours = np.min([firsts_of(found.rollback, found.promote, found.outcomes) for found in verdicts], axis=0)
+    firsts = {OURS: ours}
+    if job.rivals and batches[0].strata:
+        for name, rule in RIVALS.items():
+            with np.errstate(all="ignore"):
+                words = [(rule(pool(batch)), batch.strata) for batch in batches]
+            seen = [np.sum([s.candidate.n for s in strata], axis=0) for _, strata in words]
+            each = [firsts_of(w.rollback, w.promote, n) for (w, _), n in zip(words, seen, strict=True)]
+            firsts[name] = np.min(each, axis=0)
+    compared = [compare(batch, found, job.command) for batch, found in zip(batches, verdicts, strict=True)]
+    words_seen, differ = (sum(column) for column in zip(*compared, strict=True))
+    looks = sum(found.rollback.size for found in verdicts)
+    return Part(firsts, looks, job.command, words_seen, differ, seconds)
 
 
-def outcome(looks: typing.Iterator[DecideInput], word: Word) -> Outcome:
-    """Decide at every look until the word falls."""
-    words, n = set(), math.inf
-    for record in looks:
-        decision = decide(record)
-        words.add(decision.word)
-        if decision.word == word:
-            n = decision.numbers["outcomes"]
-            break
-    return Outcome(frozenset(words), n)
+def compare(batch: Batch, found: Verdicts, n: int) -> tuple[int, int]:
+    """Ask the real command about the first experiments; return words and how many of them differ."""
+    looks = [look for look in range(batch.shape[1]) if look < DENSE_LOOKS or look % STEP == 0]
+    places = [(e, look) for e in range(n) for look in looks]
+    if not places:
+        return 0, 0
+    lines = b"\n".join(msgspec.json.encode(batch.record(*place)) for place in places)
+    command = [sys.executable, "-m", "cloud.cli", "experiment", "decide"]
+    done = subprocess.run(command, input=lines, capture_output=True, check=True)
+    said = done.stdout.decode().split()
+    expected = ["rollback" if found.rollback[p] else "promote" if found.promote[p] else "continue" for p in places]
+    return len(places), sum(a != b for a, b in zip(said, expected, strict=True))
 
 
-def run_chunk(job: tuple[int, int, int]) -> list[Outcome]:
-    """Simulate and judge some experiments of a scenario."""
-    index, chunk, size = job
-    scenario = scenarios()[index]
-    experiment = scenario.simulate(np.random.default_rng([index, chunk]), size)
-    return [outcome(experiment(e), scenario.word) for e in range(size)]
-
-
-def judge(scenario: Scenario, outcomes: list[Outcome]) -> list[dict[str, typing.Any]]:
-    """Compare outcomes with the bars of a scenario; shares may miss theirs by three standard errors."""
+def judge(scenario: Scenario, firsts: Firsts) -> list[dict[str, typing.Any]]:
+    """Compare words with the bars of a scenario; shares may miss theirs by three standard errors."""
     bars = []
     for word, kind, limit in scenario.bars:
-        share = sum(word in one.words for one in outcomes) / len(outcomes)
-        slack = 3.0 * math.sqrt(limit * (1.0 - limit) / len(outcomes)) if kind == "at most" else 0.0
-        value = float(np.median([one.outcomes for one in outcomes])) if kind == "median" else share
+        fell = firsts[:, 0 if word == "rollback" else 1]
+        share = float(np.isfinite(fell).mean())
+        slack = 3.0 * math.sqrt(limit * (1.0 - limit) / len(fell)) if kind == "at most" else 0.0
+        value = float(np.median(fell)) if kind == "median" else share
         ok = value >= limit if kind == "at least" else value <= limit + slack
         name = f"{scenario.name}: {word}, {kind}"
-        bars.append({"name": name, "value": value, "limit": round(limit + slack, 5), "ok": ok})
+        bars.append({"name": name, "value": value, "limit": round(limit + slack, 5), "ok": bool(ok)})
     return bars
+
+
+def row_of(scenario: Scenario, rule: str, firsts: Firsts) -> dict[str, typing.Any]:
+    """Say how experiments ended under a rule, when the first word ends them; promotion waits for a clean look."""
+    rolled = firsts[:, 0] <= firsts[:, 1]
+    rolled &= np.isfinite(firsts[:, 0])
+    promoted = firsts[:, 1] < firsts[:, 0]
+    median = float(np.median(firsts.min(1)))
+    return {
+        "scenario": scenario.name,
+        "rule": rule,
+        "experiments": len(firsts),
+        "rolled_back": float(rolled.mean()),
+        "promoted": float(promoted.mean()),
+        "undecided": float((~rolled & ~promoted).mean()),
+        "median_outcomes": median if math.isfinite(median) else None,
+    }
+
+
+def show(row: dict[str, typing.Any]) -> str:
+    """Write a row of the table."""
+    shares = "".join(f"{row[name]:9.2%}" for name in ("rolled_back", "promoted", "undecided"))
+    median = "-" if row["median_outcomes"] is None else f"{row['median_outcomes']:g}"
+    return f"  {row['rule']:30s}{shares}{median:>9s}"
+
+
+def options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="500 experiments a scenario, 5 through the command")
+    parser.add_argument("--more", action="store_true", help="unusual circumstances instead of what is promised")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--experiments", type=int, default=0, help="experiments a scenario")
+    parser.add_argument("--command", type=int, default=-1, help="of these, so many through the command")
+    parser.add_argument("--rivals", type=int, default=-1, help="of these, so many by rules that others use")
+    parser.add_argument("--only", default="", help="only scenarios whose name contains this")
+    args = parser.parse_args()
+    args.experiments = args.experiments or (500 if args.quick else 10_000)
+    args.command = min(args.experiments, args.command if args.command >= 0 else 5 if args.quick else 300)
+    args.rivals = min(args.experiments, args.rivals if args.rivals >= 0 else 100 if args.quick else 2_000)
+    return args
+
+
+def jobs_of(scenario: Scenario, args: argparse.Namespace) -> list[Job]:
+    """Cut the experiments of a scenario into chunks; the first ones are seen by rivals and by the command too."""
+    jobs = []
+    for chunk, first in enumerate(range(0, args.experiments, CHUNK)):
+        size = min(CHUNK, args.experiments - first)
+        jobs.append(Job(scenario, chunk, size, first < args.rivals, max(0, min(size, args.command - first))))
+    return jobs
+
+
+def measure(
+    scenario: Scenario, parts: list[Part], started: float
+) -> tuple[list[dict[str, typing.Any]], list[dict[str, typing.Any]]]:
+    """Put the chunks of a scenario together: rows and bars."""
+    rules = {rule for part in parts for rule in part.firsts}
+    firsts = {r: np.concatenate([p.firsts[r] for p in parts if r in p.firsts]) for r in (OURS, *RIVALS) if r in rules}
+    rows = [row_of(scenario, rule, found) for rule, found in firsts.items()]
+    rows[0]["compared_experiments"] = sum(part.compared for part in parts)
+    rows[0]["compared_words"] = sum(part.words for part in parts)
+    rows[0]["us_per_decision"] = 1e6 * sum(part.seconds for part in parts) / sum(part.looks for part in parts)
+    rows[0]["seconds"] = time.perf_counter() - started
+    bars = judge(scenario, firsts[OURS])
+    if rows[0]["compared_words"]:
+        differ = sum(part.differ for part in parts)
+        bars.append({"name": f"{scenario.name}: words that differ", "value": differ, "limit": 0, "ok": not differ})
+    return rows, bars
 
 
 def main() -> int:
     """Run all scenarios and print what came out."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="240 experiments a scenario instead of 10,000")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--experiments", type=int, default=0, help="experiments a scenario")
-    parser.add_argument("--only", default="", help="only scenarios whose name contains this")
-    args = parser.parse_args()
-    size = args.experiments or (240 if args.quick else 10_000)
-    rows, bars = [], []
-    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
-        for index, scenario in enumerate(scenarios()):
+    args = options()
+    rows: list[dict[str, typing.Any]] = []
+    bars: list[dict[str, typing.Any]] = []
+    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as workers:
+        for scenario in more() if args.more else promised():
             if args.only not in scenario.name:
                 continue
             start = time.perf_counter()
-            # A median is read off experiments that end soon, so there can be more of them.
-            n = 5 * size if args.quick and any(kind == "median" for _, kind, _ in scenario.bars) else size
-            jobs = [(index, first, min(CHUNK, n - first)) for first in range(0, n, CHUNK)]
-            outcomes = [one for part in pool.imap(run_chunk, jobs) for one in part]
-            found = judge(scenario, outcomes)
-            bars += found
-            rows.append({"name": scenario.name, "experiments": n, "seconds": time.perf_counter() - start})
-            for bar in [] if args.json else found:
-                print(
-                    f"{'ok ' if bar['ok'] else 'MISSED'} {bar['name']:75s} {bar['value']:9.4g}  {bar['limit']:9.4g}",
-                    flush=True,
-                )
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "msgspec": msgspec.__version__}
+            found = measure(scenario, list(workers.imap(run, jobs_of(scenario, args))), start)
+            rows += found[0]
+            bars += found[1]
+            if not args.json:
+                print(f"{scenario.name}  (rolled back, promoted, undecided, outcomes in the median)")
+                print("\n".join(show(row) for row in found[0]))
+                for bar in found[1]:
+                    word = "ok" if bar["ok"] else "MISSED"
+                    print(f"    {word:7s}{bar['name']}: {bar['value']:.4g}, limit {bar['limit']:.4g}", flush=True)
+    versions = {name: module.__version__ for name, module in (("numpy", np), ("scipy", scipy), ("msgspec", msgspec))}
     if args.json:
-        print(json.dumps({"rows": rows, "bars": bars, "versions": versions}))
+        print(json.dumps({"rows": rows, "bars": bars, "versions": {"python": platform.python_version(), **versions}}))
     return 0 if all(bar["ok"] for bar in bars) else 3
 
 

@@ -24,9 +24,9 @@ def _half_normal(nodes: int, scale: float) -> tuple[tuple[float, ...], tuple[flo
     return points, tuple(h / total for h in heights)
 
 
-_LOG_RATIOS, _WEIGHTS = _half_normal(16, 1.2)
-_SHARES_OF_LIMIT = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75)
-_SHARE_WEIGHTS = (0.5, 0.1, 0.1, 0.1, 0.1, 0.1)
+LOG_RATIOS, WEIGHTS = _half_normal(16, 1.2)
+SHARES_OF_LIMIT = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75)
+SHARE_WEIGHTS = (0.5, 0.1, 0.1, 0.1, 0.1, 0.1)
 
 
 def log_e_more(counts: typing.Sequence[Count]) -> float:
@@ -56,14 +56,14 @@ def log_e_more(counts: typing.Sequence[Count]) -> float:
     6.174
     """
     values = []
-    for log_ratio in _LOG_RATIOS:
+    for log_ratio in LOG_RATIOS:
         ratio = math.exp(log_ratio)
         value = 0.0
         for count in counts:
             lift = math.log((1.0 + count.odds * ratio) / (1.0 + count.odds))
             value += count.candidate * log_ratio - (count.candidate + count.control) * lift
         values.append(value)
-    return log_mean_exp(tuple(values), _WEIGHTS)
+    return log_mean_exp(tuple(values), WEIGHTS)
 
 
 def log_e_fewer(counts: typing.Sequence[Count]) -> float:
@@ -112,11 +112,11 @@ def log_e_below(n: float, events: float, limit: float) -> float:
     """
     values = []
     limit = min(limit, 1.0 - 1e-9)
-    for share in _SHARES_OF_LIMIT:
+    for share in SHARES_OF_LIMIT:
         rate = share * limit
         if share == 0.0:
             value = -math.inf if events > 0.0 else -n * math.log1p(-limit)
         else:
             value = events * math.log(share) + (n - events) * (math.log1p(-rate) - math.log1p(-limit))
         values.append(value)
-    return log_mean_exp(tuple(values), _SHARE_WEIGHTS)
+    return log_mean_exp(tuple(values), SHARE_WEIGHTS)

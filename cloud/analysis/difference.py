@@ -8,7 +8,7 @@ import typing
 from cloud.analysis.ratio import Spread, clustered_spread, effective_clusters, few_clusters_factor, independent_variance
 from cloud.analysis.records import Arm, Cross, CrossDays, Days, Stratum
 
-_FEW_CLUSTERS = 20.0
+FEW_CLUSTERS = 20.0
 
 
 def clustered_difference(stratum: Stratum) -> Spread | None:
@@ -64,9 +64,9 @@ def _difference(control: Arm, candidate: Arm, cross: Cross | CrossDays | None) -
         return Spread(max(0.0, v0 + v1 - 2.0 * _covariance(control, candidate, cross)), min(df0, df1))
     if max(df0, df1) <= 0.0:
         return None
-    if df1 < _FEW_CLUSTERS - 1.0 and df1 <= df0:
+    if df1 < FEW_CLUSTERS - 1.0 and df1 <= df0:
         v1, df1 = _borrow(v1, df1, v0, df0)
-    elif df0 < _FEW_CLUSTERS - 1.0 and df0 < df1:
+    elif df0 < FEW_CLUSTERS - 1.0 and df0 < df1:
         v0, df0 = _borrow(v0, df0, v1, df1)
     total = v0 + v1
     if total <= 0.0:

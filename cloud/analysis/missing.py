@@ -67,7 +67,7 @@ def find_missing(all_strata: Strata, judged: Strata, assigned: Assigned | None, 
 
 def _by_total(all_strata: Strata, judged: Strata, assigned: Assigned, *, pending: bool) -> Missing:
     odds = assigned.candidate / assigned.control
-    if pending and assigned.share is not None and _is_split(assigned.share):
+    if pending and assigned.share is not None and is_split(assigned.share):
         # What is pending is recent, and recent inputs were split by the newest share.
         odds = max(odds, assigned.share / (1.0 - assigned.share))
     n1 = math.fsum(stratum.candidate.n for stratum in all_strata)
@@ -101,7 +101,8 @@ def _by_stratum(judged: Strata, own: typing.Sequence[tuple[float, float]]) -> Mi
     return Missing(excess, _error(rows, design), fraction, log_e)
 
 
-def _is_split(share: float) -> bool:
+def is_split(share: float) -> bool:
+    """Tell whether a planned share of the candidate lets both arms have inputs."""
     return _LEAST_SHARE < share < 1.0 - _LEAST_SHARE
 
 
@@ -145,7 +146,7 @@ def log_e_split(strata: Strata, assigned: Assigned | None) -> float:
     >>> log_e_split([Stratum(arm, few)], Assigned(5000.0, 4000.0, 0.5)) > 4.6
     True
     """
-    if len(strata) != 1 or assigned is None or assigned.share is None or not _is_split(assigned.share):
+    if len(strata) != 1 or assigned is None or assigned.share is None or not is_split(assigned.share):
         return 0.0
     stratum = strata[0]
     if not has_data(stratum):

@@ -7,17 +7,17 @@ import typing
 
 from cloud.analysis.tails import log_scaled_ndtr
 
-_DROPS = tuple(2.0 ** (step / 2.0) for step in range(-2, 11))  # in margins: one half to 32, half an octave apart
+DROPS = tuple(2.0 ** (step / 2.0) for step in range(-2, 11))  # in margins: one half to 32, half an octave apart
 
 
 def _log_normal(centre: float, spread: float) -> tuple[float, ...]:
-    heights = [math.exp(-0.5 * (math.log(drop / centre) / spread) ** 2) for drop in _DROPS]
+    heights = [math.exp(-0.5 * (math.log(drop / centre) / spread) ** 2) for drop in DROPS]
     return tuple(height / math.fsum(heights) for height in heights)
 
 
-# Drops that deserve a rollback are mostly one to six margins; a tenth of the weight keeps watch for far larger ones.
-_DROP_WEIGHTS = tuple(
-    0.9 * near + 0.1 * far for near, far in zip(_log_normal(2.6, 0.5), _log_normal(10.0, 0.6), strict=True)
+# Drops that deserve a rollback are mostly one to six margins; a twentieth of the weight watches for far larger ones.
+DROP_WEIGHTS = tuple(
+    0.95 * near + 0.05 * far for near, far in zip(_log_normal(2.4, 0.35), _log_normal(10.0, 0.6), strict=True)
 )
 
 
@@ -81,9 +81,9 @@ def log_e_drop(z: float, margin: float) -> float:
     >>> log_e_drop(0.0, 1.0) < 0.0
     True
     >>> round(log_e_drop(3.0, 1.0), 6)
-    3.859945
+    4.06805
     """
-    return log_mean_exp(tuple(drop * margin * (z - 0.5 * drop * margin) for drop in _DROPS), _DROP_WEIGHTS)
+    return log_mean_exp(tuple(drop * margin * (z - 0.5 * drop * margin) for drop in DROPS), DROP_WEIGHTS)
 
 
 def log_mean_exp(values: typing.Sequence[float], weights: typing.Sequence[float]) -> float:

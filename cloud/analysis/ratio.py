@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import typing
 
-_ROUNDING = 1e-13  # what is left of a difference of sums that cancel
-_SCORE = 3.0  # in standard errors, about where verdicts fall
-_MOST = 600.0  # e to this power is still a float
+ROUNDING = 1e-13  # what is left of a difference of sums that cancel
+SCORE = 3.0  # in standard errors, about where verdicts fall
+MOST = 600.0  # e to this power is still a float
 
 
 class Spread(typing.NamedTuple):
@@ -81,7 +81,7 @@ def clustered_spread(n: float, total: float, g: float, nn: float, ns: float, ss:
     if clusters <= 1.0:
         return Spread(0.0, 0.0)
     residual = ss - 2.0 * mean * ns + mean * mean * nn
-    residual = max(residual, _ROUNDING * ss)
+    residual = max(residual, ROUNDING * ss)
     return Spread(residual / (n * n) * clusters / (clusters - 1.0), clusters - 1.0)
 
 
@@ -126,5 +126,5 @@ def few_clusters_factor(inverse_df: float) -> float:
     >>> [round(few_clusters_factor(1.0 / df), 3) for df in (5.0, 19.0, 1000.0)]
     [2.805, 1.279, 1.005]
     """
-    square = _SCORE * _SCORE * inverse_df
-    return math.expm1(min(square, _MOST)) / square
+    square = SCORE * SCORE * inverse_df
+    return math.expm1(min(square, MOST)) / square

@@ -9,7 +9,7 @@ _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 _SQRT_HALF = math.sqrt(0.5)
 _FAR = 30.0  # beyond this, erfc is about to underflow and four terms of its expansion are exact to 1e-11
 _NORMAL = NormalDist()
-_HILL_FROM_DF = 100.0  # from here on Hill's series is within 1e-9 for every |t| < 10
+HILL_FROM_DF = 100.0  # from here on Hill's series is within 1e-9 for every |t| < 10
 _TINY = 1e-300
 
 
@@ -172,7 +172,7 @@ def z_from_t(t: float, df: float) -> float:
     -2.0
     """
     size = abs(t)
-    if df >= _HILL_FROM_DF:
+    if df >= HILL_FROM_DF:
         a = df - 0.5
         b = 48.0 * a * a
         y = a * math.log1p(size * size / df)

@@ -11,7 +11,17 @@ import pytest
 import cloud.analysis
 
 MODULES = sorted(module.name for module in pkgutil.iter_modules(cloud.analysis.__path__))
-WITHOUT_EXAMPLES = {"evidence", "explain", "findings", "gates", "records", "simulate"}
+WITHOUT_EXAMPLES = {
+    "evidence",
+    "array_compare",
+    "array_contrast",
+    "explain",
+    "findings",
+    "gates",
+    "records",
+    "simulate",
+    "simulate_devices",
+}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -127,6 +127,10 @@ class Client:
             raise AssertionError(data[:500])
         self._seen.add(unique)
 
+    def forget(self) -> None:
+        """Forget the ids that were seen; there may be millions."""
+        self._seen.clear()
+
     def close(self) -> None:
         """Hang up."""
         self._line.close()

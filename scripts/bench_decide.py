@@ -149,7 +149,7 @@ def options() -> argparse.Namespace:
     args = parser.parse_args()
     args.experiments = args.experiments or (500 if args.quick else 10_000)
     args.command = min(args.experiments, args.command if args.command >= 0 else 5 if args.quick else 300)
-    args.rivals = min(args.experiments, args.rivals if args.rivals >= 0 else 100 if args.quick else 2_000)
+    args.rivals = min(args.experiments, args.rivals if args.rivals >= 0 else 100 if args.quick else 1_000)
     return args
 
 

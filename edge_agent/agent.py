@@ -14,12 +14,14 @@ import msgspec
 from edge_agent import control
 from edge_agent.config import Identity, Layout, Settings
 from edge_agent.files import lock
+from edge_agent.loading import give_memory_back
 from edge_agent.notify import Notifier
 from edge_agent.predict import listen
 from edge_agent.predict.engine import ActiveModel, Engine
 from edge_agent.predict.meters import Meters
 from edge_agent.predict.routes import Api, EventClock
 from edge_agent.predict.server import HttpServer, Limits
+from edge_agent.predict.shelf import Shelf
 from edge_agent.records import AnyRecord
 from edge_agent.supervise import PATIENCE_S, SyncChild
 from edge_agent.switch import Switch
@@ -100,6 +102,9 @@ class Agent:
             if with_sync:
                 tasks.append(loop.create_task(self.sync.run()))
             tasks.append(loop.create_task(notifier.keep_beating()))
+            if serve.memory_bytes:
+                shelf = Shelf(self.engine, self.meters, serve.memory_bytes, give_memory_back)
+                tasks.append(loop.create_task(shelf.run(http.patience.wanted)))
             await self.switch.begun.wait()
             notifier.say("READY=1", f"STATUS=answers on {self.address}")
             on_ready(self.address)

@@ -37,6 +37,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         How many slow models run at a time; quick ones need no thread.
     model_timeout_s : float
         A slow model's run is stopped after so long; what comes next in the answer order answers then.
+    memory_bytes : int
+        What loaded models may take together; the one that was used longest ago makes room. 0 is no limit.
     stop_timeout_s : float
         When the agent stops, requests that are being answered have so long.
     """
@@ -53,6 +55,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_held_bytes: typing.Annotated[int, msgspec.Meta(ge=65_536)] = 64 << 20
     model_threads: typing.Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
     model_timeout_s: typing.Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    memory_bytes: typing.Annotated[int, msgspec.Meta(ge=0)] = 0
     stop_timeout_s: typing.Annotated[float, msgspec.Meta(ge=0)] = 10.0
 
 

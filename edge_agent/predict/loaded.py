@@ -11,7 +11,7 @@ import time
 import typing
 
 from edge_agent.predict.apart import SLOW_S, Outcome, SlowModelError, SlowRun
-from edge_agent.predict.runtime import Runtime
+from edge_agent.predict.runtime import Runtime, resident_bytes
 from shared import codec
 from shared.admission import check_model
 from shared.bundle import COARSE_FILE, FEATURES_FILE, GOLDEN_FILE, MODEL_FILE, TABLE_FILE, Golden, Manifest
@@ -33,6 +33,7 @@ class NotReadyError(ModelError):
 
     code = "loading"
     is_substitute = False  # whether the incumbent is asked because the candidate has failed
+    bundle: LoadedBundle | None = None
 
 
 class LoadedBundle:
@@ -67,7 +68,8 @@ class LoadedBundle:
         self._runtime: Runtime | None = None
         self._error = ""
         self.is_loaded = threading.Event()
-        self.is_slow = False
+        self.is_slow = self.is_parked = self.is_wanted = False
+        self.size_bytes = 0
         self._done: dict[bytes, Outcome] = {}
         self._n_quick = 0
         self._long_s: list[float] = []
@@ -110,13 +112,21 @@ class LoadedBundle:
         """Load the model; slow, so call it in a thread. A failure is kept and told by `answer`."""
         try:
             if self.manifest.file(MODEL_FILE) and self.manifest.answer_order != "precomputed_only":
+                before = resident_bytes()
                 runtime = Runtime((self.folder / MODEL_FILE).read_bytes(), self.manifest, self.encoder.width)
                 self.is_slow = _fastest_s(runtime, self.encoder.width) > SLOW_S
                 self._runtime = runtime
+                self.size_bytes = max(resident_bytes() - before, (self.folder / MODEL_FILE).stat().st_size)
         except (ModelError, OSError) as err:
             self._error = str(err)
         finally:
+            self.is_parked = self.is_wanted = False
             self.is_loaded.set()
+
+    def park(self) -> None:
+        """Give the model's memory to others; `load_model` brings it back."""
+        self.is_parked, self._runtime = True, None
+        self.is_loaded.clear()
 
     @property
     def error(self) -> str:
@@ -187,7 +197,9 @@ class LoadedBundle:
     def _need_runtime(self) -> Runtime:
         if self._runtime is None:
             if not self.is_loaded.is_set():
-                raise NotReadyError("the model is still loading", fix="Try again in a second.")
+                wait = NotReadyError("the model is still loading", fix="Try again in a second.")
+                wait.bundle = self
+                raise wait
             raise ModelError(self._error or "there is no model in the bundle")
         return self._runtime
 

@@ -71,9 +71,9 @@ def bundle_of(active: ActiveModel, version: str) -> LoadedBundle:
 
 
 def is_ready(bundle: LoadedBundle) -> bool:
-    """Whether a version can answer: its model is loaded, or what it has instead of one."""
+    """Whether a version can answer: its model is loaded or was put away, or it has something instead of one."""
     if not bundle.is_loaded.is_set():
-        return False
+        return bundle.is_parked
     return not bundle.error or bool(bundle.table or bundle.coarse or bundle.manifest.default)
 
 
@@ -95,7 +95,8 @@ def index(engine: Engine, body: bytes) -> Response:
 
 def _entry(name: str, bundle: LoadedBundle) -> dict[str, str]:
     state = "READY" if is_ready(bundle) else "UNAVAILABLE" if bundle.is_loaded.is_set() else "LOADING"
-    return {"name": name, "version": bundle.version, "state": state, "reason": bundle.error}
+    reason = "put away to make room; loaded when it is asked for" if bundle.is_parked else bundle.error
+    return {"name": name, "version": bundle.version, "state": state, "reason": reason}
 
 
 def refuse_change(name: str, verb: str) -> typing.NoReturn:

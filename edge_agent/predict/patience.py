@@ -43,6 +43,7 @@ class Patience:
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         self._runs: dict[concurrent.futures.Future[None], SlowRun] = {}
         self._is_closed = False
+        self.wanted = asyncio.Event()
         self.n_waiting = 0
 
     async def complete(self, paused: Paused) -> Response:
@@ -93,6 +94,9 @@ class Patience:
             elif isinstance(pause, NotReadyError):
                 if asyncio.get_running_loop().time() > deadline:
                     return pause
+                if pause.bundle is not None and pause.bundle.is_parked:
+                    pause.bundle.is_wanted = True
+                    self.wanted.set()
                 await asyncio.sleep(_RETRY_LOADING_S)
             else:
                 await self._run(pause)

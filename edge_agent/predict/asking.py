@@ -42,10 +42,11 @@ class Ask(typing.NamedTuple):
 
 
 class Paused(typing.NamedTuple):
-    """A question that is not answered yet, and what it waits for."""
+    """A question that is not answered yet, what it waits for, and how many rows it has."""
 
     answering: Answering
     pause: Pause
+    n_rows: int
 
 
 def begin(engine: Engine, ask: Ask) -> Response | Paused:
@@ -63,7 +64,7 @@ def begin(engine: Engine, ask: Ask) -> Response | Paused:
             pass  # asked again below, with a pause or with a better message; nothing was recorded
     answering = _answering(engine, ask)
     try:
-        return Paused(answering, next(answering))
+        return Paused(answering, next(answering), len(ask.rows))
     except StopIteration as stop:
         return typing.cast("Response", stop.value)
 
@@ -78,7 +79,7 @@ def complete(paused: Paused) -> Response:
     CoveyError
         What the rows or the model are guilty of.
     """
-    answering, pause = paused
+    answering, pause, _ = paused
     while True:
         if isinstance(pause, NotReadyError):
             raise pause

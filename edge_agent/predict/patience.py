@@ -16,6 +16,7 @@ from shared.errors import CoveyError, LimitError
 
 _RETRY_LOADING_S = 0.05
 _LOADING_PATIENCE_S = 60.0
+_MAX_ROWS = 100_000  # their answers are kept until the last of a request is there
 
 
 class BusyError(LimitError):
@@ -44,7 +45,7 @@ class Patience:
         self._runs: dict[concurrent.futures.Future[None], SlowRun] = {}
         self._is_closed = False
         self.wanted = asyncio.Event()
-        self.n_waiting = 0
+        self.n_waiting = self._n_rows = 0
 
     async def complete(self, paused: Paused) -> Response:
         """Wait, ask again, and so on to the reply.
@@ -58,11 +59,13 @@ class Patience:
         CoveyError
             What the rows or the model are guilty of.
         """
-        answering, pause = paused
-        if self.n_waiting >= self._max_waiting:
+        answering, pause, n_rows = paused
+        if self.n_waiting >= self._max_waiting or self._n_rows + n_rows > _MAX_ROWS:
             answering.close()
-            raise BusyError(f"{self.n_waiting} requests wait already", fix="Try again later.")
+            what = f"{self.n_waiting} requests with {self._n_rows:,} rows wait already"
+            raise BusyError(what, fix="Try again later.")
         self.n_waiting += 1
+        self._n_rows += n_rows
         deadline = asyncio.get_running_loop().time() + _LOADING_PATIENCE_S
         try:
             while True:
@@ -72,6 +75,7 @@ class Patience:
             return typing.cast("Response", stop.value)
         finally:
             self.n_waiting -= 1
+            self._n_rows -= n_rows
             answering.close()
 
     async def finish(self, finishing: Finishing, pause: SlowRun | None) -> None:

@@ -137,6 +137,20 @@ def test_more_than_may_wait_are_told_to_come_back_and_nobody_else_notices(tmp_pa
         assert all(line.is_silent() for line in lines[:3])
 
 
+def test_rows_that_wait_are_bounded_too(tmp_path: pathlib.Path) -> None:
+    loading = fakes.serve(tmp_path, fakes.make_bundle(), load=False)
+    many = request("/v1/predict", b'{"rows": [' + b",".join([b'{"x":1}'] * 10_000) + b"]}")
+    with fakes.listening(loading.api, max_body_bytes=1 << 20) as address, contextlib.ExitStack() as stack:
+        lines = [stack.enter_context(Line(address)) for _ in range(12)]
+        for line in lines:
+            line.send(many)
+        fakes.wait_for(lambda: gauge(address, "covey_http_waiting") == 10)
+        refused = [line for line in lines if not line.is_silent()]
+        assert [line.reply()[0] for line in refused] == [503, 503]
+        loading.engine.model(None).incumbent.load_model()
+        assert [line.reply()[0] for line in lines if line not in refused] == [200] * 10
+
+
 def test_who_goes_away_while_a_model_runs_frees_its_thread(tmp_path: pathlib.Path) -> None:
     with stuck(tmp_path, model_threads=1) as (_, address):
         lines = [Line(address) for _ in range(3)]

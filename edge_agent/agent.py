@@ -180,7 +180,11 @@ class Agent:
 
     def _fold(self) -> int:
         """Add up the journal; before there is a channel nobody knows whether event time is now or a replay's."""
-        return self.recorder.fold(self.clock.now()) if self.engine.generation else 0
+        if not self.engine.generation:
+            return 0
+        for detail in self.engine.parity.news():
+            self.recorder.add_event("table-differs", detail)
+        return self.recorder.fold(self.clock.now())
 
     def _record(self, record: AnyRecord) -> None:
         self.recorder.record(record)
@@ -220,6 +224,7 @@ class Agent:
             "state": self.state.state_of(digest) or "",
             "models": {name: _describe(active) for name, active in self.engine.models.items()},
             "totals": self.recorder.totals(),
+            "table_checks": {name: one._asdict() for name, one in self.engine.parity.counts.items()},
             "event_time_s": self.clock.now(),
             "update": msgspec.to_builtins(self.state.update.read()),
             "trial": msgspec.to_builtins(self.state.trial.read()),

@@ -10,7 +10,8 @@ import typing
 from edge_agent.generation import Generation
 from edge_agent.predict.active import ActiveModel, Prediction, Row, main_score
 from edge_agent.predict.apart import HOLDS_UP_S, SlowModelError
-from edge_agent.predict.loaded import ONNX, NotReadyError
+from edge_agent.predict.loaded import ONNX, PRECOMPUTED, NotReadyError
+from edge_agent.predict.parity import Parity
 from edge_agent.records import CANDIDATE, INCUMBENT, Answered, Failed, OutcomeSeen, Recorder
 from shared import codec, experiment
 from shared.errors import DataError, ModelError, NotFoundError, shown
@@ -43,6 +44,7 @@ class Engine:
         self._tags: dict[int, str] = {}
         # A step of it is one call into C, so that several threads may ask at once.
         self._next_nonce = itertools.count(int.from_bytes(os.urandom(experiment.NONCE_BYTES), "big")).__next__
+        self.parity = Parity()
         self.generation = ""
         self.replay = False
 
@@ -170,6 +172,8 @@ class Engine:
         """
         active = prediction.active
         bundle = active.bundle(prediction.arm)
+        if prediction.source == PRECOMPUTED:
+            self.parity.look(bundle, prediction.codes, prediction.outputs)
         other_version, other_source = "", 0
         other_outputs: tuple[float, ...] = ()
         if score_other and active.scores_other and not prediction.fell_back:

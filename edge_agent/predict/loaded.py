@@ -7,10 +7,9 @@ import math
 import mmap
 import pathlib
 import threading
-import time
 import typing
 
-from edge_agent.predict.apart import SLOW_S, Outcome, SlowModelError, SlowRun
+from edge_agent.predict.apart import SLOW_S, Outcome, SlowModelError, SlowRun, fastest_s
 from edge_agent.predict.runtime import Runtime, resident_bytes
 from shared import codec
 from shared.admission import check_model
@@ -23,7 +22,6 @@ from shared.telemetry import SOURCES
 
 PRECOMPUTED, ONNX, COARSE, DEFAULT = range(len(SOURCES))
 Answer = tuple[tuple[float, ...], int]
-_MEASURED_RUNS = 3
 _QUICK_RUNS = 5
 _LONG_ANSWERS, _LONG_WINDOW_S = 3, 10.0
 
@@ -114,7 +112,7 @@ class LoadedBundle:
             if self.manifest.file(MODEL_FILE) and self.manifest.answer_order != "precomputed_only":
                 before = resident_bytes()
                 runtime = Runtime((self.folder / MODEL_FILE).read_bytes(), self.manifest, self.encoder.width)
-                self.is_slow = _fastest_s(runtime, self.encoder.width) > SLOW_S
+                self.is_slow = fastest_s(runtime.run, self.encoder.width) > SLOW_S
                 self._runtime = runtime
                 self.size_bytes = max(resident_bytes() - before, (self.folder / MODEL_FILE).stat().st_size)
         except (ModelError, OSError) as err:
@@ -183,6 +181,16 @@ class LoadedBundle:
         raise ModelError(
             "no precomputed answer for this input, and no default", field=where, fix="Ship the model or set a default."
         )
+
+    def ask_model(self, codes: Codes) -> tuple[float, ...] | None:
+        """Ask the model alone, to compare; None if it is not there, is slow, or fails."""
+        runtime = self._runtime
+        if runtime is None or self.is_slow:
+            return None
+        try:
+            return runtime.run(self.encoder.packed(codes))
+        except ModelError:
+            return None
 
     def _from_table(self, codes: Codes) -> Answer | None:
         found = self.table.get(self.encoder.key(codes)) if self.table else None
@@ -285,16 +293,3 @@ def _is_close(got: tuple[float, ...], expected: tuple[float, ...], tolerance: fl
     return len(got) == len(expected) and all(
         math.isclose(a, b, abs_tol=tolerance, rel_tol=0) for a, b in zip(got, expected, strict=True)
     )
-
-
-def _fastest_s(runtime: Runtime, width: int) -> float:
-    """Warm the model up and measure it: seconds of the fastest of a few runs; 0 if it fails."""
-    took_s = []
-    for _ in range(_MEASURED_RUNS):
-        started = time.perf_counter()
-        try:
-            runtime.run(bytes(4 * width))
-        except ModelError:
-            return 0.0
-        took_s.append(time.perf_counter() - started)
-    return min(took_s)

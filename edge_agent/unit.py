@@ -30,10 +30,12 @@ RestartSec=2
 TimeoutStopSec=30
 KillMode=mixed
 
-# Who it is, and where it may write: its store alone.
+# Who it is, and where it may write: its store, and a folder for a socket.
 DynamicUser=yes
 StateDirectory={name}
 StateDirectoryMode=0700
+RuntimeDirectory={name}
+RuntimeDirectoryMode=0755
 UMask=0077
 
 # What it may use. It is short: files, loopback or the network, threads, and a child with limits.

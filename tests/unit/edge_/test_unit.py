@@ -75,6 +75,11 @@ def test_systemd_finds_little_to_say_against_it(tmp_path: pathlib.Path, allow: t
     assert [line for line in checked.stderr.splitlines() if "covey-edge.service" in line] == []
 
 
+def test_the_service_has_a_folder_for_a_socket_that_others_may_look_into() -> None:
+    made = unit(program=PROGRAM, name="till")
+    assert "RuntimeDirectory=till\nRuntimeDirectoryMode=0755\n" in made
+
+
 def test_the_agent_says_that_it_is_ready_alive_and_stopping(tmp_path: pathlib.Path) -> None:
     layout = fakes.join(tmp_path / "store")
     address = str(tmp_path / "notify")

@@ -53,12 +53,13 @@ def band(difference: float, error: float, df: float, *, margin: float, need_wors
     [0.013, 0.047]
     """
     far = _FAR * (error + margin)
+    scale = z_from_t(margin / error, df)  # as the rule itself takes it
 
     def rules_out_below(effect: float) -> bool:
-        return log_e_above(z_from_t((difference - effect) / error, df), margin / error) >= need_fine
+        return log_e_above(z_from_t((difference - effect) / error, df), scale) >= need_fine
 
     def rules_out_above(effect: float) -> bool:
-        return log_e_drop(z_from_t((effect - difference) / error, df), margin / error) >= need_worse
+        return log_e_drop(z_from_t((effect - difference) / error, df), scale) >= need_worse
 
     return Band(_edge(rules_out_below, difference, -far), _edge(rules_out_above, difference, far))
 

@@ -75,7 +75,7 @@ def rollout_headline(view: Row) -> str:
         What `course.course` returns.
     """
     if view["state"] == "running":
-        said = _running(view) + ("; expedited, without a verdict on quality" if view["expedited"] else "")
+        said = _running(view) + (" (expedited, without a verdict on quality)" if view["expedited"] else "")
         return f"{said}; paused" if view["paused"] else said
     to, before = view["to"], view["from"] or "nothing"
     if view["state"] == "promoted":
@@ -103,8 +103,11 @@ def _running(view: Row) -> str:
         done = sum(stage["verdict"] == "PASS" for stage in view["stages"])
         return f"{view['to']} is being installed: {done} of {len(view['stages'])} regions done"
     if all(stage["verdict"] == "PASS" for stage in view["stages"]):
-        return f"{view['to']} is in every region; the evidence for promotion is still growing"
-    return f"{view['to']} is in {stage_title(stage)}, {_share(stage)}"
+        waits = "somebody has to promote it" if view["expedited"] else "the evidence for promotion is still growing"
+        return f"{view['to']} is in every region; {waits}"
+    share = stage.get("device_share", 1.0)
+    some = f"{place(stage['region'])}, on {percent(share)} of its devices"
+    return f"{view['to']} is in {some if share < 1 else f'{stage_title(stage)}, {_share(stage)}'}"
 
 
 def _share(stage: Row) -> str:

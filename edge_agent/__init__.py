@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import typing
+
+# ONNX Runtime reports to its maker, and keeps a database for that in the home folder, unless it is told not to before
+# it is imported. What happens on a device is its owner's business.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if typing.TYPE_CHECKING:
     from edge_agent.predictor import Answer, Predictor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -85,3 +86,12 @@ def test_no_module_of_the_device_imports_anything_of_the_cloud() -> None:
 def test_the_sync_child_is_where_the_line_is() -> None:
     """So that the tests above would notice."""
     assert loaded("edge_agent.sync") >= {"requests", "tuf", "cryptography"}
+
+
+@pytest.mark.parametrize("package", ["edge_agent", "cloud"])
+def test_the_runtime_reports_to_nobody_and_keeps_nothing_for_that(tmp_path: pathlib.Path, package: str) -> None:
+    code = f"import {package}, onnxruntime"
+    environ = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=environ | home, check=True, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -237,5 +237,5 @@ def _say_many(made: list[Prediction]) -> Response:
 
 
 def _need(method: str, wanted: str, what: str) -> None:
-    if method != wanted:
+    if method != wanted and (method, wanted) != ("HEAD", "GET"):
         raise UsageError(f"{method[:20]} does not fit {what[:100]}", field="method", fix=f"Use {wanted}.")

@@ -323,14 +323,16 @@ def test_a_client_that_waits_for_leave_to_send_gets_it(address: Address) -> None
         assert line.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-def test_head_has_no_body(address: Address) -> None:
+@pytest.mark.parametrize(("path", "status"), [("/", 200), ("/v2/models/late", 200), (INFER, 400), ("/nowhere", 404)])
+def test_head_is_answered_like_get_without_a_body(address: Address, path: str, status: int) -> None:
     with socket.create_connection(address, timeout=15) as line:
-        line.sendall(request("/", method="HEAD") + LAST)
+        line.sendall(request(path, method="HEAD") + LAST)
         got = b""
         while piece := line.recv(1 << 16):
             got += piece
     head, _, rest = got.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400 ")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0]) > 10
     assert [reply.status for reply in parse(rest)] == [200]
 
 

@@ -18,6 +18,7 @@ from shared.precomputed import PrecomputedTable
 
 TOLERANCE = 1e-5
 _END = b"\r\n\r\n"
+_SILENCE_S = 1.0
 Times = list[float]
 
 
@@ -91,13 +92,22 @@ class Client:
         self._pids, self._read, self._answers = process.pids, read, answers[:, 1].tolist()
         head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nAccept: */*\r\n"
         self._requests = [f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
-        self._line = socket.create_connection(("127.0.0.1", process.port))
-        self._line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._address = "127.0.0.1", process.port
+        self._line = self._connect()
         self._seen: set[str] = set()
         self._at = 0
+        self._last_s = time.monotonic()
+
+    def _connect(self) -> socket.socket:
+        line = socket.create_connection(self._address)
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return line
 
     def __call__(self, n: int) -> Slice:
         """Send n requests, one after the other; check all answers afterwards."""
+        if time.monotonic() > self._last_s + _SILENCE_S:  # some hang up on who is silent
+            self._line.close()
+            self._line = self._connect()
         clock, times, said = time.perf_counter, [], []
         send, receive, requests = self._line.sendall, self._line.recv, self._requests
         lengths: dict[bytes, int] = {}  # of whole replies, by their heads: a cheap look, since the client is timed too
@@ -109,13 +119,14 @@ class Client:
             data = receive(65536)
             while lengths.get(data[: data.find(_END)]) != len(data):
                 if not _note_length(data, lengths):
-                    data += receive(65536)
+                    data += receive(65536) or _gone()
             times.append(clock() - start)
             said.append(data)
         cpu = sum(map(world.cpu_s, self._pids)) - cpu
         for i, data in enumerate(said, self._at):
             self._check(data, i % len(requests))
         self._at += n
+        self._last_s = time.monotonic()
         return Slice(times, cpu)
 
     def _check(self, data: bytes, i: int) -> None:
@@ -134,6 +145,10 @@ class Client:
     def close(self) -> None:
         """Hang up."""
         self._line.close()
+
+
+def _gone() -> bytes:
+    raise ConnectionResetError("the server has hung up")
 
 
 def _note_length(data: bytes, lengths: dict[bytes, int]) -> bool:

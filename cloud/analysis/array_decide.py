@@ -14,6 +14,7 @@ from cloud.analysis.array_compare import Evidences, from_pairs, from_strata
 from cloud.analysis.array_contrast import design_effect, has_data
 from cloud.analysis.array_evidence import Counts, log_e_fewer, log_e_more, log_mean_exp
 from cloud.analysis.batch import ArmSums, Array, AssignedSums, Batch, Mask, PairSums, StratumSums, add_up
+from cloud.analysis.decide import DOUBT
 from cloud.analysis.missing import is_split
 from cloud.analysis.records import DecideInput
 
@@ -87,14 +88,14 @@ def _decide(batch: Batch) -> Verdicts:
         fine = worse if same else from_strata(judged, missing.excess, asked.metric, asked.margin, missing.error)
         amount = _of_strata(judged)
     split = _log_e_split(batch) if asked.n_candidates == 1.0 else np.zeros(batch.shape)
-    regions = _bad_regions(asked, judged, blamed, need_worse)
+    regions, doubtful = _bad_regions(asked, judged, blamed, need_worse)
     least = asked.least()
     ready = amount.days >= least.days
     rollback = ready & (worse.log_e_worse >= need_worse)
     clean = np.maximum(missing.log_e, split) < need_fine
     enough = (amount.outcomes >= least.outcomes) & (amount.devices >= least.devices)
     promote = ready & ~rollback & clean & enough & (fine.log_e_fine >= need_fine)
-    promote &= ~np.any([np.zeros(batch.shape, bool), *regions.values()], axis=0)
+    promote &= ~doubtful & ~np.any([np.zeros(batch.shape, bool), *regions.values()], axis=0)
     e_values = (worse.log_e_worse, fine.log_e_fine, missing.log_e, split)
     return Verdicts(rollback, promote, *e_values, amount.outcomes, regions)
 
@@ -156,11 +157,14 @@ def _log_e_split(batch: Batch) -> Array:
     return np.where(has_data(stratum), found, 0.0)
 
 
-def _bad_regions(asked: DecideInput, judged: Strata, blamed: typing.Sequence[Array], need: float) -> dict[str, Mask]:
+def _bad_regions(
+    asked: DecideInput, judged: Strata, blamed: typing.Sequence[Array], need: float
+) -> tuple[dict[str, Mask], Mask]:
     names = {stratum.region for stratum in judged}
+    bad: dict[str, Mask] = {}
+    doubtful: Mask = np.zeros(judged[0].control.n.shape if judged else (1, 1), bool)
     if len(names) < 2:  # noqa: PLR2004 -- one region is the pool
-        return {}
-    bad = {}
+        return bad, doubtful
     for name in sorted(name for name in names if name is not None):
         mine = [(stratum, excess) for stratum, excess in zip(judged, blamed, strict=True) if stratum.region == name]
         strata = [stratum for stratum, _ in mine]
@@ -168,7 +172,8 @@ def _bad_regions(asked: DecideInput, judged: Strata, blamed: typing.Sequence[Arr
         seen = from_strata(strata, [excess for _, excess in mine], asked.metric, asked.margin, nothing)
         dated = _of_strata(strata).days >= asked.least().days
         bad[name] = dated & (seen.log_e_worse >= need + math.log(len(names)))
-    return bad
+        doubtful |= seen.log_e_worse >= DOUBT
+    return bad, doubtful
 
 
 class _Amounts(typing.NamedTuple):

@@ -13,6 +13,8 @@ from cloud.analysis.minimums import of_pairs, of_strata
 from cloud.analysis.missing import Missing, find_missing, log_e_split
 from cloud.analysis.records import DecideInput, Decision, Pairs, Stratum, Word
 
+DOUBT = math.log(1.5)  # odds of three to two that a region suffers: the fleet waits until they are better, or worse
+
 
 def decide(record: DecideInput) -> Decision:
     """Decide on a candidate.
@@ -28,8 +30,8 @@ def decide(record: DecideInput) -> Decision:
     Decision
         ``rollback`` when the evidence that the candidate is worse than the control reaches ``n_candidates / alpha``;
         ``promote`` when the evidence that it is not worse by the margin reaches ``n_candidates / alpha_promote``, the
-        minimums are met, nothing is missing that should be there and no region says roll back; else ``continue``. If
-        both could be said, ``rollback`` is.
+        minimums are met, nothing is missing that should be there and no region says roll back or leans to it; else
+        ``continue``. If both could be said, ``rollback`` is.
 
     Notes
     -----
@@ -57,7 +59,7 @@ def decide(record: DecideInput) -> Decision:
     found = _find(record)
     word = _word(found, record)
     regions = {name: _word_in(name, word, found) for name in _names(record)}
-    if word == "promote" and found.bad_regions:
+    if word == "promote" and (found.bad_regions or found.doubtful_regions):
         word = "continue"
     return Decision(word, reasons_of(word, found, record), numbers_of(found), regions)
 
@@ -78,8 +80,8 @@ def _find(record: DecideInput) -> Findings:
         fine = worse if same else from_strata(judged, missing.excess, record.metric, record.margin, doubt=missing.error)
         amount = of_strata(judged)
     split = log_e_split(record.strata, record.assigned) if record.n_candidates == 1.0 else 0.0
-    bad_regions = _bad_regions(record, judged, blamed, need_worse)
-    return Findings(worse, fine, need_worse, need_fine, amount, missing, split, bad_regions)
+    bad, doubtful = _bad_regions(record, judged, blamed, need_worse)
+    return Findings(worse, fine, need_worse, need_fine, amount, missing, split, bad, doubtful)
 
 
 def _compare_pairs(record: DecideInput, pairs: Pairs, missing: Missing, *, certain: bool) -> tuple[Evidence, Evidence]:
@@ -102,19 +104,24 @@ def _names(record: DecideInput) -> list[str]:
 
 def _bad_regions(
     record: DecideInput, judged: typing.Sequence[Stratum], blamed: typing.Sequence[float], need: float
-) -> tuple[str, ...]:
-    """Regions whose own sums say roll back, at alpha over the number of regions: the pool can hide a small one."""
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Regions whose own sums say roll back, at alpha over their number, and those which only lean to it.
+
+    The pool can hide a small region, and is sure of itself long before that region can be.
+    """
     names = {stratum.region for stratum in judged}
     if len(names) < 2:  # noqa: PLR2004 -- one region is the pool
-        return ()
-    bad = []
+        return (), ()
+    bad, doubtful = [], []
     for name in sorted(name for name in names if name is not None):
         mine = [(stratum, e) for stratum, e in zip(judged, blamed, strict=True) if stratum.region == name]
         strata = [stratum for stratum, _ in mine]
         seen = from_strata(strata, [e for _, e in mine], record.metric, record.margin)
         if seen.log_e_worse >= need + math.log(len(names)) and of_strata(strata).days >= record.least().days:
             bad.append(name)
-    return tuple(bad)
+        elif seen.log_e_worse >= DOUBT:
+            doubtful.append(name)
+    return tuple(bad), tuple(doubtful)
 
 
 def _word(found: Findings, record: DecideInput) -> Word:
@@ -130,4 +137,6 @@ def _word(found: Findings, record: DecideInput) -> Word:
 
 
 def _word_in(name: str, word: Word, found: Findings) -> Word:
-    return "rollback" if name in found.bad_regions else word
+    if name in found.bad_regions:
+        return "rollback"
+    return "continue" if word == "promote" and name in found.doubtful_regions else word

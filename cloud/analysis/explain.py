@@ -66,6 +66,7 @@ def _holds(found: Findings, record: DecideInput) -> list[str]:
     if found.split >= found.need_fine:
         holds.append("no promotion while inputs are not split as planned")
     holds += [f"{name} alone says roll back: it keeps its incumbent" for name in found.bad_regions]
+    holds += [f"no promotion while {name} rather looks worse" for name in found.doubtful_regions]
     return holds
 
 

@@ -13,7 +13,8 @@ class Findings(typing.NamedTuple):
     """Everything that a word rests on.
 
     Evidence and limits are logarithms of e-values. ``worse`` counts what is missing only where that is no accident;
-    ``fine`` counts it always. ``bad_regions`` are those in which the candidate is worse.
+    ``fine`` counts it always. ``bad_regions`` are those in which the candidate is worse,
+    ``doubtful_regions`` those in which it rather is than not.
     """
 
     worse: Evidence
@@ -24,3 +25,4 @@ class Findings(typing.NamedTuple):
     missing: Missing
     split: float
     bad_regions: tuple[str, ...]
+    doubtful_regions: tuple[str, ...]

@@ -9,7 +9,7 @@ import typing
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -34,6 +34,7 @@ def alone(x: np.ndarray) -> Arm:
     return Arm(n, s, ss, n, n, s, ss)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([(25, 25), (40, 400), (400, 40)]))
 def test_without_clusters_the_variance_and_its_degrees_of_freedom_are_those_of_welch(
     seed: int, sizes: tuple[int, int]
@@ -48,6 +49,7 @@ def test_without_clusters_the_variance_and_its_degrees_of_freedom_are_those_of_w
     assert spread.df == pytest.approx(welch.df, rel=1e-6)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_between_arms_of_one_size_a_latency_is_judged_by_the_score_of_welch(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -62,6 +64,7 @@ def test_between_arms_of_one_size_a_latency_is_judged_by_the_score_of_welch(seed
     assert seen.log_e_worse == pytest.approx(log_e_drop(score, margin), rel=1e-5, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(samples)
 def test_pairs_of_losses_are_judged_by_the_one_sample_t_test(values: list[int]) -> None:
     d = np.array(values) / 1000.0 - 0.4
@@ -84,6 +87,7 @@ def test_the_margin_is_scored_as_the_differences_are(df: float) -> None:
     assert surest > log_e_drop(z_from_t(t, df), t / 3.0)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 60), st.integers(2, 60), st.integers(0, 60), st.integers(0, 60))
 def test_no_rate_is_surer_than_the_agresti_smoothed_one(n0: int, n1: int, bad0: int, bad1: int) -> None:
     bad0, bad1 = min(bad0, n0), min(bad1, n1)

@@ -190,6 +190,7 @@ def test_a_record_of_a_batch_is_one_that_the_command_reads(batch: Batch) -> None
 FINITE = st.floats(-60.0, 60.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(FINITE, st.floats(1e-3, 50.0)), min_size=1, max_size=8))
 def test_mixtures_over_arrays_are_those_of_scalars(rows: list[tuple[float, float]]) -> None:
     z, scale = (np.array(column) for column in zip(*rows, strict=True))
@@ -200,6 +201,7 @@ def test_mixtures_over_arrays_are_those_of_scalars(rows: list[tuple[float, float
         assert pair == pytest.approx(other, rel=1e-9, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(0.2, 1e6)), min_size=1, max_size=8))
 def test_scores_over_arrays_are_those_of_scalars(rows: list[tuple[float, float]]) -> None:
     t, df = (np.array(column) for column in zip(*rows, strict=True))
@@ -208,6 +210,7 @@ def test_scores_over_arrays_are_those_of_scalars(rows: list[tuple[float, float]]
     assert array_evidence.z_from_t(t, df).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0.0, 500.0), st.floats(0.0, 500.0), st.floats(1e-3, 1e3)), min_size=1, max_size=4),
     st.floats(1e-4, 1.5),

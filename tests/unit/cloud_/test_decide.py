@@ -254,6 +254,16 @@ def test_a_small_region_that_suffers_is_not_outvoted() -> None:
     assert "europe alone says roll back: it keeps its incumbent" in found.reasons
 
 
+def test_the_fleet_waits_for_a_region_that_rather_looks_worse() -> None:
+    few, fewer = two(80, 0.9, 80, 0.8, region="europe"), two(8, 0.9, 8, 0.8, region="europe")
+    waits = decide(ask(*REGIONS, few))
+
+    assert waits.word == "continue"
+    assert waits.regions == {"africa": "promote", "america": "promote", "asia": "promote", "europe": "continue"}
+    assert "no promotion while europe rather looks worse" in waits.reasons
+    assert decide(ask(*REGIONS, fewer)).word == "promote"
+
+
 def test_regions_follow_the_fleet_when_none_suffers() -> None:
     assert set(decide(ask(*REGIONS)).regions.values()) == {"promote"}
     assert decide(ask(two(2000, 0.9, 2000, 0.8, region="asia"))).regions == {"asia": "rollback"}
@@ -267,7 +277,7 @@ def test_each_region_is_tested_at_its_share_of_alpha() -> None:
 
     assert alone.word == "rollback"
     assert decide(ask(suffering, crowd[0])).regions["z"] == "rollback"
-    assert decide(ask(suffering, *crowd)).regions["z"] == "promote"
+    assert decide(ask(suffering, *crowd)).regions["z"] == "continue"
 
 
 def test_a_region_waits_for_its_own_days() -> None:
@@ -275,7 +285,7 @@ def test_a_region_waits_for_its_own_days() -> None:
     old = Stratum(arm(90000, 0.9, days=9.0), arm(90000, 0.9, days=9.0), region="old")
 
     assert decide(ask(young, old)).regions["young"] == "rollback"
-    assert decide(ask(young, old, minimum=Minimum(days=5.0))).regions["young"] == "promote"
+    assert decide(ask(young, old, minimum=Minimum(days=5.0))).regions["young"] == "continue"
 
 
 def test_devices_that_hold_both_arms_sharpen_the_decision() -> None:

@@ -10,6 +10,7 @@ from scipy import stats
 from cloud.analysis.compare import from_pairs, from_strata
 from cloud.analysis.evidence import NOTHING
 from cloud.analysis.minimums import Amount, of_pairs, of_strata
+from cloud.analysis.mixture import log_e_above
 from cloud.analysis.records import Arm, Days, Metric, Pairs, Stratum
 
 GOOD, BAD, FAST = Metric("bernoulli", "higher"), Metric("bernoulli", "lower"), Metric("continuous", "lower")
@@ -101,6 +102,16 @@ def test_pairs_that_never_came_count_against_the_candidate() -> None:
     assert sure.log_e_fine > PROMOTE
     assert lost.log_e_fine < 0.0
     assert lost.difference == pytest.approx(-300.0 / 5300.0)
+
+
+def test_doubt_about_lost_pairs_weakens_only_the_evidence_for_the_candidate() -> None:
+    sure, doubtful = (from_pairs(paired(5000.0, 400.0, 400.0), 0.0, GOOD, 0.02, doubt=doubt) for doubt in (0.0, 60.0))
+    # Standard errors add up as squares: 800 disagreements, and 60 pairs more or less.
+    z = 0.02 * 5000.0 / math.sqrt(801.0 + 60.0**2)
+
+    assert doubtful.log_e_worse == sure.log_e_worse
+    assert sure.log_e_fine > PROMOTE
+    assert doubtful.log_e_fine == pytest.approx(math.log(0.8) + log_e_above(z, z), abs=0.05)
 
 
 def test_pairs_of_one_device_say_nothing() -> None:

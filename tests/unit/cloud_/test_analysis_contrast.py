@@ -89,6 +89,15 @@ def test_a_storm_that_hits_both_arms_on_the_same_days_cancels() -> None:
     assert clustered_difference(Stratum(dated, dated, crossed)).df == pytest.approx(198.0)
 
 
+def test_devices_that_are_more_alike_than_chance_make_no_rate_surer_than_chance_would() -> None:
+    n = np.full(40, 10.0)
+    alike = arm(n, np.full(40, 9.0))
+    seen, independent = (stratum_contrast(Stratum(one, one), GOOD, 0.02) for one in (alike, alone(400.0, 360.0)))
+
+    assert seen.variance == pytest.approx(independent.variance, rel=0.01)
+    assert seen.variance_worse == pytest.approx(independent.variance_worse, rel=0.01)
+
+
 def test_nothing_is_known_from_one_device_in_each_arm() -> None:
     one = arm(np.array([50.0]), np.array([40.0]))
 
@@ -201,7 +210,11 @@ def test_strata_are_weighed_and_never_pooled() -> None:
     late = Stratum(alone(5000.0, 3500.0), alone(5000.0, 3500.0))
     parts = [stratum_contrast(stratum, GOOD, 0.02) for stratum in (early, late)]
 
-    assert combine(parts).x == pytest.approx(0.0, abs=1e-12)
+    whole, shares = combine(parts), [part.weight / sum(p.weight for p in parts) for part in parts]
+    assert whole.x == pytest.approx(0.0, abs=1e-12)
+    assert whole.variance == pytest.approx(sum(w * w * p.variance for w, p in zip(shares, parts, strict=True)))
+    worse = sum(w * w * p.variance_worse for w, p in zip(shares, parts, strict=True))
+    assert whole.variance_worse == pytest.approx(worse)
     assert combine([]) is None
 
 

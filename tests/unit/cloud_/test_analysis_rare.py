@@ -35,6 +35,12 @@ def test_failures_that_come_in_clusters_count_for_less() -> None:
     assert clustered.error == pytest.approx(2.0 * alone.error)
 
 
+def test_a_candidate_that_never_fails_needs_as_many_outcomes_more_as_devices_resemble_themselves() -> None:
+    alone, clustered = (compare_rare([Rates(n, 0.0, n, 0.0)], d, 0.005) for n, d in ((1500.0, 1.0), (6000.0, 4.0)))
+
+    assert clustered.log_e_fine == pytest.approx(alone.log_e_fine)
+
+
 def test_nothing_is_known_while_the_design_effect_is_not() -> None:
     assert compare_rare([Rates(1000.0, 0.0, 1000.0, 30.0)], math.inf, 0.005) == NOTHING
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloud.analysis.difference import design_effect
 from cloud.analysis.missing import find_missing, log_e_split
 from cloud.analysis.records import Arm, Assigned, Cross, Stratum
 
@@ -90,6 +91,17 @@ def test_losses_that_come_by_device_are_weaker_evidence() -> None:
     single = find_missing([Stratum(alone(n, 500.0), alone(n, 500.0))], (), Assigned(1010.0, 1060.0), pending=False)
 
     assert shared.log_e < 0.3 * single.log_e
+
+
+def test_losses_that_come_by_device_are_less_sure_a_number() -> None:
+    n, g = 1000.0, 20.0
+    clustered = Arm(n, 0.5 * n, 0.5 * n, g, n * n / g, 0.5 * n * n / g, 0.26 * n * n / g)
+    stratum = Stratum(clustered, clustered)
+    seen = find_missing([stratum], (), Assigned(1300.0, 1300.0), pending=False)
+    design = design_effect([stratum])
+
+    assert 2.0 < design < 300.0
+    assert seen.error == pytest.approx(math.sqrt(2.0 * 300.0 * (1.0 - 300.0 / 1300.0) * design))
 
 
 counts = st.floats(0.0, 1e9)

@@ -185,6 +185,16 @@ def test_failures_that_a_crash_swallowed_are_counted(metric: Metric, rates: tupl
     assert decide(ask(own, metric=metric)).word == "rollback"
 
 
+def test_what_is_missing_by_accident_is_held_against_a_promotion_alone() -> None:
+    few = ask(two(2000, 0.9, 1992, 0.9))
+    plain, lost = decide(few).numbers, decide(replace(few, assigned=Assigned(2000.0, 2000.0))).numbers
+
+    assert 0.0 < lost["missing_ratio"] < 0.005
+    assert lost["log_e_missing"] < math.log(100.0)
+    assert lost["log_e_worse"] == plain["log_e_worse"]
+    assert lost["log_e_not_worse_by_margin"] < plain["log_e_not_worse_by_margin"]
+
+
 def test_missing_latencies_hold_a_promotion_back() -> None:
     control, candidate = (Arm(n, 10.0 * n, 101.0 * n, n, n, 10.0 * n, 101.0 * n) for n in (9000.0, 8000.0))
     record = ask(Stratum(control, candidate), metric=FAST, margin=0.5)

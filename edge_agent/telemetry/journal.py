@@ -64,8 +64,6 @@ class JournalWriter:
         self._folder, self._limit_bytes, self._clock = folder, limit_bytes, clock
         # Only files that nobody writes to any more are deleted, so there must be several within the limit.
         self._segment_bytes = min(_SEGMENT_BYTES, limit_bytes // 4)
-        for number in segments(folder):
-            _trim(segment_path(folder, number))
         self._segment = max([*segments(folder), after_segment])
         self._lock = threading.Lock()
         self._map: mmap.mmap | None = None
@@ -73,6 +71,10 @@ class JournalWriter:
         self._try_at_s = -1.0
         self.n_dropped = 0
         self._earlier_bytes = self._count_earlier()
+        if self._earlier_bytes > limit_bytes // 2:  # else it is deleted soon, as it is
+            for number in segments(folder):
+                _trim(segment_path(folder, number))
+            self._earlier_bytes = self._count_earlier()
         self._next_file(0)
 
     def _count_earlier(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import typing
 
 from edge_agent.config import Layout
 from edge_agent.records import AnyRecord, Spec
@@ -22,6 +23,11 @@ class Recorder:
         The device's paths.
     limit_bytes : int
         Budget of the spool; the journal may take a quarter of it.
+
+    Attributes
+    ----------
+    record : callable
+        Writes one record; survives a kill of the process at any later instant.
     """
 
     def __init__(self, layout: Layout, limit_bytes: int) -> None:
@@ -30,13 +36,10 @@ class Recorder:
         self._writer = journal.JournalWriter(
             layout.journal, limit_bytes // 4, after_segment=self.spool.position.segment
         )
+        self.record: typing.Callable[[AnyRecord], None] = self._writer.append
         self._lock = threading.Lock()
         self._n_dropped = 0
         self._totals = self.spool.totals()
-
-    def record(self, record: AnyRecord) -> None:
-        """Write one record; survives a kill of the process at any later instant."""
-        self._writer.append(record)
 
     def add_specs(self, specs: list[Spec]) -> None:
         """Keep how versions are judged."""

@@ -239,12 +239,11 @@ def test_room_on_disk_is_taken_before_it_is_written_to(tmp_path: pathlib.Path) -
 
 
 def test_the_room_that_a_killed_process_did_not_use_is_given_back(tmp_path: pathlib.Path) -> None:
-    killed = fill(tmp_path, 0, 3)
-    size = killed.position().offset
-    again = fill(tmp_path, 3, 1)
-    assert segment_path(tmp_path, 1).stat().st_size == size
-    assert read(tmp_path) == [failed(i) for i in range(4)]
-    again.close()
+    limit_bytes = 1 << 16
+    lives = [fill(tmp_path, 3 * i, 3, limit_bytes) for i in range(100)]
+    assert [life.n_dropped for life in lives] == [0] * 100
+    assert segment_path(tmp_path, 1).stat().st_size == lives[0].position().offset
+    assert read(tmp_path) == [failed(i) for i in range(300)]
 
 
 def test_what_is_recorded_after_the_end_is_counted_as_dropped(tmp_path: pathlib.Path) -> None:

@@ -167,6 +167,7 @@ def more_equal() -> list[Scenario]:
         "margin .1": f(sim.rates, n=(20, 20), p=same, asked=sim.question(GOOD, 0.1)),
         "margin .002": f(sim.rates, n=(100, 100), p=same, asked=sim.question(GOOD, 0.002)),
         **{f"{k} v {k} devices": f(clustered, devices=2 * k, icc=0.1) for k in (2, 3, 5)},
+        **{f"{k} v {k} devices, icc .002": f(clustered, devices=2 * k, icc=0.002) for k in (2, 3, 5, 10)},
         "20 v 20 devices": f(clustered, devices=40, icc=0.1),
         "3 v 57 devices": f(clustered, devices=60, icc=0.1, share=0.05),
         "1 v 39 devices": f(clustered, devices=40, icc=0.1, share=0.025),

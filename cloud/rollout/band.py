@@ -49,8 +49,8 @@ def band(difference: float, error: float, df: float, *, margin: float, need_wors
     >>> seen = band(0.03, 0.005, 1e9, margin=0.02, need_worse=3.0, need_fine=4.6)
     >>> seen.low > -0.02, seen.high > 0.0
     (True, True)
-    >>> [round(edge, 3) for edge in seen]
-    [0.013, 0.047]
+    >>> [round(edge, 2) for edge in seen]
+    [0.01, 0.05]
     """
     far = _FAR * (error + margin)
     scale = z_from_t(margin / error, df)  # as the rule itself takes it

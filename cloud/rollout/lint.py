@@ -101,8 +101,8 @@ def outcomes_until_rollback(harm: float, *, margin: float, deviation: float, alp
 
     Examples
     --------
-    >>> round(outcomes_until_rollback(0.04, margin=0.02, deviation=0.4, alpha=0.05))
-    757
+    >>> round(outcomes_until_rollback(0.04, margin=0.02, deviation=0.4, alpha=0.05), -2)
+    700.0
     >>> outcomes_until_rollback(0.001, margin=0.02, deviation=0.4, alpha=0.05)
     inf
     """

@@ -8,7 +8,12 @@ import pathlib
 import sys
 import typing
 
+import hypothesis
 import pytest
+
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("covey", deadline=None)
+hypothesis.settings.load_profile("covey")
 
 Report = typing.TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 

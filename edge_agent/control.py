@@ -14,6 +14,7 @@ from shared.errors import CoveyError, ModelError, UnreachableError
 Handler = typing.Callable[[dict[str, typing.Any]], typing.Awaitable[dict[str, object]]]
 _MAX_LINE_BYTES = 1 << 20
 _SOCKET_MODE = 0o600
+_ACTIVATE_TIMEOUT_S, _FLUSH_TIMEOUT_S = 300.0, 30.0
 _REFUSED = "refused"  # not "error": what a sync did is a reply that may tell of an error, and has that key always
 
 
@@ -91,3 +92,26 @@ async def _answer(handler: Handler, line: bytes) -> dict[str, object]:
         return {_REFUSED: f"not a command: {err}"}
     except CoveyError as err:
         return {_REFUSED: str(err)}
+
+
+class ServerProxy:
+    """The serving process behind its private socket."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+
+    def active(self) -> str:
+        """Return the digest of what it serves."""
+        return str(ask(self._path, "active").get("active", ""))
+
+    def activate(self, digest: str) -> None:
+        """Make it serve a generation."""
+        ask(self._path, "activate", generation=digest, timeout_s=_ACTIVATE_TIMEOUT_S)
+
+    def reload(self) -> None:
+        """Make it read anew what it serves."""
+        ask(self._path, "reload", timeout_s=_ACTIVATE_TIMEOUT_S)
+
+    def flush(self) -> None:
+        """Make it add up everything it has written."""
+        ask(self._path, "flush", timeout_s=_FLUSH_TIMEOUT_S)

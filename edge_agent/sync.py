@@ -25,6 +25,7 @@ from edge_agent.update.folder import URL as FOLDER_URL
 from edge_agent.update.folder import stream_from
 from edge_agent.update.install import Installer
 from edge_agent.update.job import OUTCOME_CHARACTERS
+from edge_agent.update.machine import SWITCHED_NOTHING
 from edge_agent.update.repair import spoiled
 from edge_agent.update.retry import next_pass_s
 from edge_agent.update.self_test import run_self_test
@@ -35,10 +36,8 @@ from shared.channel import Channel, parse_channel
 from shared.errors import CoveyError, StorageError, UnreachableError
 from shared.telemetry import Acknowledgement, DeviceStatus, ModelStatus
 
-_ACTIVATE_TIMEOUT_S = 300.0
 _FIRST_POLL_S = 5.0
 _DEFAULT_POLL_S = 60.0
-_FLUSH_TIMEOUT_S = 30.0
 _ERROR_CHARACTERS = 2000
 _WAITS_CHARACTERS = 300
 _CHANNEL_FLOOR = "channel"
@@ -46,29 +45,6 @@ _CHANNEL_FLOOR = "channel"
 
 def _note(done: Pass, err: CoveyError) -> None:
     done.ok, done.error, done.code = False, str(err)[:_ERROR_CHARACTERS], err.code
-
-
-class ServerProxy:
-    """The serving process behind its private socket."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        self._path = path
-
-    def active(self) -> str:
-        """Return the digest of what it serves."""
-        return str(control.ask(self._path, "active").get("active", ""))
-
-    def activate(self, digest: str) -> None:
-        """Make it serve a generation."""
-        control.ask(self._path, "activate", generation=digest, timeout_s=_ACTIVATE_TIMEOUT_S)
-
-    def reload(self) -> None:
-        """Make it read anew what it serves."""
-        control.ask(self._path, "reload", timeout_s=_ACTIVATE_TIMEOUT_S)
-
-    def flush(self) -> None:
-        """Make it add up everything it has written."""
-        control.ask(self._path, "flush", timeout_s=_FLUSH_TIMEOUT_S)
 
 
 class Sync:
@@ -107,7 +83,7 @@ class Sync:
             timeout_s=settings.sync.timeout_s,
             beat=beat,
         )
-        self._server, self._source = ServerProxy(layout.control), source
+        self._server, self._source = control.ServerProxy(layout.control), source
         stream = stream_from(source) if source else self._link.stream
         where = Where.below(FOLDER_URL if source else self._link.url + protocol.REPOSITORY_PATH)
         self._repository = Repository(layout.tuf, layout.root.read_bytes(), where, stream, self.state)
@@ -182,6 +158,9 @@ class Sync:
         except CoveyError as err:
             self._remember(err, before)
             _note(done, err)
+        except (OSError, sqlite3.Error) as err:
+            self._rest(err)
+            raise
         if self._source:
             return
         try:
@@ -205,6 +184,12 @@ class Sync:
         self.state.update.end(said)
         if said[:OUTCOME_CHARACTERS] != before:
             self.outbox.add_event("update-refused", said)
+
+    def _rest(self, err: Exception) -> None:
+        """Come to rest where nothing was switched: a disk that is full for a day is no update that never ends."""
+        with contextlib.suppress(OSError, sqlite3.Error, CoveyError):
+            if self.state.update.read().position in SWITCHED_NOTHING:
+                self.state.update.end(f"{type(err).__name__}: {err}")
 
     def _tell_repaired(self, names: tuple[str, ...]) -> None:
         """Say what was repaired, and let it be served."""

@@ -173,8 +173,7 @@ class Installer:
             memory_bytes=self._wants.memory_bytes,
             refused=self._state.refused(),
         )
-        if not choice.sha256:
-            self._state.refuse(model, ref.version, offers[0][0], choice.reason)
+        self._state.note_fit(model, ref.version, choice.reason if not choice.sha256 else "")
         return choice.sha256
 
     def _refuse_known_bad(self, generation: Generation) -> None:

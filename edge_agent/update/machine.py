@@ -62,7 +62,7 @@ TABLES: typing.Final[dict[Track, dict[Position, Step]]] = {
             ("download", "stage", "report"),
             "begin_again",
         ),
-        "stage": Step("the generation's folder is made", ("self_test", "report"), "begin_again"),
+        "stage": Step("the generation's folder is made", ("self_test", "idle", "report"), "begin_again"),
         "self_test": Step(
             "what is new is tried in a process of its own", ("download", "ready", "activate", "report"), "begin_again"
         ),
@@ -84,6 +84,7 @@ TABLES: typing.Final[dict[Track, dict[Position, Step]]] = {
         ),
     },
 }
+SWITCHED_NOTHING: typing.Final = frozenset[Position](("check", "download", "verify", "stage", "self_test"))
 REST: typing.Final = frozenset[Position](("idle", "ready", "report"))
 LOOP_STORES: typing.Final = 60
 LOOP_PAUSE_S: typing.Final = 3600.0

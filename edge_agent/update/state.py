@@ -106,6 +106,13 @@ class State:
             (model, version, manifest, reason[:500], time.time()),
         )
 
+    def note_fit(self, model: str, version: str, reason: str) -> None:
+        """Keep why no form of a version fits this device; nothing, and it is forgotten: settings may change."""
+        if reason:
+            self.refuse(model, version, "", reason)
+        elif (model, version, "") in self.refused():
+            self._db.execute("delete from refused where model = ? and version = ? and manifest = ''", (model, version))
+
     def refused(self) -> dict[tuple[str, str, str], str]:
         """(model, version, manifest hash) to reason."""
         rows = self._db.execute("select model, version, manifest, reason from refused")

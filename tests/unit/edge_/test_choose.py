@@ -173,6 +173,10 @@ def test_a_device_that_no_form_of_a_candidate_fits_takes_no_part_and_of_an_incum
     with contextlib.closing(State(device.layout.state_db)) as state:
         assert "this device gives 50" in next(iter(state.refused().values()))
     assert device.runs == {"v1": "standard"}
+    assert device.update(memory_bytes=2000).changed, "whoever gives it more memory needs to do nothing else"
+    assert device.runs == {"v1": "standard", "v2": "standard"}
+    with contextlib.closing(State(device.layout.state_db)) as state:
+        assert state.refused() == {}
 
 
 def test_a_channel_names_its_forms_and_refuses_names_that_make_no_sense() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -17,10 +18,11 @@ import pytest
 
 from cloud.web.front import Front
 from edge_agent.config import Layout, Settings
-from edge_agent.files import write_atomic
+from edge_agent.files import BlobStore, write_atomic
 from edge_agent.passes import Beat, Pass, run_child
 from edge_agent.sync import Sync
 from edge_agent.telemetry.spool import Spool
+from edge_agent.update.machine import LOOP_STORES
 from edge_agent.update.parts import part_of
 from edge_agent.update.state import State
 from shared import bundle, codec
@@ -73,6 +75,26 @@ def put_channel(layout: Layout, **changes: typing.Any) -> None:
 
 
 # ---- when it comes again
+
+
+def test_a_disk_that_is_full_for_long_is_no_update_that_never_ends(
+    layout: Layout, cloud: fakes.SignedRepository, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = [True]
+    honest = BlobStore.put
+
+    def put(*arguments: typing.Any) -> None:
+        if full[0]:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        honest(*arguments)
+
+    monkeypatch.setattr(BlobStore, "put", put)
+    with syncing(layout, source=carried(cloud, tmp_path / "stick")) as sync:
+        codes = {sync.one_pass().code for _ in range(LOOP_STORES)}
+        assert codes == {"storage"}
+        assert sync.state.update.read().n_stores == 0
+        full[0] = False
+        assert sync.one_pass().ok
 
 
 def test_failed_passes_are_counted_wait_within_a_bound_and_a_good_one_resets_them(

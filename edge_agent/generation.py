@@ -53,6 +53,16 @@ class Generation(codec.Record, frozen=True, kw_only=True):
     replay: bool = False
 
     @property
+    def incumbents(self) -> list[tuple[str, str]]:
+        """(model, version) of what answers."""
+        return [(entry.model, entry.incumbent) for entry in self.models]
+
+    @property
+    def all_versions(self) -> list[tuple[str, str]]:
+        """(model, version) of everything in it."""
+        return [(entry.model, version) for entry in self.models for version in entry.versions]
+
+    @property
     def digest(self) -> str:
         """SHA-256 (hex) of the generation; the name of its folder."""
         return hashlib.sha256(codec.to_json(self)).hexdigest()

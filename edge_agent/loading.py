@@ -7,8 +7,9 @@ import contextlib
 import ctypes
 import gc
 import threading
+import typing
 
-from edge_agent.predict.loaded import LoadedBundle
+from edge_agent.predict.loaded import LoadedBundle, NotReadyError
 from shared.errors import ModelError
 
 _LOAD_TIMES = 2.0  # a model may take so many times what its budget says and its self-test has kept to
@@ -27,7 +28,8 @@ async def load_all(bundles: list[LoadedBundle]) -> list[ModelError]:
     done: Done = loop.create_future()
 
     def load() -> None:
-        failures = [failure for bundle in bundles for failure in _load(bundle)]
+        # All are loaded before any is checked: one that is spoiled keeps no other from answering.
+        failures = [*_each(bundles, LoadedBundle.load_model), *_each(bundles, _check)]
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(_tell, done, failures)
 
@@ -41,13 +43,26 @@ async def load_all(bundles: list[LoadedBundle]) -> list[ModelError]:
         return [ModelError(f"did not load within {most_s:g} s", field=f"{stuck.manifest.model}@{stuck.version}")]
 
 
-def _load(bundle: LoadedBundle) -> list[ModelError]:
-    bundle.load_model()
+def _each(bundles: list[LoadedBundle], act: typing.Callable[[LoadedBundle], None]) -> list[ModelError]:
+    """Do something to each; whatever goes wrong, the others have their turn and somebody hears of it."""
+    failures = []
+    for bundle in bundles:
+        try:
+            act(bundle)
+        except ModelError as err:
+            failures.append(err)
+        except Exception as err:  # noqa: BLE001 - a spoiled file, no memory: this one can not answer
+            where = f"{bundle.manifest.model}@{bundle.version}"
+            failures.append(ModelError(f"can not be loaded: {type(err).__name__}: {err}", field=where))
+    return failures
+
+
+def _check(bundle: LoadedBundle) -> None:
     try:
         bundle.check_golden()
-    except ModelError as err:
-        return [err]
-    return []
+    except NotReadyError:
+        if not bundle.is_parked:  # put away meanwhile, for want of memory: it has answered before
+            raise
 
 
 def _tell(done: Done, failures: list[ModelError]) -> None:

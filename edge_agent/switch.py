@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import sqlite3
+import typing
 
 from edge_agent.config import Layout
 from edge_agent.files import BlobStore
@@ -19,6 +22,7 @@ from edge_agent.update.retreat import last_good, retreat
 from edge_agent.update.state import State
 from shared.errors import ConflictError, CoveyError, ModelError
 
+_AGAIN_S = 30.0
 _HEAD_START_S = 0.1  # loading takes the processor from the first answers, for which somebody waits already
 log = logging.getLogger("covey.edge")
 
@@ -63,16 +67,23 @@ class Switch:
         if not digest:
             log.info("nothing to serve yet", extra={"device": self._device})
             return
-        if self.state.boot(digest) == 0 and await self._try_roll_back(
-            "the process died again and again while this was on trial"
-        ):
+        died = "the process died again and again while this was on trial"
+        if self._count_boot(digest) == 0 and await self._try_roll_back(died):
             return
         try:
             await self.activate(digest, at_start=True)
-        except (CoveyError, OSError) as err:
+        except (CoveyError, OSError, sqlite3.Error) as err:
             log.exception("the generation can not be served", extra={"generation": digest})
             if self.state.state_of(digest) == "trial":
                 await self._try_roll_back(str(err))
+
+    def _count_boot(self, digest: str) -> int:
+        """Count a start; a disk that takes no more keeps nothing from being served."""
+        try:
+            return self.state.boot(digest)
+        except sqlite3.Error:
+            log.exception("this start could not be counted", extra={"generation": digest})
+            return -1
 
     def _restart(self) -> None:
         """Do what the table says of the position in which the last process was."""
@@ -107,18 +118,19 @@ class Switch:
             failures = await self._activate(digest, at_start=at_start)
         await asyncio.to_thread(self._note_activation, digest, failures)
 
-    async def _activate(self, digest: str, *, at_start: bool = False) -> list[ModelError]:
+    async def _activate(self, digest: str, *, at_start: bool = False, back: bool = False) -> list[ModelError]:
         """Do so, while nobody else may; whatever waits for the disk or for a model does so in a thread."""
         generation, bundles, models = await asyncio.to_thread(self._open, digest)
-        await asyncio.to_thread(self._recorder.add_specs, [_spec(bundle) for bundle in bundles.values()])
+        await asyncio.to_thread(self._note, lambda: self._recorder.add_specs([_spec(one) for one in bundles.values()]))
         if at_start:
             # Tables answer at once, while models still load.
             self._swap(generation, models, bundles)
             self.begun.set()
             if any(bundle.table for bundle in bundles.values()):
                 await asyncio.sleep(_HEAD_START_S)
-        new = [bundle for sha256, bundle in bundles.items() if not bundle.is_loaded.is_set()]
-        may_lack_model = at_start and self.state.state_of(digest) == "good"
+        # One that was put away for want of memory comes back when it is asked for.
+        new = [bundle for bundle in bundles.values() if not bundle.is_loaded.is_set() and not bundle.is_parked]
+        may_lack_model = (at_start or back) and self.state.state_of(digest) == "good"
         failures = await load_all(new)
         if failures and not may_lack_model:
             raise failures[0]
@@ -126,6 +138,8 @@ class Switch:
             self._swap(generation, models, bundles)
         await asyncio.to_thread(give_memory_back)
         self.stop()
+        if self.state.state_of(digest) is None:  # the database was lost: what runs has to prove itself again
+            await asyncio.to_thread(self.state.add_trial, digest)
         if self.state.state_of(digest) == "trial":
             await self._begin_probation(generation)
         elif self._job.read().position == "probation":
@@ -156,10 +170,17 @@ class Switch:
         await self.activate(self.generations.running())
 
     def _note_activation(self, digest: str, failures: list[ModelError]) -> None:
-        self._recorder.add_event("activated", digest[:12])
+        self._note(lambda: self._recorder.add_event("activated", digest[:12]))
         for failure in failures:
             log.error("a model that was good does not work any more", extra={"reason": str(failure)})
-            self._recorder.add_event("model-broken", str(failure))
+            self._note(functools.partial(self._recorder.add_event, "model-broken", str(failure)))
+
+    def _note(self, write: typing.Callable[[], None]) -> None:
+        """Write something for people; a disk that takes no more stops nothing else."""
+        try:
+            write()
+        except (OSError, sqlite3.Error):
+            log.exception("this could not be kept")
 
     def _open_bundles(self, generation: Generation, digest: str) -> dict[str, LoadedBundle]:
         """Manifest hash to bundle; one that is open already is used again."""
@@ -193,15 +214,31 @@ class Switch:
             await asyncio.sleep(min(generation.probation_s, 1.0) / 2)
             verdict = watch.verdict()
         self._on_trial = self._watch = None
-        if verdict:
-            await self._try_roll_back(verdict.reason, (verdict.model,), only=generation.digest)
-        else:
-            await asyncio.to_thread(self._job.move, "commit")
-            await asyncio.to_thread(self._commit, generation.digest)
+        while True:
+            try:
+                if verdict:
+                    await self._try_roll_back(verdict.reason, (verdict.model,), only=generation.digest)
+                else:
+                    await self._keep(generation.digest)
+            except (CoveyError, OSError, sqlite3.Error):
+                log.exception("a trial could not be ended; it is tried again", extra={"generation": generation.digest})
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                return
+
+    async def _keep(self, digest: str) -> None:
+        """Commit a generation, if it is still the one that runs and is watched."""
+        async with self._switching:
+            now = self._job.read()
+            if self.generations.running() != digest or now.generation != digest:
+                return
+            if now.position != "commit":
+                await asyncio.to_thread(self._job.move, "commit")
+            await asyncio.to_thread(self._commit, digest)
 
     def _commit(self, digest: str) -> None:
         self.state.mark(digest, "good")
-        self._recorder.add_event("committed", digest[:12])
+        self._note(lambda: self._recorder.add_event("committed", digest[:12]))
         self._job.end("committed", told=True)
 
     async def _try_roll_back(self, reason: str, models: tuple[str, ...] = (), *, only: str = "") -> bool:
@@ -233,21 +270,21 @@ class Switch:
                 return bad
             before = last_good(self.state, self.generations, bad)
             said = "rolled-back" if before else "failing"
-            await asyncio.to_thread(self._recorder.add_event, said, f"{bad[:12]}: {reason}")
+            await asyncio.to_thread(self._note, lambda: self._recorder.add_event(said, f"{bad[:12]}: {reason}"))
             log.error("rolling back", extra={"generation": bad, "to": before, "reason": reason})
             if not before:
                 raise ConflictError("there is no good generation to go back to", fix="It goes on with what it has.")
             self.stop()
             await asyncio.to_thread(self._leave, bad, before, reason, models)
-            failures = await self._activate(before)
+            failures = await self._activate(before, back=True)
             if self._job.read().position == "roll_back":
-                done = f"rolled back from {bad[:12]}: {reason}"
-                await asyncio.to_thread(self._job.end, done, told=True)
+                await asyncio.to_thread(self._job.end, f"rolled back from {bad[:12]}: {reason}", told=True)
         await asyncio.to_thread(self._note_activation, before, failures)
         return before
 
     def _leave(self, bad: str, before: str, reason: str, models: tuple[str, ...]) -> None:
-        self._job.move("roll_back", bad, reason)
+        if self._job.read().position != "roll_back":
+            self._job.move("roll_back", bad, reason)
         retreat(self.state, self.generations, bad, before, reason, models)
 
 

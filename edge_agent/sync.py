@@ -253,8 +253,10 @@ class Sync:
             active = ""
         models = self._generations.read(active).models if active else ()
         refused: dict[str, dict[str, str]] = {}
+        running = {(entry.model, version) for entry in models for version in entry.versions}
         for (model, version, _), reason in self.state.refused().items():
-            refused.setdefault(model, {})[version] = reason[:200]
+            if (model, version) not in running:  # in another form, perhaps
+                refused.setdefault(model, {})[version] = reason[:200]
         return DeviceStatus(
             generation=active,
             state=self.state.state_of(active) or "",

@@ -109,21 +109,33 @@ def watch(project: Project, store: Store, event_day: int) -> list[str]:
         if not (watched and in_time and answers):
             continue
         seen = level_of(store, rollout, event_day)
-        if seen.is_alarm and _is_new(store, rollout):
-            happened.append(_act(store, rollout, policy, seen))
+        if not seen.is_alarm:
+            continue
+        if _is_new(store, "told", rollout):
+            happened.append(_tell(store, rollout, policy, seen))
+        # While another rollout runs nothing can be undone; once it has ended, this still can.
+        if policy == "undo" and not store.rollouts.running(rollout["model"]) and _is_new(store, "alarm", rollout):
+            _undo(store, rollout, seen)
     return happened
 
 
-def _is_new(store: Store, rollout: Row) -> bool:
-    return not store.get_meta(f"alarm {rollout['id']}")
+def _is_new(store: Store, what: str, rollout: Row) -> bool:
+    return not store.get_meta(f"{what} {rollout['id']}")
 
 
-def _act(store: Store, rollout: Row, policy: str, seen: Level) -> str:
-    why = f"{seen.bad:,.0f} of {seen.n:,.0f} answers since the promotion failed or were slow; {seen.rate:.2%} are fine"
+def _why(seen: Level) -> str:
+    return f"{seen.bad:,.0f} of {seen.n:,.0f} answers since the promotion failed or were slow; {seen.rate:.2%} are fine"
+
+
+def _tell(store: Store, rollout: Row, policy: str, seen: Level) -> str:
     with store.db.transaction():
-        store.set_meta(f"alarm {rollout['id']}", why)
-        store.audit.add("alarm", f"{rollout['model']}@{rollout['to_version']}", actor=_ACTOR, reason=why)
-        if policy == "undo":
-            store.rollouts.order(rollout["id"], "undo", actor=_ACTOR, reason=why)
-    done = "it is undone" if policy == "undo" else "nobody but you undoes it"
-    return f"rollout {rollout['id']}: alarm after the promotion: {why}; {done}"
+        store.set_meta(f"told {rollout['id']}", _why(seen))
+        store.audit.add("alarm", f"{rollout['model']}@{rollout['to_version']}", actor=_ACTOR, reason=_why(seen))
+    done = "it is undone as soon as no other rollout runs" if policy == "undo" else "nobody but you undoes it"
+    return f"rollout {rollout['id']}: alarm after the promotion: {_why(seen)}; {done}"
+
+
+def _undo(store: Store, rollout: Row, seen: Level) -> None:
+    with store.db.transaction():
+        store.set_meta(f"alarm {rollout['id']}", _why(seen))
+        store.rollouts.order(rollout["id"], "undo", actor=_ACTOR, reason=_why(seen))

@@ -98,10 +98,10 @@ def count(
         runs = model_status(status, wanted.model)
         is_online = now_s - device["seen_s"] <= online_window_s
         online += is_online
-        if runs is not None and wanted.version in runs.refused:
-            failed += 1
-        elif is_online and is_verified(status, wanted):
+        if is_online and is_verified(status, wanted):
             verified += 1
+        elif runs is not None and wanted.version in runs.refused:
+            failed += 1
         elif is_online and not status.waits and now_s - _asked_s(device, wanted) > install_timeout_s:
             timed_out += 1
     return Counts(total=total, online=online, verified=verified, failed=failed, timed_out=timed_out)

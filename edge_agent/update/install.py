@@ -244,14 +244,14 @@ class Installer:
     def _objection(self, generation: Generation, digest: str) -> str:
         """Return why the switch has to wait; what this device has run before, and its first versions, never wait."""
         known = {version for other in self._state.good() for version in self._versions_of(other)}
-        if not self._generations.running() or set(_all_versions(generation)) <= known:
+        if not self._generations.running() or set(generation.all_versions) <= known:
             return ""
         since_s = self._state.ready_since(digest)
         consent = self._consent(max(0.0, time.time() - since_s))
         return "" if consent.granted else consent.reason
 
     def _versions_of(self, digest: str) -> list[tuple[str, str]]:
-        return _all_versions(self._generations.read(digest)) if digest in self._generations.list() else []
+        return self._generations.read(digest).all_versions if digest in self._generations.list() else []
 
     def _activate(self, digest: str) -> None:
         """Switch, then tell the server; if it can not serve the generation, switch back."""
@@ -278,22 +278,20 @@ class Installer:
             self._server.activate(digest)
         except UnreachableError:
             return False
+        except ModelError as err:
+            if self._state.state_of(digest) == "trial":  # it never came to answer
+                retreat(
+                    self._state, self._generations, digest, last_good(self._state, self._generations, digest), str(err)
+                )
+            raise
         return True
 
     def _clean_up(self, digest: str) -> None:
         """Keep what runs, what ran before, and the last good generation with other versions (N-1)."""
         on_disk = set(self._generations.list())
-        versions = _versions(self._generations.read(digest))
+        versions = self._generations.read(digest).incumbents
         good = [other for other in self._state.good() if other in on_disk and other != digest]
-        other_versions = [other for other in good if _versions(self._generations.read(other)) != versions]
+        other_versions = [other for other in good if self._generations.read(other).incumbents != versions]
         keep = {digest, self._generations.running(), *good[:1], *other_versions[:1]} & on_disk
         self._generations.collect_garbage(keep)
         self._state.forget(keep)
-
-
-def _versions(generation: Generation) -> list[tuple[str, str]]:
-    return [(entry.model, entry.incumbent) for entry in generation.models]
-
-
-def _all_versions(generation: Generation) -> list[tuple[str, str]]:
-    return [(entry.model, version) for entry in generation.models for version in entry.versions]

@@ -28,8 +28,7 @@ create table jobs (track text primary key, position text not null, generation te
     held_until_s real not null default 0, held_for text not null default '') without rowid;
 insert into jobs (track, position, generation, outcome, since_s)
     select 'update', 'idle', generation, outcome, since_s from job;
-insert into jobs (track, position, generation, outcome, since_s) values ('trial', 'idle', '', '', 0);
-drop table job
+insert into jobs (track, position, generation, outcome, since_s) values ('trial', 'idle', '', '', 0)
 """,
 )
 

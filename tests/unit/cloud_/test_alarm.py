@@ -102,6 +102,22 @@ def test_a_version_that_begins_to_fail_after_its_promotion_is_undone_once(make: 
     assert answering(fleet) == {"v1"}
 
 
+def test_an_alarm_while_a_later_rollout_runs_undoes_once_that_has_ended(make: Make) -> None:
+    fleet = make()
+    number = promote(fleet)
+    later = fleet.start()
+    fleet.tick()
+    fleet.gain = 0.0
+    fleet.incumbent_failed_ratio = 0.2
+    fleet.days(5)
+    assert fleet.row(number)["state"] == "promoted"
+    assert len([said for said in fleet.said if "alarm" in said]) == 1
+    if fleet.row(later)["state"] == "running":
+        fleet.order(later, "abort")
+    fleet.until(lambda: fleet.row(number)["state"] == "undone", most=3)
+    assert answering(fleet) == {"v1"}
+
+
 @pytest.mark.parametrize("policy", ["tell", "off"])
 def test_the_plan_may_leave_it_to_people(make: Make, policy: str) -> None:
     fleet = make(rollout=f'max_days = 40\nalarm = "{policy}"')

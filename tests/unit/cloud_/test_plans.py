@@ -138,7 +138,7 @@ def test_a_file_that_is_not_there_is_named(make: Make, tmp_path: pathlib.Path) -
 
 
 def test_a_region_opens_in_steps_and_a_step_has_the_devices_of_the_one_before(make: Make) -> None:
-    fleet = make(n=12, rollout="max_days = 90", canary=QUARTER.format(step=""))
+    fleet = make(n=40, rollout="max_days = 90", canary=QUARTER.format(step=""))
     number = fleet.trial()
     fleet.gain = 0.05
     seen: list[tuple[str, int]] = []
@@ -159,7 +159,7 @@ def test_a_region_opens_in_steps_and_a_step_has_the_devices_of_the_one_before(ma
     assert [name for name, _ in seen] == [f"canary {region}{share}" for region in ORDER for share in (" 25%", "")]
     for region in ORDER:
         some, every = took_part[f"canary {region} 25%"], took_part[f"canary {region}"]
-        assert 0 < len(some) < len(every) == 12
+        assert 0 < len(some) < len(every) == 40
         assert some < every
 
 

@@ -61,6 +61,7 @@ def counted(*devices: Row, **wanted: typing.Any) -> Counts:
         ({"candidate": "v2", "epoch": 6}, 0, 0, 1),
         ({"version": "v2"}, 0, 0, 1),
         ({"refused": {"v2": "golden"}}, 0, 1, 0),
+        ({"candidate": "v2", "epoch": 7, "refused": {"v2": "the standard form"}}, 1, 0, 0),
         ({"refused": {"v2": "golden"}, "seen_s": 0.0}, 0, 1, 0),
         ({"refused": {"v9": "golden"}}, 0, 0, 1),
         ({"seen_s": 0.0}, 0, 0, 0),

@@ -280,6 +280,20 @@ def test_killed_in_the_middle_of_a_download_nothing_half_is_kept(device: Device,
     assert not [path for path in device.layout.blobs.iterdir() if path.name.startswith(".")]
 
 
+def test_what_was_switched_to_and_never_came_to_answer_is_taken_back_by_the_next_pass(device: Device) -> None:
+    """The sync child died between the switch and the server's answer, and the server can not load it."""
+    before = device.generations.running()
+    device.server.is_up = False
+    device.publish(2, "v2")
+    device.update()
+    device.server.is_up, device.server.can_not_load = True, {"v2"}
+    with pytest.raises(ModelError, match="it does not load"):
+        device.update()
+    assert device.generations.running() == before
+    with contextlib.closing(device.remembers()) as state:
+        assert [version for _, version, _ in state.refused()] == ["v2"]
+
+
 def test_without_a_server_the_device_is_updated_and_the_server_serves_it_when_it_starts(device: Device) -> None:
     device.server.is_up = False
     device.publish(2, "v2")

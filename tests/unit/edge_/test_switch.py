@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import pathlib
 import selectors
+import sqlite3
 import threading
 import time
 import typing
@@ -22,7 +23,7 @@ from edge_agent.telemetry.outbox import Outbox
 from edge_agent.telemetry.recorder import Recorder
 from edge_agent.update.state import State
 from shared.channel import Guard
-from shared.errors import ConflictError, CoveyError, ModelError
+from shared.errors import ConflictError, CoveyError, ModelError, WireError
 from tests import fakes
 
 PROBATION_S = 20.0
@@ -444,6 +445,92 @@ def test_a_model_that_never_ends_loading_is_given_up_and_what_ran_goes_on(
         gate.set()
 
     on(layout, story)
+
+
+def test_one_spoiled_model_keeps_no_other_from_loading_and_is_named_at_once(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_golden(_bundle: LoadedBundle) -> int:
+        raise WireError("not JSON", field="golden.json")
+
+    monkeypatch.setattr(LoadedBundle, "check_golden", check_golden)
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        assert device.serves == "v1"
+        device.answer()
+        assert device.events() == ["activated", "model-broken"]
+
+    on(layout, story)
+
+
+def test_a_full_disk_keeps_nothing_from_being_served_and_a_trial_ends_once_there_is_room(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = running(layout), add_v2(layout)
+    full, honest_mark = [True], State.mark
+
+    def no_room(*_arguments: typing.Any, **_more: typing.Any) -> None:
+        if full[0]:
+            raise sqlite3.OperationalError("database or disk is full")
+
+    def mark(state: State, *arguments: typing.Any) -> None:
+        no_room()
+        honest_mark(state, *arguments)
+
+    monkeypatch.setattr(Recorder, "add_specs", no_room)
+    monkeypatch.setattr(Recorder, "add_event", no_room)
+    monkeypatch.setattr(State, "mark", mark)
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        assert device.serves == "v2"
+        device.fail(30)
+        await asyncio.sleep(3)
+        assert device.serves == "v2"
+        full[0] = False
+        await asyncio.sleep(60)
+        assert device.serves == "v1"
+
+    on(layout, story)
+    assert (running(layout), state_of(layout, new)) == (old, "bad")
+
+
+def test_a_generation_that_the_database_no_longer_knows_proves_itself_again(layout: Layout) -> None:
+    digest = running(layout)
+    with contextlib.closing(State(layout.state_db)) as state:
+        state._db.execute("delete from generations")
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        await asyncio.sleep(2 * PROBATION_S)
+
+    on(layout, story)
+    assert state_of(layout, digest) == "good"
+
+
+def test_what_was_put_away_for_want_of_memory_is_not_loaded_for_an_update(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    honest = LoadedBundle.load_model
+
+    def load_model(bundle: LoadedBundle) -> None:
+        loaded.append(bundle.version)
+        honest(bundle)
+
+    monkeypatch.setattr(LoadedBundle, "load_model", load_model)
+
+    async def story(device: Device) -> None:
+        await device.switch.boot()
+        device.engine.model(None).incumbent.park()
+        new = fakes.install(layout, fakes.make_bundle("v1"), fakes.make_bundle("v2", slope=2.0), fakes.trial(epoch=2),
+                            state="trial", probation_s=PROBATION_S)  # fmt: skip
+        await device.switch.activate(new)
+        assert device.engine.model(None).incumbent.is_parked
+
+    on(layout, story)
+    assert loaded == ["v1", "v2"]
 
 
 # ---- generations that can not be served

@@ -25,7 +25,7 @@ from shared.errors import ConflictError, ModelError
 from shared.telemetry import APPROXIMATE, SOURCES
 
 _START_S, _RETRY_LOADING_S, _LOADING_PATIENCE_S = 60.0, 0.01, 60.0
-_FINISH_S = 0.01
+_FINISH_S, _TURN_S = 0.01, 0.005
 _MAX_UNFINISHED = 10_000
 
 
@@ -158,6 +158,7 @@ class Predictor:
         """
         engine = self._engine
         active = engine.model(model)
+        unit = active.unit_of(unit)  # drawn once, so that asking again stays in the arm
         if event_time is None:
             event_s = self._now()
         else:
@@ -193,7 +194,7 @@ class Predictor:
         DataError
             The id is not one of this device's, or the label is not one of the model's.
         """
-        self._finish()  # the answer's own record must come first
+        self._finish(len(self._unfinished))  # the answer's own record must come first
         self._engine.outcome(prediction_id, label, now_s=self._now())
 
     def status(self) -> dict[str, object]:
@@ -222,19 +223,35 @@ class Predictor:
     async def _keep_finishing(self) -> None:
         """Score the other arm for answers that are given; nobody waits for that."""
         while True:
-            await asyncio.sleep(_FINISH_S)
-            self._finish()
+            is_left = self._finish_turn()
+            await asyncio.sleep(0.0 if is_left else _FINISH_S)
 
-    def _finish(self) -> None:
-        with self._finishing:
-            while self._unfinished:
+    def _finish_turn(self) -> bool:
+        """Finish for a short while, since the loop has other work; return whether something is left to do."""
+        if not self._finishing.acquire(blocking=False):
+            return False  # a thread that has an outcome is at it
+        try:
+            until_s = time.monotonic() + _TURN_S
+            while self._unfinished and time.monotonic() < until_s:
                 self._finish_one(self._unfinished.popleft())
+            return bool(self._unfinished)
+        finally:
+            self._finishing.release()
 
-    def _finish_one(self, made: Prediction) -> None:
-        in_place(lambda: self._engine.finish(made))
+    def _finish(self, n: int, *, score_other: bool = True) -> None:
+        """Finish the first n answers: what is appended meanwhile must not keep the caller."""
+        with self._finishing:
+            for _ in range(min(n, len(self._unfinished))):
+                self._finish_one(self._unfinished.popleft(), score_other=score_other)
+
+    def _finish_one(self, made: Prediction, *, score_other: bool = True) -> None:
+        in_place(lambda: self._engine.finish(made, score_other=score_other))
 
     def close(self) -> None:
-        """End: everything that was answered is recorded and added up, and the store is free for another process."""
+        """End: everything that was answered is recorded and added up, and the store is free for another process.
+
+        What the other arm has not been asked by then it is not asked any more.
+        """
         if not self._is_open:
             return
         self._is_open = False
@@ -245,7 +262,7 @@ class Predictor:
         self._stack.close()
 
     def _end(self) -> None:
-        self._finish()
+        self._finish(len(self._unfinished), score_other=False)
         self._agent.stop()
 
     def __enter__(self) -> typing.Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import typing
 
 import msgspec
@@ -14,6 +15,7 @@ from shared.features.compiled import Codes
 from shared.versions import parse_version
 
 Row = typing.Mapping[str, object]
+_UNIT_BYTES = 8
 
 
 class ActiveModel:
@@ -57,6 +59,15 @@ class ActiveModel:
     def bundle(self, arm: int) -> LoadedBundle:
         """Return the bundle of an arm."""
         return self._arms[arm]
+
+    def unit_of(self, unit: str | None) -> str | None:
+        """Return whom a row is for; where that picks the arm, a row for nobody is its own, each time it is asked."""
+        return unit or (os.urandom(_UNIT_BYTES).hex() if self.share_bp else None)
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether no arm has to be waited for."""
+        return all(bundle.is_loaded.is_set() and not bundle.is_slow for bundle in self._arms)
 
 
 class Prediction(msgspec.Struct, frozen=True, gc=False):

@@ -58,10 +58,16 @@ def begin(engine: Engine, ask: Ask) -> Response | Paused:
         What the rows or the model are guilty of.
     """
     if len(ask.rows) == 1:
+        ask = ask._replace(unit=ask.active.unit_of(ask.unit))
+        made: Prediction | None = None
         try:
-            return ask.say([engine.predict(ask.active, ask.rows[0], unit=ask.unit, event_s=ask.event_s)])
-        except (SlowModelError, NotReadyError, DataError):
-            pass  # asked again below, with a pause or with a better message; nothing was recorded
+            made = engine.predict(ask.active, ask.rows[0], unit=ask.unit, event_s=ask.event_s)
+        except (SlowModelError, NotReadyError):
+            pass  # asked again below, with a pause; nothing was recorded
+        except DataError as err:
+            raise _in_row(ask, 0, err) from err
+        if made is not None:
+            return ask.say([made])
     answering = _answering(engine, ask)
     try:
         return Paused(answering, next(answering), len(ask.rows))
@@ -104,13 +110,14 @@ def _answers(engine: Engine, ask: Ask, *, is_substitute: bool) -> typing.Generat
         if i and i % TURN_ROWS == 0:
             yield None
         since_s, stands_in = time.perf_counter(), is_substitute
+        unit = ask.active.unit_of(ask.unit)  # before the first try, so that a slow arm keeps its share
         answer: Prediction | None = None
         while answer is None:
             try:
                 answer = engine.predict(
                     ask.active,
                     row,
-                    unit=ask.unit,
+                    unit=unit,
                     event_s=ask.event_s,
                     since_s=since_s,
                     is_substitute=stands_in,
@@ -125,26 +132,41 @@ def _answers(engine: Engine, ask: Ask, *, is_substitute: bool) -> typing.Generat
                     yield wait.run
                     wait.run.offer()
             except DataError as err:
-                where = f"{ask.rows_are}[{i}].{err.field}" if ask.rows_are else err.field
-                raise DataError(err.message, field=where, fix=err.fix) from err
+                raise _in_row(ask, i, err) from err
         made.append(answer)
     return made
 
 
+def _in_row(ask: Ask, i: int, err: DataError) -> DataError:
+    """Say in which row it is."""
+    where = f"{ask.rows_are}[{i}].{err.field}" if ask.rows_are else err.field
+    return DataError(err.message, field=where, fix=err.fix)
+
+
 def finishing(engine: Engine, answers: typing.Sequence[Prediction]) -> Finishing:
     """Score other arms and record answers, with pauses; a `LimitError` thrown in leaves a slow arm out."""
-    for i, answer in enumerate(answers):
-        if i and i % TURN_ROWS == 0:
-            yield None
-        is_done = False
-        while not is_done:
-            try:
-                engine.finish(answer)
-                is_done = True
-            except SlowModelError as slow:
+    waiting = engine.waiting
+    waiting.update((answer.nonce, answer) for answer in answers)
+    try:
+        for i, answer in enumerate(answers):
+            if i and i % TURN_ROWS == 0:
+                yield None
+            while answer.nonce in waiting:  # else its outcome came meanwhile, and it was recorded before that
                 try:
-                    yield slow.run
-                    slow.run.offer()
-                except LimitError:
-                    engine.finish(answer, score_other=False)
-                    is_done = True
+                    engine.finish(answer)
+                except SlowModelError as slow:
+                    yield from _score_apart(engine, answer, slow.run)
+    finally:
+        for answer in answers:
+            waiting.pop(answer.nonce, None)
+
+
+def _score_apart(engine: Engine, answer: Prediction, run: SlowRun) -> Finishing:
+    try:
+        yield run
+    except LimitError:
+        if answer.nonce in engine.waiting:
+            engine.finish(answer, score_other=False)
+        return
+    if answer.nonce in engine.waiting:
+        run.offer()

@@ -45,6 +45,8 @@ class Engine:
         # A step of it is one call into C, so that several threads may ask at once.
         self._next_nonce = itertools.count(int.from_bytes(os.urandom(experiment.NONCE_BYTES), "big")).__next__
         self.parity = Parity()
+        # Answers that are given and not recorded yet, while a slow arm is scored, by nonce.
+        self.waiting: dict[bytes, Prediction] = {}
         self.generation = ""
         self.replay = False
 
@@ -172,12 +174,13 @@ class Engine:
         """
         active = prediction.active
         bundle = active.bundle(prediction.arm)
-        if prediction.source == PRECOMPUTED:
-            self.parity.look(bundle, prediction.codes, prediction.outputs)
         other_version, other_source = "", 0
         other_outputs: tuple[float, ...] = ()
         if score_other and active.scores_other and not prediction.fell_back:
             other_version, other_outputs, other_source = self._score_other(prediction)
+        self.waiting.pop(prediction.nonce, None)
+        if prediction.source == PRECOMPUTED:
+            self.parity.look(bundle, prediction.codes, prediction.outputs)
         if prediction.latency_s > HOLDS_UP_S and prediction.source == ONNX:
             bundle.took_long(time.monotonic())
         self._record(
@@ -226,20 +229,22 @@ class Engine:
         name = self._tags.get(said.model)
         if name is None:
             raise DataError("the answer came from a model that this device no longer knows", field="prediction_id")
-        self._record(
-            OutcomeSeen(
-                name,
-                str(said.version),
-                said.epoch,
-                said.arm,
-                said.event_s,
-                said.nonce,
-                said.score,
-                self._label(name, label),
-                int(now_s),
-                said.source,
-            )
+        seen = OutcomeSeen(
+            name,
+            str(said.version),
+            said.epoch,
+            said.arm,
+            said.event_s,
+            said.nonce,
+            said.score,
+            self._label(name, label),
+            int(now_s),
+            said.source,
         )
+        answer = self.waiting.get(said.nonce)
+        if answer is not None:  # its own record must come first; nobody waits for the other arm any more
+            self.finish(answer, score_other=False)
+        self._record(seen)
 
     def _label(self, model: str, label: object) -> float:
         manifest = self.model(model).incumbent.manifest

@@ -116,6 +116,8 @@ class Patience:
         BusyError
             It did not even begin in time, or the agent stops.
         """
+        if self._is_closed:
+            raise BusyError("the agent stops", fix="Try again later.")
         if self._pool is None:
             self._pool = concurrent.futures.ThreadPoolExecutor(self._n_threads, thread_name_prefix="covey-model")
         job = self._pool.submit(run.run)

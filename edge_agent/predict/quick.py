@@ -82,6 +82,8 @@ class Quick:
         engine = self._engine
         try:
             active = engine.model(asked.model)
+            if active.share_bp and not asked.unit and not active.is_prompt:
+                return None  # asked again it would draw again, and arms that are waited for would lose their share
             made = engine.predict(active, asked.features, unit=asked.unit, event_s=self._now())
         except (NotFoundError, NotReadyError, SlowModelError):
             return None

@@ -46,7 +46,8 @@ class JournalWriter:
     folder : Path
         Made if absent.
     limit_bytes : int
-        When the files that are not folded yet exceed this, records are counted and dropped instead.
+        When the files that are not folded yet exceed this, records are counted and dropped instead. There is always a
+        first file, since only files before it are folded away.
     after_segment : int
         Number of the last file that was ever folded: it may be gone, and its number must not come again.
     clock : callable
@@ -68,6 +69,7 @@ class JournalWriter:
         self._lock = threading.Lock()
         self._map: mmap.mmap | None = None
         self._at = self._end = 0
+        self._is_closed = False
         self._try_at_s = -1.0
         self.n_dropped = 0
         self._earlier_bytes = self._count_earlier()
@@ -85,7 +87,8 @@ class JournalWriter:
     def _next_file(self, needed: int) -> bool:
         """Go on in a new file with room for a record; return whether there is one."""
         size = max(self._segment_bytes, needed)
-        if self._clock() < self._try_at_s or self._earlier_bytes + self._at + size > self._limit_bytes:
+        is_full = self._map is not None and self._earlier_bytes + self._at + size > self._limit_bytes
+        if self._is_closed or is_full or self._clock() < self._try_at_s:
             return False
         number = self._segment + 1
         try:
@@ -124,9 +127,10 @@ class JournalWriter:
             self._at = end
 
     def position(self) -> Position:
-        """Where the next record will go."""
+        """Where the next record will go; all files before it are done with."""
         with self._lock:
-            return Position(self._segment, self._at)
+            has_file = self._map is not None or self._is_closed
+            return Position(self._segment if has_file else self._segment + 1, self._at)
 
     def folded(self, up_to: Position) -> None:
         """Delete files that were added up whole."""
@@ -139,7 +143,7 @@ class JournalWriter:
     def close(self) -> None:
         """Close the file; what comes after is dropped."""
         with self._lock:
-            at, self._limit_bytes = self._at, 0
+            at, self._is_closed = self._at, True
             self._close_file()
             self._at = self._end = at
 

@@ -65,6 +65,8 @@ class Recorder:
             while True:
                 records, position = journal.read_from(self._folder, self.spool.position, max_records=_BATCH_RECORDS)
                 caught_up = position >= end or not records
+                if not records and position.segment < end.segment and not end.offset:
+                    position = end  # there is no file to go on in yet; those before it are done with
                 self._store(records, position, event_s, caught_up=caught_up)
                 done += len(records)
                 if caught_up:

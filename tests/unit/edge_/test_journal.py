@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from edge_agent.records import Answered, AnyRecord, Failed, OutcomeSeen
 from edge_agent.telemetry import journal
 from edge_agent.telemetry.journal import JournalWriter, Position, read_from, segment_path, segments
+from edge_agent.telemetry.recorder import Recorder
 from tests import fakes
 
 START = Position(0, 0)
@@ -221,12 +222,43 @@ def test_a_device_starts_on_a_full_disk(tmp_path: pathlib.Path, monkeypatch: pyt
         patch.setattr(os, "posix_fallocate", no)
         writer = JournalWriter(tmp_path, BIG, after_segment=3, clock=clock)
         writer.append(failed(0))
-        assert (segments(tmp_path), writer.position(), writer.n_dropped) == ([], Position(3, 0), 1)
+        assert (segments(tmp_path), writer.position(), writer.n_dropped) == ([], Position(4, 0), 1)
         writer.folded(Position(3, 0))
     clock.now_s += 1.0
     writer.append(failed(1))
     assert (read(tmp_path), writer.position().segment) == ([failed(1)], 4)
     writer.close()
+
+
+def test_a_limit_that_was_lowered_leaves_room_for_a_first_file(tmp_path: pathlib.Path) -> None:
+    fill(tmp_path, 0, 2000).close()
+    writer = JournalWriter(tmp_path, 16_384)
+    writer.append(failed(2000))
+    _, position = read_from(tmp_path, START, max_records=10_000)
+    assert (position, writer.n_dropped) == (writer.position(), 0)
+    writer.folded(position)
+    assert segments(tmp_path) == [position.segment]
+    writer.close()
+
+
+def test_a_disk_that_was_full_at_the_start_gets_the_last_file_back_once_it_is_added_up(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = fakes.join(tmp_path / "store")
+    fill(layout.journal, 0, 3).close()
+
+    def no(*_: object) -> typing.NoReturn:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", no)
+        recorder = Recorder(layout, BIG)
+    assert recorder.fold(fakes.NOW_S) == 3
+    assert segments(layout.journal) == []
+    recorder._writer._try_at_s = 0.0
+    recorder.record(failed(3))
+    assert recorder.fold(fakes.NOW_S + 1) == 1
+    recorder.close()
 
 
 def test_room_on_disk_is_taken_before_it_is_written_to(tmp_path: pathlib.Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import pathlib
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from edge_agent import Predictor, control
 from edge_agent.config import Layout
+from edge_agent.records import CANDIDATE, AnyRecord
 from edge_agent.telemetry.spool import Spool
 from shared import experiment
 from shared.errors import ConflictError, CoveyError, DataError, ModelError, NotFoundError
@@ -76,6 +80,56 @@ def test_the_other_arm_is_scored_and_paired(layout: Layout) -> None:
     finally:
         spool.close()
     assert rows == [(1,)]
+
+
+def test_other_arms_that_take_long_keep_neither_the_loop_nor_the_end(layout: Layout) -> None:
+    fakes.install(layout, fakes.make_bundle("v1"), fakes.make_bundle("v2", fault="slow"), fakes.trial("shadow"))
+    with Predictor(layout.store, with_sync=False) as predictor:
+        assert predictor._engine.model(None).bundle(CANDIDATE).is_loaded.wait(60)
+        for _ in range(200):
+            predictor.predict(ROW)
+        time.sleep(0.05)  # it is at them
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), predictor._loop).result(60)
+        assert predictor._unfinished
+    assert totals(layout)["requests"] == 200
+    spool = Spool(layout.spool_db, 1 << 20)
+    try:
+        rows = spool._db.execute("select sum(requests) from sums where version = 'v2'").fetchall()
+    finally:
+        spool.close()
+    assert (rows[0][0] or 0) < 200
+
+
+def test_an_outcome_does_not_wait_for_answers_that_are_given_meanwhile(layout: Layout) -> None:
+    fakes.install(layout, fakes.make_bundle("v1"), fakes.make_bundle("v2", slope=2.0), fakes.trial("shadow"))
+    with Predictor(layout.store, with_sync=False) as predictor:
+        engine, me = predictor._engine, threading.get_ident()
+        record = engine._record
+        seen: list[AnyRecord] = []
+
+        def record_and_ask(one: AnyRecord) -> None:
+            record(one)
+            if threading.get_ident() == me and len(seen) < 2000:
+                seen.append(one)
+                predictor.predict(ROW)
+
+        engine._record = record_and_ask
+        made = [predictor.predict(ROW) for _ in range(50)]
+        predictor.outcome(made[-1].prediction_id, 1)
+        assert len(seen) <= 51
+
+
+def test_a_unit_of_its_own_keeps_the_share_of_a_slow_candidate(layout: Layout) -> None:
+    trial = fakes.trial(request_share_bp=2000, keep_pairs=False)
+    fakes.install(layout, fakes.make_bundle("v1"), fakes.make_bundle("v2", slope=2.0), trial)
+    with Predictor(layout.store, with_sync=False) as predictor:
+        candidate = predictor._engine.model(None).bundle(CANDIDATE)
+        arms = []
+        for _ in range(400):
+            candidate.is_slow = True
+            arms.append(predictor.predict(ROW).arm)
+        assert candidate._done == {}
+    assert 0.12 < arms.count("candidate") / 400 < 0.28
 
 
 def test_threads_may_ask_at_once(layout: Layout) -> None:

@@ -238,3 +238,24 @@ def test_on_a_line_both_ways_give_one_reply_each_in_order_and_one_record(tmp_pat
     fakes.wait_for(lambda: len(served.records) == 80)
     assert all(isinstance(one, Answered) and one.other_version == "v2" for one in served.records)
     assert CANDIDATE not in {one.arm for one in served.records if isinstance(one, Answered)}
+
+
+def test_a_candidate_that_is_waited_for_keeps_its_share_and_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
+    v1, v2 = fakes.make_bundle("v1"), fakes.make_bundle("v2", slope=2.0)
+    served = fakes.serve(tmp_path, v1, v2, fakes.trial(request_share_bp=2000, keep_pairs=False))
+    candidate = served.engine.model(None).bundle(CANDIDATE)
+    candidate.is_slow = True
+    body = json.dumps({"features": ROW}).encode()
+    with fakes.listening(served.api) as address, socket.create_connection(address, timeout=15) as line:
+        for _ in range(400):
+            assert ask(line, request(body))[0] == 200
+            candidate.is_slow = True  # the model itself is quick, which is found out
+    arms = [one.arm for one in served.records if isinstance(one, Answered)]
+    assert candidate._done == {}
+    assert 0.12 < sum(arms) / len(arms) < 0.28
+
+
+def test_a_canary_of_quick_models_has_the_short_way(tmp_path: pathlib.Path) -> None:
+    served = fakes.serve(tmp_path, fakes.make_bundle("v1"), fakes.make_bundle("v2"), fakes.trial())
+    data = plain(features=ROW)
+    assert all(body_of(answer(quick_of(served, data), data)) for _ in range(20))

@@ -8,6 +8,7 @@ begins a new file, so a half-written last record can only be at the end of a fil
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import pathlib
@@ -26,6 +27,7 @@ _pack, _crc = _FRAME.pack, zlib.crc32
 _MAX_RECORD_BYTES = 1 << 20
 _SEGMENT_BYTES = 512 << 10
 _RETRY_S = 1.0
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SUFFIX = ".journal"
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Answered | Failed | OutcomeSeen).decode
@@ -67,7 +69,7 @@ class JournalWriter:
         self._segment_bytes = min(_SEGMENT_BYTES, limit_bytes // 4)
         self._segment = max([*segments(folder), after_segment])
         self._lock = threading.Lock()
-        self._map: mmap.mmap | None = None
+        self._map: mmap.mmap | _Unmapped | None = None
         self._at = self._end = 0
         self._is_closed = False
         self._try_at_s = -1.0
@@ -123,7 +125,11 @@ class JournalWriter:
                     self.n_dropped += 1
                     return
                 end = len(frame)
-            self._map[self._at : end] = frame  # type: ignore[index]
+            try:
+                self._map[self._at : end] = frame  # type: ignore[index]
+            except OSError:  # only where it is not mapped
+                self.n_dropped += 1
+                return
             self._at = end
 
     def position(self) -> Position:
@@ -148,7 +154,21 @@ class JournalWriter:
             self._at = self._end = at
 
 
-def _make(path: pathlib.Path, size: int) -> mmap.mmap | None:
+class _Unmapped:
+    """Takes what is written as a map does, where the file system has no shared maps that can be written to."""
+
+    def __init__(self, file: int) -> None:
+        self._file = os.dup(file)
+
+    def __setitem__(self, where: slice, data: bytes) -> None:
+        if os.pwrite(self._file, data, where.start) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def _make(path: pathlib.Path, size: int) -> mmap.mmap | _Unmapped | None:
     """Make a file of zeros whose room on disk is taken; None if there is one of that name."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -156,7 +176,12 @@ def _make(path: pathlib.Path, size: int) -> mmap.mmap | None:
         return None
     try:
         os.posix_fallocate(file, 0, size)
-        return mmap.mmap(file, size)
+        try:
+            return mmap.mmap(file, size)
+        except OSError as err:
+            if err.errno in _NO_ROOM:
+                raise
+            return _Unmapped(file)
     except OSError:
         path.unlink()
         raise

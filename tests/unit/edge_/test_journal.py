@@ -261,6 +261,24 @@ def test_a_disk_that_was_full_at_the_start_gets_the_last_file_back_once_it_is_ad
     recorder.close()
 
 
+def test_where_a_file_can_not_be_mapped_it_is_written_to(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no(*_: object) -> typing.NoReturn:
+        raise OSError(errno.ENODEV, "no such thing here")
+
+    monkeypatch.setattr("mmap.mmap", no)
+    monkeypatch.setattr(journal, "_SEGMENT_BYTES", 200)
+    writer = fill(tmp_path, 0, 60)
+    assert read(tmp_path) == [failed(i) for i in range(60)]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda *_: 3)
+        writer.append(failed(60))
+    writer.append(failed(61))
+    writer.close()
+    assert (read(tmp_path), writer.n_dropped) == ([failed(i) for i in [*range(60), 61]], 1)
+
+
 def test_room_on_disk_is_taken_before_it_is_written_to(tmp_path: pathlib.Path) -> None:
     """Else a disk that fills up takes the process down at the next record, instead of costing that record."""
     writer = fill(tmp_path, 0, 1)

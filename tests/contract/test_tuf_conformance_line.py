@@ -137,7 +137,7 @@ LIMITS = {
     "target": 1,
 }
 _PIECE = bytes(64 << 10)
-_ON_THE_WAY = 8 << 20  # what fits into the buffers of two sockets
+_ON_THE_WAY = 64 << 20  # what two sockets hold, and what is sent until the sender hears of the end
 
 
 @pytest.mark.parametrize("what", WHAT)

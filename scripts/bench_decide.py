@@ -8,20 +8,18 @@ first 300 of them also go through ``covey experiment decide``, as JSON lines, an
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import multiprocessing
 import os
-import platform
 import subprocess
 import sys
 import time
 import typing
 
+import bench_report
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import scipy
 from decide_rivals import RIVALS, pool
 from decide_scenarios import Scenario, more, promised
 
@@ -196,13 +194,8 @@ def main() -> int:
             if not args.json:
                 print(f"{scenario.name}  (rolled back, promoted, undecided, outcomes in the median)")
                 print("\n".join(show(row) for row in found[0]))
-                for bar in found[1]:
-                    word = "ok" if bar["ok"] else "MISSED"
-                    print(f"    {word:7s}{bar['name']}: {bar['value']:.4g}, limit {bar['limit']:.4g}", flush=True)
-    versions = {name: module.__version__ for name, module in (("numpy", np), ("scipy", scipy), ("msgspec", msgspec))}
-    if args.json:
-        print(json.dumps({"rows": rows, "bars": bars, "versions": {"python": platform.python_version(), **versions}}))
-    return 0 if all(bar["ok"] for bar in bars) else 3
+                print("\n".join(f"    {bench_report.line_of(bar)}" for bar in found[1]), flush=True)
+    return bench_report.end(rows, bars, packages=("numpy", "scipy", "msgspec"), as_json=args.json)
 
 
 if __name__ == "__main__":

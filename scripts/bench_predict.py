@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
-import json
 import os
 import pathlib
-import platform
 import resource
 import statistics
 import subprocess
@@ -21,6 +18,7 @@ import tempfile
 import time
 import typing
 
+import bench_report
 import predict_cases as cases
 import predict_peers as peers
 import predict_world as world
@@ -206,6 +204,9 @@ def run(size: Size, peers_folder: pathlib.Path | None) -> tuple[Found, dict[str,
         return measure(some, size), costs
 
 
+PACKAGES = ("onnxruntime", "numpy", "msgspec", "httptools", "uvloop", "scikit-learn")
+
+
 def show(rows: list[dict[str, typing.Any]], bars: list[dict[str, typing.Any]]) -> None:
     """Print tables."""
     print(f"{'microseconds':34}{'p50':>9}{'p25':>9}{'CPU':>9}")
@@ -213,7 +214,7 @@ def show(rows: list[dict[str, typing.Any]], bars: list[dict[str, typing.Any]]) -
         print(f"{row['name']:34}{row['p50_us']:9.2f}{row['p25_us']:9.2f}{row['cpu_us']:9.2f}")
     print()
     for bar in bars:
-        print(f"{'ok ' if bar['ok'] else 'MISSED'} {bar['name']:62s} {bar['value']:9.4g}  {bar['limit']:9.4g}")
+        print(bench_report.line_of(bar))
 
 
 def main() -> int:
@@ -227,17 +228,14 @@ def main() -> int:
     args = parser.parse_args()
     if args.soak or args.soak_quick:
         bars = soak(*((1_000_000, 10_000_000) if args.soak else (40_000, 200_000)))
-        print(json.dumps({"rows": [], "bars": bars})) if args.json else show([], bars)
-        return 0 if all(bar["ok"] for bar in bars) else 3
+        if not args.json:
+            show([], bars)
+        return bench_report.end([], bars, packages=PACKAGES, as_json=args.json)
     found, costs = run(QUICK if args.quick else FULL, args.with_peers and args.with_peers.absolute())
     rows, bars = rows_of(found), judge(found, costs)
-    names = ("onnxruntime", "numpy", "msgspec", "httptools", "uvloop", "scikit-learn")
-    versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
-    if args.json:
-        print(json.dumps({"rows": rows, "bars": bars, "versions": versions}))
-    else:
+    if not args.json:
         show(rows, bars)
-    return 0 if all(bar["ok"] for bar in bars) else 3
+    return bench_report.end(rows, bars, packages=PACKAGES, as_json=args.json)
 
 
 if __name__ == "__main__":

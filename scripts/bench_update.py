@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.metadata
 import json
 import pathlib
-import platform
 import subprocess
 import sys
 import tempfile
@@ -18,6 +16,7 @@ import time
 import typing
 import warnings
 
+import bench_report
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
@@ -245,7 +244,7 @@ def show(measured: list[dict[str, typing.Any]], bars: list[dict[str, typing.Any]
         print("bsdiff4 is not installed: nothing was compared with it")
     print()
     for bar in bars:
-        print(f"{'ok ' if bar['ok'] else 'MISSED'} {bar['name']:50s} {bar['value']:9.4g}  {bar['limit']:9.4g}")
+        print(bench_report.line_of(bar, 50))
 
 
 def main() -> int:
@@ -263,12 +262,9 @@ def main() -> int:
     measured = [weigh(pair) for make in (forests, boosting, networks, tables) for pair in make(sizes)]
     bars = judge(measured)
     names = ["scikit-learn", "skl2onnx", "onnx", "backports.zstd", *(["bsdiff4"] if bsdiff4 else [])]
-    versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
-    if args.json:
-        print(json.dumps({"rows": measured, "bars": bars, "versions": versions}))
-    else:
+    if not args.json:
         show(measured, bars)
-    return 0 if all(bar["ok"] for bar in bars) else 3
+    return bench_report.end(measured, bars, packages=names, as_json=args.json)
 
 
 if __name__ == "__main__":

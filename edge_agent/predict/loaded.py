@@ -78,6 +78,7 @@ class LoadedBundle:
         }[manifest.answer_order]
         self._table_first = manifest.answer_order != "model_first"
         self._ask = (*best, self._from_coarse, self._from_default)
+        self._ask_but_the_model = tuple(ask for ask in self._ask if ask != self._from_model)
 
     def _open_table(self, name: str) -> PrecomputedTable | None:
         if self.manifest.file(name) is None:
@@ -157,13 +158,13 @@ class LoadedBundle:
         if runtime is not None and not self.is_slow and not self._done:
             try:
                 return runtime.run(self.encoder.packed(codes)), ONNX
-            except ModelError:
-                pass  # it is told below, after everything else was asked
+            except ModelError as err:
+                return self._answer_slowly(codes, err)
         return self._answer_slowly(codes)
 
-    def _answer_slowly(self, codes: Codes) -> Answer:
-        failure: ModelError | None = None
-        for ask in self._ask:
+    def _answer_slowly(self, codes: Codes, failure: ModelError | None = None) -> Answer:
+        """Ask one after the other; a model that has failed at this row is not asked twice."""
+        for ask in self._ask_but_the_model if failure else self._ask:
             try:
                 answer = ask(codes)
             except NotReadyError:

@@ -10,6 +10,7 @@ import pytest
 from cloud.config import Project
 from cloud.store.store import Store
 from tests.unit.cloud_ import builders
+from tests.unit.cloud_.simulated import Fleet
 
 
 @pytest.fixture
@@ -36,3 +37,17 @@ def store(project: Project) -> typing.Iterator[Store]:
     """The store of `project`."""
     with builders.opened(project) as opened:
         yield opened
+
+
+@pytest.fixture
+def make_fleet(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> typing.Iterator[typing.Callable[..., Fleet]]:
+    """Simulated fleets with settings of their own; their databases are closed in the end."""
+    made: list[Fleet] = []
+
+    def make_one(**settings: typing.Any) -> Fleet:
+        made.append(Fleet(tmp_path / f"fleet{len(made)}", monkeypatch, **settings))
+        return made[-1]
+
+    yield make_one
+    for fleet in made:
+        fleet.store.close()

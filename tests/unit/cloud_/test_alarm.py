@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 import random
 import typing
 
@@ -62,19 +61,6 @@ def test_what_is_fine_is_the_incumbents_rate_and_the_margin() -> None:
 # ---- in a fleet
 
 
-@pytest.fixture
-def make(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> typing.Iterator[Make]:
-    made: list[Fleet] = []
-
-    def make_one(**settings: typing.Any) -> Fleet:
-        made.append(Fleet(tmp_path / f"f{len(made)}", monkeypatch, **settings))
-        return made[-1]
-
-    yield make_one
-    for fleet in made:
-        fleet.store.close()
-
-
 def promote(fleet: Fleet) -> int:
     number = fleet.trial()
     fleet.gain = 0.05
@@ -86,8 +72,8 @@ def answering(fleet: Fleet) -> set[str]:
     return set(fleet.store.models.incumbents(MODEL).values())
 
 
-def test_a_version_that_begins_to_fail_after_its_promotion_is_undone_once(make: Make) -> None:
-    fleet = make()
+def test_a_version_that_begins_to_fail_after_its_promotion_is_undone_once(make_fleet: Make) -> None:
+    fleet = make_fleet()
     number = promote(fleet)
     fleet.days(5)
     assert answering(fleet) == {"v2"}
@@ -102,8 +88,8 @@ def test_a_version_that_begins_to_fail_after_its_promotion_is_undone_once(make: 
     assert answering(fleet) == {"v1"}
 
 
-def test_an_alarm_while_a_later_rollout_runs_undoes_once_that_has_ended(make: Make) -> None:
-    fleet = make()
+def test_an_alarm_while_a_later_rollout_runs_undoes_once_that_has_ended(make_fleet: Make) -> None:
+    fleet = make_fleet()
     number = promote(fleet)
     later = fleet.start()
     fleet.tick()
@@ -119,8 +105,8 @@ def test_an_alarm_while_a_later_rollout_runs_undoes_once_that_has_ended(make: Ma
 
 
 @pytest.mark.parametrize("policy", ["tell", "off"])
-def test_the_plan_may_leave_it_to_people(make: Make, policy: str) -> None:
-    fleet = make(rollout=f'max_days = 40\nalarm = "{policy}"')
+def test_the_plan_may_leave_it_to_people(make_fleet: Make, policy: str) -> None:
+    fleet = make_fleet(rollout=f'max_days = 40\nalarm = "{policy}"')
     number = promote(fleet)
     fleet.incumbent_failed_ratio = 0.2
     fleet.days(8)
@@ -129,8 +115,8 @@ def test_the_plan_may_leave_it_to_people(make: Make, policy: str) -> None:
     assert len(told) == (policy == "tell")
 
 
-def test_after_its_window_and_under_a_later_version_nothing_is_undone(make: Make) -> None:
-    fleet = make(rollout="max_days = 40\nundo_window_days = 3")
+def test_after_its_window_and_under_a_later_version_nothing_is_undone(make_fleet: Make) -> None:
+    fleet = make_fleet(rollout="max_days = 40\nundo_window_days = 3")
     number = promote(fleet)
     fleet.days(6)
     fleet.incumbent_failed_ratio = 0.2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import pathlib
 import typing
 
 import pytest
@@ -15,21 +14,8 @@ Make = typing.Callable[..., Fleet]
 
 
 @pytest.fixture
-def make(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> typing.Iterator[Make]:
-    made: list[Fleet] = []
-
-    def make_one(**settings: typing.Any) -> Fleet:
-        made.append(Fleet(tmp_path / f"f{len(made)}", monkeypatch, **settings))
-        return made[-1]
-
-    yield make_one
-    for fleet in made:
-        fleet.store.close()
-
-
-@pytest.fixture
-def fleet(make: Make) -> Fleet:
-    return make()
+def fleet(make_fleet: Make) -> Fleet:
+    return make_fleet()
 
 
 # ---- stages, in their order
@@ -97,8 +83,8 @@ def test_without_any_outcome_nothing_is_ever_promoted_and_the_rollout_is_given_u
     assert fleet.exposed("v2") == set()
 
 
-def test_stages_that_pass_promote_nothing_before_the_evidence_of_the_whole_fleet_does(make: Make) -> None:
-    fleet = make(min_devices=13)  # there are 12
+def test_stages_that_pass_promote_nothing_before_the_evidence_of_the_whole_fleet_does(make_fleet: Make) -> None:
+    fleet = make_fleet(min_devices=13)  # there are 12
     number = fleet.trial()
     fleet.gain = 0.05
     fleet.until(lambda: bool(fleet.stages(number)["east"]["passed_s"]))
@@ -151,8 +137,8 @@ def test_devices_that_refuse_fail_the_stage_at_a_share_of_those_that_tried(fleet
 
 
 @pytest.mark.parametrize(("minimum", "state"), [(4, "running"), (3, "rolled_back")])
-def test_few_errors_are_no_share(make: Make, minimum: int, state: str) -> None:
-    fleet = make(n=1, rollout=f"error_min_executed = {minimum}")
+def test_few_errors_are_no_share(make_fleet: Make, minimum: int, state: str) -> None:
+    fleet = make_fleet(n=1, rollout=f"error_min_executed = {minimum}")
     number = fleet.trial()
     for device in fleet.devices:
         device.installs = "refuses"
@@ -283,8 +269,8 @@ def test_another_models_rollout_is_no_reason_to_count_devices_as_timed_out(fleet
 # ---- what judges a canary
 
 
-def test_without_pairs_a_canary_is_judged_on_what_its_own_answers_did(make: Make) -> None:
-    fleet = make(canary="keep_pairs = false", rollout="max_days = 80")
+def test_without_pairs_a_canary_is_judged_on_what_its_own_answers_did(make_fleet: Make) -> None:
+    fleet = make_fleet(canary="keep_pairs = false", rollout="max_days = 80")
     number = fleet.trial()
     fleet.gain, fleet.served_gain = 0.05, -0.3  # the shadow looks well; answering does harm
     while fleet.row(number)["state"] == "running":
@@ -292,8 +278,8 @@ def test_without_pairs_a_canary_is_judged_on_what_its_own_answers_did(make: Make
     assert fleet.row(number)["state"] == "rolled_back", fleet.row(number)["outcome"]
 
 
-def test_without_pairs_a_good_candidate_is_promoted_on_what_its_own_answers_did(make: Make) -> None:
-    fleet = make(canary="keep_pairs = false", rollout="max_days = 80")
+def test_without_pairs_a_good_candidate_is_promoted_on_what_its_own_answers_did(make_fleet: Make) -> None:
+    fleet = make_fleet(canary="keep_pairs = false", rollout="max_days = 80")
     number = fleet.trial()
     fleet.gain = fleet.served_gain = 0.05
     fleet.until(lambda: fleet.row(number)["state"] == "promoted")

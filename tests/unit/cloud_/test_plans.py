@@ -85,21 +85,8 @@ def test_a_plan_that_can_not_work_is_refused_when_it_is_made(made: RolloutSettin
 # ---- plan files
 
 
-@pytest.fixture
-def make(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> typing.Iterator[Make]:
-    made: list[Fleet] = []
-
-    def make_one(**settings: typing.Any) -> Fleet:
-        made.append(Fleet(tmp_path / f"f{len(made)}", monkeypatch, **settings))
-        return made[-1]
-
-    yield make_one
-    for fleet in made:
-        fleet.store.close()
-
-
-def test_a_file_is_laid_over_the_projects_own_plan(make: Make, tmp_path: pathlib.Path) -> None:
-    project = make().project
+def test_a_file_is_laid_over_the_projects_own_plan(make_fleet: Make, tmp_path: pathlib.Path) -> None:
+    project = make_fleet().project
     path = tmp_path / "careful.toml"
     path.write_text("alpha = 0.01\n[canary]\nmin_days = 4\n[region.west]\napprove = true\n")
     made = read_plan(project, path)
@@ -120,25 +107,25 @@ def test_a_file_is_laid_over_the_projects_own_plan(make: Make, tmp_path: pathlib
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused_by_name_and_line(
-    make: Make, tmp_path: pathlib.Path, text: str, says: str
+    make_fleet: Make, tmp_path: pathlib.Path, text: str, says: str
 ) -> None:
     path = tmp_path / "careful.toml"
     path.write_text(text)
     with pytest.raises(Exception, match=says) as refused:
-        read_plan(make().project, path)
+        read_plan(make_fleet().project, path)
     assert "careful.toml" in str(refused.value)
 
 
-def test_a_file_that_is_not_there_is_named(make: Make, tmp_path: pathlib.Path) -> None:
+def test_a_file_that_is_not_there_is_named(make_fleet: Make, tmp_path: pathlib.Path) -> None:
     with pytest.raises(PlanError, match=r"none\.toml: can not be read"):
-        read_plan(make().project, tmp_path / "none.toml")
+        read_plan(make_fleet().project, tmp_path / "none.toml")
 
 
 # ---- on a fleet
 
 
-def test_a_region_opens_in_steps_and_a_step_has_the_devices_of_the_one_before(make: Make) -> None:
-    fleet = make(n=40, rollout="max_days = 90", canary=QUARTER.format(step=""))
+def test_a_region_opens_in_steps_and_a_step_has_the_devices_of_the_one_before(make_fleet: Make) -> None:
+    fleet = make_fleet(n=40, rollout="max_days = 90", canary=QUARTER.format(step=""))
     number = fleet.trial()
     fleet.gain = 0.05
     seen: list[tuple[str, int]] = []
@@ -163,8 +150,8 @@ def test_a_region_opens_in_steps_and_a_step_has_the_devices_of_the_one_before(ma
         assert some < every
 
 
-def test_a_step_that_wants_somebodys_word_waits_for_it(make: Make) -> None:
-    fleet = make(rollout="max_days = 90\n[rollout.region.west]\napprove = true")
+def test_a_step_that_wants_somebodys_word_waits_for_it(make_fleet: Make) -> None:
+    fleet = make_fleet(rollout="max_days = 90\n[rollout.region.west]\napprove = true")
     number = fleet.trial()
     fleet.gain = 0.05
     fleet.days(15)
@@ -178,9 +165,9 @@ def test_a_step_that_wants_somebodys_word_waits_for_it(make: Make) -> None:
 
 @pytest.mark.parametrize(("policy", "state", "paused"), [("pause", "running", True), ("abort", "aborted", False)])
 def test_a_step_that_does_not_pass_in_time_does_what_the_plan_says(
-    make: Make, policy: str, state: str, paused: bool
+    make_fleet: Make, policy: str, state: str, paused: bool
 ) -> None:
-    fleet = make(canary=f'hold_days = 5\nat_deadline = "{policy}"')
+    fleet = make_fleet(canary=f'hold_days = 5\nat_deadline = "{policy}"')
     number = fleet.trial()
     fleet.gain = 0.05
     fleet.until(lambda: bool(fleet.stages(number)["west"]["opened_s"]))
@@ -196,8 +183,8 @@ def test_a_step_that_does_not_pass_in_time_does_what_the_plan_says(
         assert not fleet.row(number)["paused"]
 
 
-def test_a_rollout_of_before_there_were_steps_goes_on(make: Make) -> None:
-    fleet = make()
+def test_a_rollout_of_before_there_were_steps_goes_on(make_fleet: Make) -> None:
+    fleet = make_fleet()
     number = fleet.trial()
     fleet.store.db.connection.execute("update stages set settings = '{}' where rollout = ?", (number,))
     fleet.gain = 0.05
@@ -253,8 +240,8 @@ def test_a_harm_below_the_margin_is_never_acted_upon_and_a_larger_one_sooner() -
     assert n[1] > 2 * n[2]
 
 
-def test_what_is_known_of_the_fleet_is_used_and_what_is_not_is_said(make: Make) -> None:
-    fleet = make()
+def test_what_is_known_of_the_fleet_is_used_and_what_is_not_is_said(make_fleet: Make) -> None:
+    fleet = make_fleet()
     _, model = fleet.project.model(MODEL)
     traffic, assumed = traffic_of(fleet.project, fleet.store, MODEL, model, outcomes_per_day=None, deviation=None)
     assert (traffic.devices, traffic.outcomes_per_day, len(assumed)) == (dict.fromkeys(ORDER, 4), 20.0, 2)

@@ -19,22 +19,9 @@ Make = typing.Callable[..., Fleet]
 CODE = pathlib.Path(__file__).parents[3] / "cloud"
 
 
-@pytest.fixture
-def make(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> typing.Iterator[Make]:
-    made: list[Fleet] = []
-
-    def make_one(**settings: typing.Any) -> Fleet:
-        made.append(Fleet(tmp_path / f"f{len(made)}", monkeypatch, **settings))
-        return made[-1]
-
-    yield make_one
-    for fleet in made:
-        fleet.store.close()
-
-
-def test_a_device_that_has_installed_but_still_serves_the_old_model_is_no_success(make: Make) -> None:
+def test_a_device_that_has_installed_but_still_serves_the_old_model_is_no_success(make_fleet: Make) -> None:
     """Eclipse hawkBit: an action is finished when the file was installed."""
-    fleet = make()
+    fleet = make_fleet()
     number = fleet.trial()
     for device in fleet.devices:
         device.installs = "trial"  # it runs the candidate's generation, and has not proven it yet
@@ -47,9 +34,9 @@ def test_a_device_that_has_installed_but_still_serves_the_old_model_is_no_succes
     assert (fleet.row(number)["state"], fleet.exposed("v2")) == ("rolled_back", set())
 
 
-def test_errors_are_a_share_of_those_that_tried_and_not_of_all_targets(make: Make) -> None:
+def test_errors_are_a_share_of_those_that_tried_and_not_of_all_targets(make_fleet: Make) -> None:
     """Eclipse hawkBit: two of three that answered have failed, and that is 17 % of the group."""
-    fleet = make()
+    fleet = make_fleet()
     number = fleet.trial()
     for device in fleet.devices[3:]:
         device.online = False
@@ -60,9 +47,9 @@ def test_errors_are_a_share_of_those_that_tried_and_not_of_all_targets(make: Mak
     assert "of 3 that tried" in fleet.row(number)["outcome"]
 
 
-def test_a_stage_in_which_every_device_has_come_to_an_end_is_not_done_for_that(make: Make) -> None:
+def test_a_stage_in_which_every_device_has_come_to_an_end_is_not_done_for_that(make_fleet: Make) -> None:
     """Eclipse hawkBit: a group goes on once all its actions are terminal, failed ones too."""
-    fleet = make(rollout="max_days = 40\nerror_min_executed = 99")
+    fleet = make_fleet(rollout="max_days = 40\nerror_min_executed = 99")
     number = fleet.trial()
     for device in fleet.devices:
         device.installs = "refuses"
@@ -96,10 +83,10 @@ def test_every_threshold_that_a_plan_keeps_is_read_by_somebody() -> None:
 
 
 @pytest.mark.parametrize("waits_for", ["a pause", "approval"])
-def test_what_goes_wrong_while_a_person_is_waited_for_still_rolls_back(make: Make, waits_for: str) -> None:
+def test_what_goes_wrong_while_a_person_is_waited_for_still_rolls_back(make_fleet: Make, waits_for: str) -> None:
     """Flagger: while a canary waits for its confirmation, its metrics are not looked at."""
     more = "\n[rollout.region.mid]\napprove = true" if waits_for == "approval" else ""
-    fleet = make(rollout=f"max_days = 60{more}")
+    fleet = make_fleet(rollout=f"max_days = 60{more}")
     number = fleet.trial()
     fleet.gain = 0.05
     fleet.until(lambda: bool(fleet.stages(number)["west"]["passed_s"]))
@@ -111,9 +98,9 @@ def test_what_goes_wrong_while_a_person_is_waited_for_still_rolls_back(make: Mak
     fleet.until(lambda: fleet.row(number)["state"] == "rolled_back", most=5)
 
 
-def test_too_little_traffic_is_neither_a_failure_nor_a_success(make: Make) -> None:
+def test_too_little_traffic_is_neither_a_failure_nor_a_success(make_fleet: Make) -> None:
     """Flagger: no data for a metric halts the canary, or lets it pass, as the query happens to be written."""
-    fleet = make()
+    fleet = make_fleet()
     number = fleet.trial()
     fleet.requests = 0
     fleet.days(15)
@@ -122,9 +109,9 @@ def test_too_little_traffic_is_neither_a_failure_nor_a_success(make: Make) -> No
     assert "0 of 100 outcomes" in stage["why"]
 
 
-def test_a_device_that_was_away_runs_what_is_wanted_now_and_not_what_was_wanted_then(make: Make) -> None:
+def test_a_device_that_was_away_runs_what_is_wanted_now_and_not_what_was_wanted_then(make_fleet: Make) -> None:
     """Mender: deployments queue up at a device, and a newer one can wait for an older one for ever."""
-    fleet = make()
+    fleet = make_fleet()
     fleet.install()
     away = fleet.devices[0]
     away.online = False
@@ -138,9 +125,9 @@ def test_a_device_that_was_away_runs_what_is_wanted_now_and_not_what_was_wanted_
     assert away.models[MODEL].incumbent == "v3"
 
 
-def test_another_rollout_tries_its_candidate_on_other_units(make: Make) -> None:
+def test_another_rollout_tries_its_candidate_on_other_units(make_fleet: Make) -> None:
     """iter8: the hash of a user alone decides, so that the same users are in every candidate."""
-    fleet = make()
+    fleet = make_fleet()
     first, second = fleet.trial(), 0
     fleet.order(first, "abort")
     second = fleet.start()

@@ -8,6 +8,7 @@ import typing
 import pytest
 
 from edge_agent.predict.loaded import DEFAULT, ONNX, PRECOMPUTED, LoadedBundle, NotReadyError
+from edge_agent.predict.runtime import Runtime
 from shared import bundle, codec, precomputed
 from shared.errors import DataError, ModelError, TrustError, WireError
 from tests import fakes
@@ -66,6 +67,22 @@ def test_a_model_that_fails_without_table_or_default_is_a_clear_error(
         loaded.answer(NAN)
     assert caught.value.field == "late@v1"
     assert bool(loaded.error) == (fault == "garbage")
+
+
+@pytest.mark.parametrize("order", ["precomputed_first", "model_first"])
+def test_a_model_that_fails_at_a_row_is_asked_once(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    loaded = open_bundle(tmp_path, fault="nan", answer_order=order, table=None, default=FALLBACK)
+    honest, runs = Runtime.run, list[bytes]()
+
+    def run(runtime: Runtime, vector: bytes) -> tuple[float, ...]:
+        runs.append(vector)
+        return honest(runtime, vector)
+
+    monkeypatch.setattr(Runtime, "run", run)
+    assert loaded.answer(NAN) == (FALLBACK, DEFAULT)
+    assert len(runs) == 1
 
 
 def test_a_model_that_fails_for_one_row_answers_the_others(tmp_path: pathlib.Path) -> None:

@@ -13,7 +13,7 @@ from cloud.analysis.records import DecideInput
 from cloud.config import ModelSettings, Project, RolloutSettings
 from cloud.rollout import history, overview
 from cloud.rollout.band import band_of
-from cloud.rollout.guardrails import FAILS
+from cloud.rollout.guardrails import FAILS, SLOW
 from cloud.rollout.plan import for_stage, stage_name
 from cloud.rollout.sums import faults_of, pairs_of
 from cloud.store.store import Store
@@ -124,15 +124,14 @@ def _guardrails(store: Store, row: Row, stages: list[Row], verdicts: list[Row], 
     devices = [inputs.get("devices", {}) for inputs in newest.values()]
     worst: Row = max(devices, key=_error_ratio, default={})
     faults = store.evidence.faults(row["model"], opened) if opened else []
-    judged = [one["guardrails"][FAILS] for one in newest.values() if one.get("guardrails")]
-    numbers: Row = judged[-1]["decision"]["numbers"] if judged else {}
+    judged = [one["guardrails"] for one in newest.values() if one.get("guardrails")]
     return {
         "answers": {
             "arms": [_faults_of(faults, arm) for arm in (0, 1)],
             "margin": plan.request_error_margin,
-            "log_e_worse": numbers.get("log_e_worse"),
-            "log_e_worse_needed": numbers.get("log_e_worse_needed"),
+            "word": _word_of(judged, FAILS),
         },
+        "latency": {"margin": plan.latency_margin, "word": _word_of(judged, SLOW)},
         "devices": {
             "failed": worst.get("failed", 0) + worst.get("timed_out", 0),
             "executed": _executed(worst),
@@ -142,6 +141,13 @@ def _guardrails(store: Store, row: Row, stages: list[Row], verdicts: list[Row], 
         },
         "p95_s": [_p95(store, row["model"], row[side], opened) for side in ("from_version", "to_version")],
     }
+
+
+def _word_of(judged: list[Row], name: str) -> str:
+    """Newest word on a guardrail, over the whole rollout; empty before it could be compared."""
+    newest: Row = judged[-1].get(name, {}) if judged else {}
+    decision = newest.get("decision", {})
+    return decision["word"] if "standard_error" in decision.get("numbers", {}) else ""
 
 
 def _executed(devices: Row) -> int:

@@ -205,6 +205,32 @@ def test_a_canary_page_shows_band_guardrails_devices_and_verdicts(fleet: Fleet, 
     assert f"covey rollout abort {number}" in page.text
 
 
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("rollback", "breached"),
+        ("promote", "proven harmless"),
+        ("continue", "holds, not proven"),
+        ("", "no answer yet"),
+    ],
+)
+def test_a_guardrail_says_whether_it_is_proven_and_not_only_that_nothing_is_known(
+    fleet: Fleet, client: Client, word: str, says: str
+) -> None:
+    number = fleet.canary()
+    (newest,) = fleet.store.db.rows(
+        "select id, inputs from verdicts where rollout = ? order by id desc limit 1", (number,)
+    )
+    inputs = json.loads(newest["inputs"])
+    for one in inputs["guardrails"].values():
+        one["decision"] |= {"word": word, "numbers": {"standard_error": 0.1} if word else {}}
+    fleet.store.db.connection.execute("update verdicts set inputs = ? where id = ?", (json.dumps(inputs), newest["id"]))
+    view = client.get(f"/rollouts/{number}.json").json
+    assert view is not None
+    assert (view["guardrails"]["answers"]["word"], view["guardrails"]["latency"]["word"]) == (word, word)
+    assert Page(client.get(f"/rollouts/{number}").text).text.count(says) >= 2
+
+
 def test_once_every_stage_has_passed_the_newest_band_comes_from_the_pairs(fleet: Fleet, client: Client) -> None:
     number = fleet.shadow(gain=-0.005, days=4)  # a little worse: it goes on, and promotion needs much evidence
     before = client.get(f"/rollouts/{number}.json").json

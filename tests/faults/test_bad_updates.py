@@ -28,13 +28,6 @@ GARBAGE = b"GIF89a"
 
 
 @pytest.fixture(scope="module")
-def line() -> typing.Iterator[world.Line]:
-    made = world.Line()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, line: world.Line) -> pathlib.Path:
     return world.make_template(tmp_path_factory.mktemp("template"), line)
 

@@ -260,13 +260,6 @@ class Worst(Attacked):
 
 
 @pytest.fixture(scope="module")
-def line() -> typing.Iterator[world.Line]:
-    made = world.Line()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, line: world.Line) -> pathlib.Path:
     """A cloud, and a device for which v1 of a model is good."""
     folder = world.make_template(tmp_path_factory.mktemp("template"), line)

@@ -57,13 +57,6 @@ def days_ago(days: int, program: str, *arguments: pathlib.Path) -> str:
 
 
 @pytest.fixture
-def line() -> typing.Iterator[world.Line]:
-    made = world.Line()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def device(tmp_path: pathlib.Path, line: world.Line) -> typing.Iterator[Attacked]:
     """A device that joined and took v1 a year and a month ago, and is switched on today."""
     days_ago(AWAY_DAYS, MAKE, tmp_path / "template")

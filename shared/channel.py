@@ -12,10 +12,13 @@ from shared.experiment import BASIS_POINTS
 from shared.versions import check_name, parse_version
 
 MAX_CHANNEL_BYTES = 1 << 20
+MAX_CANDIDATES = 8
+MAX_ARM = 15
 BasisPoints = typing.Annotated[int, msgspec.Meta(ge=0, le=BASIS_POINTS)]
+Arm = typing.Annotated[int, msgspec.Meta(ge=1, le=MAX_ARM)]
 Seconds = typing.Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Share = typing.Annotated[float, msgspec.Meta(ge=0, le=1)]
-Mode = typing.Literal["shadow", "canary"]
+Mode = typing.Literal["shadow", "canary", "interleave"]
 
 
 class BundleRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,17 +46,24 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     Parameters
     ----------
     mode : str
-        ``shadow``: scored after the reply, never answers. ``canary``: answers its share of requests.
+        ``shadow``: scored after the reply, never answers. ``canary``: answers its share of requests. ``interleave``:
+        lists are drawn from the candidate and the incumbent in turn; other requests are the incumbent's.
     epoch : int
         Number of this stage in this region; evidence is kept by epoch.
     salt : str
         Fresh for each rollout.
     request_share_bp : int
-        Share of requests the candidate answers, in basis points (canary).
+        Share of requests that each candidate answers, or of lists it takes part in, in basis points.
     device_share_bp : int
         Share of the region's devices that take part; each device works out by hash whether it does.
     keep_pairs : bool
-        Score the other arm too, after the reply, so that both are judged on the same inputs.
+        Score the other arms too, after the reply, so that all are judged on the same inputs.
+    arms : tuple of int
+        Number of each candidate's arm, in the order of the candidates; empty for 1, 2, … An arm keeps its number
+        when another candidate drops out, so that every unit stays in its own.
+    control_share_bp : int
+        Share of the region's devices that are a control group: no candidate ever runs on them, and what they answer
+        counts for the incumbent in this stage.
     """
 
     mode: Mode
@@ -62,6 +72,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     request_share_bp: BasisPoints = 0
     device_share_bp: BasisPoints = BASIS_POINTS
     keep_pairs: bool = True
+    arms: typing.Annotated[tuple[Arm, ...], msgspec.Meta(max_length=MAX_CANDIDATES)] = ()
+    control_share_bp: BasisPoints = 0
 
 
 class Guard(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,13 +99,39 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelChannel(msgspec.Struct, frozen=True, kw_only=True):
-    """What runs of one model."""
+    """What runs of one model.
+
+    Parameters
+    ----------
+    candidate, also : BundleRef, tuple of BundleRef
+        What is tried; several at once are compared with the same incumbent.
+    pins : mapping
+        Device to the version that it runs alone, whatever is tried elsewhere.
+    """
 
     model: str
     incumbent: BundleRef
     candidate: BundleRef | None = None
+    also: typing.Annotated[tuple[BundleRef, ...], msgspec.Meta(max_length=MAX_CANDIDATES - 1)] = ()
     experiment: Experiment | None = None
     guard: Guard = Guard()
+    pins: typing.Annotated[dict[str, BundleRef], msgspec.Meta(max_length=1000)] = {}
+
+    @property
+    def candidates(self) -> tuple[BundleRef, ...]:
+        """Everything that is tried."""
+        return (self.candidate, *self.also) if self.candidate else self.also
+
+    @property
+    def arms(self) -> dict[int, BundleRef]:
+        """Candidates by the number of their arm; the incumbent's is 0."""
+        numbers = self.experiment.arms if self.experiment else ()
+        return dict(zip(numbers or range(1, MAX_CANDIDATES + 1), self.candidates, strict=False))
+
+    @property
+    def refs(self) -> tuple[BundleRef, ...]:
+        """Everything that runs somewhere in the region."""
+        return (self.incumbent, *self.candidates, *self.pins.values())
 
 
 class Channel(codec.Record, frozen=True, kw_only=True):
@@ -125,8 +163,7 @@ class Channel(codec.Record, frozen=True, kw_only=True):
     @property
     def n_bundles(self) -> int:
         """How many bundles it names, variants counted."""
-        refs = [ref for entry in self.models for ref in (entry.incumbent, entry.candidate) if ref]
-        return sum(len(ref.variants) for ref in refs)
+        return sum(len(ref.variants) for entry in self.models for ref in entry.refs)
 
     def to_bytes(self) -> bytes:
         """Write the channel."""
@@ -151,7 +188,7 @@ def parse_channel(data: bytes) -> Channel:
         check_name(channel.region, "region")
         for i, entry in enumerate(channel.models):
             check_name(entry.model, f"models[{i}].model")
-            for ref in filter(None, (entry.incumbent, entry.candidate)):
+            for ref in entry.refs:
                 parse_version(ref.version)
                 for variant in ref.variants:
                     check_name(variant, f"models[{i}].variant")
@@ -161,13 +198,26 @@ def parse_channel(data: bytes) -> Channel:
     if len(set(names)) != len(names):
         raise WireError("a model stands twice in the channel", field="channel models")
     for i, entry in enumerate(channel.models):
-        if (entry.candidate is None) != (entry.experiment is None):
-            raise WireError("candidate and experiment go together", field=f"channel models[{i}]")
-        # A device keeps one folder and one arm for each version.
-        if (
-            entry.candidate
-            and entry.candidate != entry.incumbent
-            and entry.candidate.version == entry.incumbent.version
-        ):
-            raise WireError(f"{entry.candidate.version} is the incumbent", field=f"channel models[{i}].candidate")
+        _check_arms(entry, f"channel models[{i}]")
     return channel
+
+
+def _check_arms(entry: ModelChannel, field: str) -> None:
+    trial = entry.experiment
+    if (entry.candidate is None) != (trial is None) or (entry.also and entry.candidate is None):
+        raise WireError("candidate and experiment go together", field=field)
+    if trial is None:
+        return
+    if trial.arms and (len(trial.arms) != len(entry.candidates) or len(set(trial.arms)) != len(trial.arms)):
+        raise WireError(
+            f"{len(entry.candidates)} candidates have the arms {list(trial.arms)}", field=f"{field}.experiment.arms"
+        )
+    # A device keeps one folder and one arm for each version.
+    versions = [entry.incumbent.version]
+    for ref in entry.candidates:
+        if ref.version in versions and (ref != entry.incumbent or len(entry.candidates) > 1):
+            same = "the incumbent" if ref.version == entry.incumbent.version else "a candidate twice"
+            raise WireError(f"{ref.version} is {same}", field=f"{field}.candidate")
+        versions.append(ref.version)
+    if max(entry.arms) * trial.request_share_bp > BASIS_POINTS:
+        raise WireError("the arms have more than all requests", field=f"{field}.experiment.request_share_bp")

@@ -61,9 +61,26 @@ def in_stage(salt: str, device: str, device_share_bp: int) -> bool:
     return share_of(salt + "/stage", device) < device_share_bp
 
 
+def in_control(salt: str, device: str, control_share_bp: int) -> bool:
+    """Whether a device belongs to the control group: the last `control_share_bp` / 10,000 in the order of the stage."""
+    return share_of(salt + "/stage", device) >= BASIS_POINTS - control_share_bp
+
+
+def arm_of(place: int, share_bp: int, arms: typing.Container[int]) -> int:
+    """Arm of a unit by its place in 0..9999: arm 1 has the first `share_bp`, arm 2 the next, the incumbent the rest.
+
+    An arm that has dropped out leaves its units to the incumbent, and nobody else moves.
+
+    >>> [arm_of(place, 2000, {1, 3}) for place in (0, 1999, 2000, 4000, 9999)]
+    [1, 1, 0, 3, 0]
+    """
+    arm = place // share_bp + 1 if share_bp else 0
+    return arm if arm in arms else 0
+
+
 def pick_arm(salt: str, unit: str, candidate_share_bp: int) -> int:
-    """0 for the incumbent, 1 for the candidate."""
-    return int(share_of(salt, unit) < candidate_share_bp)
+    """0 for the incumbent, 1 for the only candidate."""
+    return arm_of(share_of(salt, unit), candidate_share_bp, (1,))
 
 
 def model_tag(model: str) -> int:

@@ -54,7 +54,10 @@ class SumsRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PairsRow(msgspec.Struct, frozen=True, array_like=True):
-    """Increments of d = good(candidate) - good(incumbent) on the same inputs, for one (model, epoch, event day)."""
+    """Increments of d = good(candidate) - good(incumbent) on the same inputs, for one (model, epoch, day, arm).
+
+    Where lists are interleaved, one list is one input.
+    """
 
     model: Word
     epoch: Small
@@ -64,6 +67,7 @@ class PairsRow(msgspec.Struct, frozen=True, array_like=True):
     sumsq: Squares
     pos: Count
     neg: Count
+    arm: Small = 1
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -75,11 +79,12 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device runs of one model."""
+    """What a device runs of one model: the incumbent, the candidate, and further candidates (`also`)."""
 
     model: Word
     incumbent: str = ""
     candidate: str = ""
+    also: typing.Annotated[tuple[Word, ...], msgspec.Meta(max_length=16)] = ()
     epoch: Small = 0
     refused: dict[str, str] = {}
 

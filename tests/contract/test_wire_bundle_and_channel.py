@@ -176,6 +176,18 @@ def test_classes_and_outputs_of_many_classes_go_together() -> None:
         (("models", 0, "experiment", "request_share_bp"), 10_001, "models[0].experiment.request_share_bp"),
         (("models", 0, "experiment", "request_share_bp"), 0.5, "models[0].experiment.request_share_bp"),
         (("models", 0, "experiment", "device_share_bp"), -1, "models[0].experiment.device_share_bp"),
+        (("models", 0, "also"), [{"version": "v1"}], "channel models[0].candidate: v1 is the incumbent"),
+        (("models", 0, "also"), [{"version": "v3"}] * 2, "channel models[0].candidate: v3 is a candidate twice"),
+        (("models", 0, "also"), [{"version": f"v{i}"} for i in range(3, 11)], "covey.channel/1 models[0].also"),
+        (("models", 0, "also"), [{"version": "newest"}], "channel version"),
+        (("models", 0, "experiment", "arms"), [1, 2], "channel models[0].experiment.arms: 1 candidates have"),
+        (("models", 0, "experiment", "arms"), [0], "models[0].experiment.arms[0]"),
+        (
+            ("models", 0, "experiment", "arms"),
+            [15],
+            "channel models[0].experiment.request_share_bp: the arms have more",
+        ),
+        (("models", 0, "pins"), {"d1": {"version": "newest"}}, "channel version"),
         (("models", 0, "guard", "failed_ratio"), 1.5, "models[0].guard.failed_ratio"),
         (("models", 0, "guard", "min_requests"), 0, "models[0].guard.min_requests"),
     ],
@@ -236,3 +248,13 @@ def test_the_hash_of_a_manifest_is_the_hash_of_its_bytes() -> None:
     assert msgspec.structs.replace(CHANNEL, sequence=6).to_bytes() != CHANNEL.to_bytes()
     assert channel.target_path("x") == "channels/x.json"
     assert Manifest.SCHEMA == "covey.bundle/1"
+
+
+def test_several_candidates_keep_the_numbers_of_their_arms() -> None:
+    plain = json.loads(put(PLAIN_CHANNEL, ("models", 0, "also"), [{"version": "v8"}]))
+    assert {arm: ref.version for arm, ref in parse_channel(json.dumps(plain).encode()).models[0].arms.items()} == {
+        1: CHANNEL.models[0].candidates[0].version,
+        2: "v8",
+    }
+    plain["models"][0]["experiment"] |= {"arms": [3, 1], "request_share_bp": 3333}
+    assert [*parse_channel(json.dumps(plain).encode()).models[0].arms] == [3, 1]

@@ -58,14 +58,21 @@ class RegionPlan(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[rollout.canary]``: the candidate answers a share of requests, region by region.
+    """``[rollout.canary]``: the candidate answers a share of requests, or takes part in lists, region by region.
 
     Parameters
     ----------
     hold_days, at_deadline : int, str
         A step that has not passed after so many event days pauses the rollout, or aborts it; 0 is without a deadline.
+    mode : str
+        ``interleave`` draws ranked lists from candidate and incumbent in turn and counts whose items people take; all
+        other requests are the incumbent's.
+    preference_margin : float
+        Of interleaved lists: how much larger a share may prefer the incumbent than the candidate.
     """
 
+    mode: typing.Literal["canary", "interleave"] = "canary"
+    preference_margin: typing.Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.05
     request_share: Ratio = 0.5
     device_share: Ratio = 1.0
     min_days: Count = 3

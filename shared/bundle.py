@@ -11,11 +11,13 @@ import msgspec
 from shared import codec
 from shared.errors import UsageError, WireError
 from shared.metrics import Task, get_metric
+from shared.summary import MEMORY
 from shared.versions import check_name, parse_version
 
 Sha256 = typing.Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Positive = typing.Annotated[float, msgspec.Meta(gt=0)]
 Scale = typing.Annotated[float, msgspec.Meta(ge=1e-12, le=1e12)]
+NumberName = typing.Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
 AnswerOrder = typing.Literal["precomputed_first", "model_first", "precomputed_only"]
 MODEL_FILE = "model.onnx"
 FEATURES_FILE = "features.json"
@@ -64,6 +66,13 @@ class Budgets(msgspec.Struct, frozen=True, kw_only=True):
     predict_s: Positive = 1.0
 
 
+class Number(msgspec.Struct, frozen=True, kw_only=True):
+    """A number that applications may post with an outcome; what is posted may be 1,000 times `scale` at the most."""
+
+    name: NumberName
+    scale: Scale = 1.0
+
+
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     """Where the version comes from."""
 
@@ -98,6 +107,8 @@ class Manifest(codec.Record, frozen=True, kw_only=True):
         ONNX operators that the model may use on top of ``shared.admission.OPERATORS``.
     coarse : tuple
         Features that the keys of the fallback table are made of, if there is one.
+    numbers : tuple
+        What may be posted with an outcome beside its label.
     """
 
     SCHEMA: typing.ClassVar[str] = "covey.bundle/1"
@@ -117,6 +128,7 @@ class Manifest(codec.Record, frozen=True, kw_only=True):
     default: tuple[float, ...] = ()
     coarse: tuple[str, ...] = ()
     label_window_s: typing.Annotated[float, msgspec.Meta(ge=0)] = 86_400.0
+    numbers: typing.Annotated[tuple[Number, ...], msgspec.Meta(max_length=32)] = ()
     budgets: Budgets = Budgets()
     lineage: Lineage
     created_at: str = ""
@@ -173,6 +185,9 @@ def parse_manifest(data: bytes) -> Manifest:
     if (COARSE_FILE in names) != bool(manifest.coarse):
         raise WireError(f"it goes with {COARSE_FILE}, and one of them is missing", field="manifest coarse")
     _check_outputs(manifest)
+    numbers = [number.name for number in manifest.numbers]
+    if len({*numbers, MEMORY}) <= len(numbers):
+        raise WireError(f"a number stands twice, or is {MEMORY}", field="manifest numbers")
     return manifest
 
 

@@ -9,6 +9,7 @@ SCALE = 1 << 20
 LIMIT = 1000.0
 N_SCORE_BINS = 20
 N_LATENCY_BINS = 24
+MEMORY, MEMORY_SCALE = "memory_bytes", float(1 << 24)  # a measure that devices take themselves, and its scale in bytes
 
 
 def quantise(value: float) -> int:
@@ -20,6 +21,15 @@ def quantise(value: float) -> int:
     (524288, True)
     """
     return round(min(max(value, -LIMIT), LIMIT) * SCALE)
+
+
+def square(quantised: int) -> int:
+    """Fixed-point square of a quantised value.
+
+    >>> restore(square(quantise(-3.0)))
+    9.0
+    """
+    return (quantised * quantised) // SCALE
 
 
 def restore(total: int) -> float:

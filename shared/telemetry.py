@@ -1,4 +1,4 @@
-"""What a device tells the cloud: batches of sums, pairs and events, and what it is running. Never a raw input."""
+"""What a device tells the cloud: batches of sums and events, and what it is running. Never a raw input."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ Count = typing.Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Total = typing.Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 Squares = typing.Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 Moment = typing.Annotated[float, msgspec.Meta(ge=0, le=1e12)]  # not-a-number is refused too
+Scale = typing.Annotated[float, msgspec.Meta(ge=1e-12, le=1e12)]
 Small = typing.Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
 Word = typing.Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Text = typing.Annotated[str, msgspec.Meta(max_length=2000)]
@@ -68,6 +69,27 @@ class PairsRow(msgspec.Struct, frozen=True, array_like=True):
     pos: Count
     neg: Count
     arm: Small = 1
+
+
+class MeasuresRow(msgspec.Struct, frozen=True, array_like=True):
+    """Increments of one number for one (model, version, epoch, arm, served, day, name, scale).
+
+    Numbers are what an application posts with an outcome (``Manifest.numbers``), and what the device measures itself
+    (``shared.summary.MEMORY``). `sum` and `sumsq` are fixed-point, in units of `scale`; with the scale in the key,
+    sums under another one are never added to them.
+    """
+
+    model: Word
+    version: Word
+    epoch: Small
+    arm: Small
+    served: bool
+    day: Small
+    name: Word
+    scale: Scale
+    n: Count
+    sum: Total
+    sumsq: Squares
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -131,6 +153,7 @@ class Batch(Record, frozen=True, kw_only=True):
     sums: typing.Annotated[tuple[SumsRow, ...], msgspec.Meta(max_length=MAX_ROWS)] = ()
     pairs: typing.Annotated[tuple[PairsRow, ...], msgspec.Meta(max_length=MAX_ROWS)] = ()
     events: typing.Annotated[tuple[Event, ...], msgspec.Meta(max_length=MAX_ROWS)] = ()
+    measures: typing.Annotated[tuple[MeasuresRow, ...], msgspec.Meta(max_length=MAX_ROWS)] = ()
 
 
 class Acknowledgement(Record, frozen=True, kw_only=True):

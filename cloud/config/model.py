@@ -7,7 +7,7 @@ import typing
 import msgspec
 
 from cloud.config.table import AtLeastOne, Count, Days, NotNegative, Number, Params, Positive, Ratio, Table
-from shared.bundle import AnswerOrder
+from shared.bundle import AnswerOrder, NumberName
 from shared.metrics import Task
 
 NETWORKS = ("MLPClassifier", "MLPRegressor")
@@ -154,6 +154,33 @@ class TriggerSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rollout: bool = True
 
 
+class NumberSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[models.NAME.numbers.NUMBER]``: a number that applications post with an outcome, and that must not get worse.
+
+    Parameters
+    ----------
+    direction : str
+        Whether ``higher`` or ``lower`` is better.
+    scale : float
+        Typical size; what is posted may be 1,000 times that. It travels in the bundle: another one holds for versions
+        that are trained from then on.
+    margin : float
+        How much worse the candidate's mean may be, in the number's own units.
+    per : str
+        ``answer``: the mean is over all answers, and one without this number counts as 0, as a visit without a sale
+        does. ``number``: the mean is over what was posted, as for minutes or stars.
+    guardrail : str
+        ``prove``: promotion waits until the candidate's mean is proven not to be worse by the margin; ``watch``: it
+        only rolls back.
+    """
+
+    direction: typing.Literal["higher", "lower"] = "higher"
+    scale: typing.Annotated[float, msgspec.Meta(ge=1e-12, le=1e12)] = 1.0
+    margin: Positive
+    per: typing.Literal["answer", "number"] = "answer"
+    guardrail: typing.Literal["prove", "watch"] = "prove"
+
+
 class ModelSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[models.NAME]``.
 
@@ -209,6 +236,7 @@ class ModelSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True
     budgets: BudgetSettings = BudgetSettings()
     variant: tuple[VariantSettings, ...] = ()
     trigger: tuple[TriggerSettings, ...] = ()
+    numbers: dict[NumberName, NumberSettings] = msgspec.field(default_factory=dict)
 
     @property
     def metric_name(self) -> str:

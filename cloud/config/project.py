@@ -14,6 +14,7 @@ from shared import settings
 from shared.errors import ConfigError, NotFoundError, UsageError
 from shared.features import FeatureSet, load_feature_set
 from shared.metrics import get_metric
+from shared.summary import MEMORY
 from shared.versions import check_name
 
 CONFIG_FILE = "covey.toml"
@@ -167,7 +168,11 @@ def _check_variants(model: ModelSettings, where: str) -> None:
 
 
 def _check_answers(model: ModelSettings, where: str) -> None:
-    """Check that task, metric and classes fit together."""
+    """Check that task, metric and classes fit together, and what is posted beside a label."""
+    if MEMORY in model.numbers:
+        raise ConfigError(
+            f"{MEMORY} is what devices measure themselves", field=f"{where}.numbers", fix="Choose another name."
+        )
     try:
         get_metric(model.metric_name, model.task)
     except UsageError as err:

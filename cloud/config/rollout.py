@@ -119,9 +119,11 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         How much larger a share of the candidate's answers may fail, be slow, or be approximate.
     latency_margin : float
         How much slower the candidate may be, as a share of the incumbent's latency; 0 does not look at latency.
+    memory_margin : float
+        How much more memory the loaded candidate may take, as a share of the incumbent's; 0 does not look at it.
     guardrails : str
-        ``prove``: promotion waits until failures and latency are proven not to be worse by their margins; ``watch``:
-        they only roll back. Few devices prove little: a fleet of four may have to watch.
+        ``prove``: promotion waits until failures, latency, memory and numbers are proven not to be worse by their
+        margins; ``watch``: they only roll back. Few devices prove little: a fleet of four may have to watch.
     undo_window_days : int
         How long after promotion an undo is one order.
     alarm : str
@@ -135,6 +137,7 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     install_timeout_s: Positive = 3600.0
     request_error_margin: typing.Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.01
     latency_margin: NotNegative = 0.5
+    memory_margin: NotNegative = 0.0
     alpha: typing.Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
     alpha_promote: typing.Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
     min_devices: Count = 20

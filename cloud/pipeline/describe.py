@@ -22,7 +22,7 @@ from cloud.pipeline.prepare import Work
 from cloud.store.store import Store
 from cloud.training import estimator
 from shared import __version__
-from shared.bundle import Budgets, Golden, Lineage, Manifest
+from shared.bundle import Budgets, Golden, Lineage, Manifest, Number
 from shared.clock import DAY_S
 from shared.features.columns import expand
 
@@ -61,6 +61,7 @@ def draft(
             memory_bytes=model.budgets.memory_bytes, load_s=model.budgets.load_s, predict_s=model.budgets.predict_s
         ),
         label_window_s=model.label_window_days * DAY_S,
+        numbers=tuple(Number(name=name, scale=one.scale) for name, one in sorted(model.numbers.items())),
         lineage=Lineage(
             kind="stateful" if order.is_stateful else "stateless", parent=order.parent, data_version=work.train.version
         ),

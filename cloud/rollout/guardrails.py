@@ -1,4 +1,4 @@
-"""What must not get worse while a candidate is tried: failed answers, and slow ones. Pure."""
+"""What must not get worse while a candidate is tried: failed and slow answers, memory, business numbers. Pure."""
 
 from __future__ import annotations
 
@@ -8,39 +8,72 @@ import typing
 import msgspec
 
 from cloud.analysis.decide import decide
-from cloud.analysis.records import DecideInput, Decision, Metric, Minimum
-from cloud.config import RolloutSettings
+from cloud.analysis.records import DecideInput, Decision, Metric, Minimum, Stratum
+from cloud.config import NumberSettings, RolloutSettings
+from cloud.rollout.measured import VALUES, rows_of_memory, rows_of_number
 from cloud.rollout.sums import FAULTS, LATENCY, Row, strata_of
 
-FAILS, SLOW = "failed or slow answers", "latency"
+FAILS, SLOW, LARGE = "failed or slow answers", "latency", "memory"
+POSTED = "number {}"
 _SCHEMA = "covey.decide/1"
 
 
 Asked = dict[str, DecideInput]
+Numbers = typing.Mapping[str, NumberSettings]
 
 
-def guardrails_of(faults: typing.Sequence[Row], latencies: typing.Sequence[Row], plan: RolloutSettings) -> Asked:
-    """Ask about everything that must not get worse; neither needs a label, nor a number of days.
+def guardrails_of(
+    faults: typing.Sequence[Row],
+    latencies: typing.Sequence[Row],
+    plan: RolloutSettings,
+    *,
+    memory: typing.Sequence[Row] = (),
+    posted: typing.Sequence[Row] = (),
+    served: typing.Sequence[Row] = (),
+    numbers: Numbers | None = None,
+) -> Asked:
+    """Ask about everything that must not get worse.
+
+    Failures, latency and memory need neither a label nor a number of days. Business numbers come with outcomes, and
+    days differ: they wait for mature days, and for as many of them, outcomes and devices as quality does.
 
     Parameters
     ----------
-    faults, latencies : list of rows
+    faults, latencies, memory : list of rows
         Sums of both arms by region, stage, device and day.
+    posted, served : list of rows
+        What was posted with outcomes, and what was answered, on mature days.
+    numbers : mapping
+        Name to settings of the numbers that are judged.
 
     Returns
     -------
     dict
         Name to what is asked, at alpha over their number: any of them may roll back.
     """
-    asked = {FAILS: _ask(faults, "faults", plan.request_error_margin, plan)}
+    at_once = Minimum(devices=0, outcomes=0)
+    asked = {FAILS: _ask(strata_of(faults, FAULTS), plan.request_error_margin, plan, at_once, kind="bernoulli")}
     if plan.latency_margin:
-        # Latencies are added up as logarithms to the base of 2.
-        asked[SLOW] = _ask(latencies, "latency", math.log2(1 + plan.latency_margin), plan)
+        # Latencies are added up as logarithms to the base of 2, and so is memory.
+        asked[SLOW] = _ask(strata_of(latencies, LATENCY), math.log2(1 + plan.latency_margin), plan, at_once)
+    if plan.memory_margin:
+        rows = rows_of_memory(memory)
+        asked[LARGE] = _ask(strata_of(rows, VALUES), math.log2(1 + plan.memory_margin), plan, at_once)
+    least = Minimum(devices=plan.min_devices, days=plan.canary.min_days)
+    for name, own in (numbers or {}).items():
+        rows = rows_of_number(name, own, posted, served)
+        asked[POSTED.format(name)] = _ask(strata_of(rows, VALUES), own.margin, plan, least, direction=own.direction)
     return {name: msgspec.structs.replace(record, alpha=record.alpha / len(asked)) for name, record in asked.items()}
 
 
 def _ask(
-    rows: typing.Sequence[Row], what: typing.Literal["faults", "latency"], margin: float, plan: RolloutSettings
+    strata: tuple[Stratum, ...],
+    margin: float,
+    plan: RolloutSettings,
+    minimum: Minimum,
+    *,
+    kind: typing.Literal["bernoulli", "continuous"] = "continuous",
+    direction: typing.Literal["higher", "lower"] = "lower",
 ) -> DecideInput:
     return DecideInput(
         schema=_SCHEMA,
@@ -49,9 +82,9 @@ def _ask(
         alpha_promote=plan.alpha_promote,
         margin=margin,
         n_candidates=1,
-        metric=Metric(kind="bernoulli" if what == "faults" else "continuous", direction="lower"),
-        strata=strata_of(rows, FAULTS if what == "faults" else LATENCY),
-        minimum=Minimum(devices=0, outcomes=0),
+        metric=Metric(kind=kind, direction=direction),
+        strata=strata,
+        minimum=minimum,
     )
 
 
@@ -65,10 +98,14 @@ def failed(decisions: typing.Mapping[str, Decision]) -> list[str]:
     return [f"{name}: {'; '.join(one.reasons)}" for name, one in decisions.items() if one.word == "rollback"]
 
 
-def unproven(decisions: typing.Mapping[str, Decision]) -> list[str]:
-    """Say which guardrails do not let it be promoted yet: not being proven bad is not enough."""
+def unproven(decisions: typing.Mapping[str, Decision], numbers: Numbers | None = None) -> list[str]:
+    """Say which guardrails do not let it be promoted yet: not being proven bad is not enough.
+
+    Numbers that are only watched do not wait.
+    """
+    watched = {POSTED.format(name) for name, own in (numbers or {}).items() if own.guardrail == "watch"}
     return [
         f"{name}: not proven harmless yet ({'; '.join(one.reasons[1:])})"
         for name, one in decisions.items()
-        if one.word != "promote"
+        if one.word != "promote" and name not in watched
     ]

@@ -276,3 +276,29 @@ def test_a_feature_set_that_can_not_be_read_is_named(tmp_path: pathlib.Path, pat
     project = builders.make_project(tmp_path / "p")
     with pytest.raises(ConfigError, match="can not be read"):
         project.feature_set(path)
+
+
+_NUMBER = "[models.sales.numbers.{}]\n{}"
+
+
+def test_a_number_has_a_margin_and_the_rest_by_default(tmp_path: pathlib.Path) -> None:
+    settings = load(tmp_path, toml() + _NUMBER.format("revenue", "margin = 0.5"))
+    number = settings.models["sales"].numbers["revenue"]
+    assert (number.direction, number.scale, number.margin, number.per, number.guardrail) == (
+        "higher", 1.0, 0.5, "answer", "prove",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "part"),
+    [
+        ("revenue", "", "margin"),
+        ("revenue", "margin = 0", "margin"),
+        ("revenue", 'margin = 1\ndirection = "up"', "direction"),
+        ("revenue", "margin = 1\nscale = 0", "scale"),
+        ("Revenue", "margin = 1", "numbers"),
+        ("memory_bytes", "margin = 1", "devices measure themselves"),
+    ],
+)
+def test_a_number_that_could_not_be_judged_is_refused(tmp_path: pathlib.Path, name: str, text: str, part: str) -> None:
+    assert part in refusal(tmp_path, toml() + _NUMBER.format(name, text))

@@ -10,6 +10,7 @@ from cloud.store.datasets import Datasets
 from cloud.store.evidence import Evidence
 from cloud.store.fleet import Fleet
 from cloud.store.jobs import Jobs
+from cloud.store.measures import Measures
 from cloud.store.registry import Registry
 from cloud.store.rollouts import Rollouts
 
@@ -32,6 +33,7 @@ class Store:
         self.jobs = Jobs(self.db)
         self.fleet = Fleet(self.db)
         self.evidence = Evidence(self.db)
+        self.measures = Measures(self.db)
         self.rollouts = Rollouts(self.db)
 
     def get_meta(self, key: str, default: float | str = 0) -> float | str:

@@ -46,6 +46,7 @@ def _train(project: Project, store: Store, row: dict[str, typing.Any], say: typi
             project.settings.regions.order,
             model=name,
             version=trained.version,
+            task=project.model(name)[1].task,
             why=row["why"],
             actor=_ACTOR,
             event_day=day_of(float(store.get_meta("event_s"))),

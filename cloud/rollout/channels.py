@@ -40,18 +40,22 @@ def model_channel(
         return ModelChannel(model=model, incumbent=refer(incumbent))
     canary = rollout["plan"]["canary"] | stage["settings"]
     is_canary = stage["kind"] == "canary"
+    first, *also = [candidate for candidate in rollout["candidates"] if candidate["state"] == "running"]
+    arms = tuple(candidate["arm"] for candidate in (first, *also))
     trial = Experiment(
-        mode=stage["kind"],
+        mode=canary.get("mode", "canary") if is_canary else "shadow",
         epoch=stage["id"],
         salt=rollout["salt"],
         request_share_bp=round(canary["request_share"] * BASIS_POINTS) if is_canary else 0,
         device_share_bp=device_share_bp(rollout, stage),
         keep_pairs=canary["keep_pairs"],
+        arms=() if arms == tuple(range(1, len(arms) + 1)) else arms,
     )
     return ModelChannel(
         model=model,
         incumbent=refer(incumbent),
-        candidate=refer(rollout["to_version"]),
+        candidate=refer(first["version"]),
+        also=tuple(refer(candidate["version"]) for candidate in also),
         experiment=trial,
     )
 

@@ -11,18 +11,19 @@ import typing
 import msgspec
 
 from cloud.config import Project, RolloutSettings
-from cloud.rollout import alarm
-from cloud.rollout.channels import Publish, device_share_bp, publish_changes
-from cloud.rollout.devices import Counts, Wanted, count, fleet_event_s
+from cloud.rollout import alarm, choice
+from cloud.rollout.channels import Publish, publish_changes
+from cloud.rollout.devices import fleet_event_s
+from cloud.rollout.look import Moment, look_at
 from cloud.rollout.orders import obey, restore
 from cloud.rollout.plan import for_stage, stage_name
-from cloud.rollout.verdict import APPROVED, WAITS, Evidence, Verdict, judge
+from cloud.rollout.verdict import APPROVED, WAITS, Verdict
 from cloud.store.store import Store
-from shared.clock import DAY_S, day_of
-from shared.metrics import get_metric
+from shared.clock import day_of
 
 log = logging.getLogger("covey.controller")
 Row = dict[str, typing.Any]
+Verdicts = dict[int, Verdict]
 _STUCK_WINDOWS = 6
 _ACTOR = "controller"
 _DEADLINE = "deadline {}"
@@ -98,7 +99,7 @@ def _event_time(project: Project, store: Store, now_s: float) -> float:
 
 
 def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s: float) -> list[str]:
-    """Judge the stages that are open; fail, open the next, or promote."""
+    """Judge the stages that are open; drop what is bad, open the next, or promote."""
     settings = msgspec.convert(rollout["plan"], RolloutSettings)
     stages = store.rollouts.stages(rollout["id"])
     event_day = day_of(event_s)
@@ -107,44 +108,54 @@ def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s
         store.rollouts.set_created_day(rollout["id"], event_day)
         rollout["created_day"] = event_day
     happened: list[str] = []
-    verdict: Verdict | None = None
+    verdicts: Verdicts = {}
     for stage in [stage for stage in stages if stage["opened_s"]]:
-        own = for_stage(settings, stage)
-        verdict = _judge(project, store, rollout, own, stage, stages, event_s, now_s)
-        if verdict.word == "FAIL":
-            return [*happened, _fail(project, store, rollout, stage, verdict, event_day)]
+        own, at = for_stage(settings, stage), Moment(event_s, now_s)
+        verdicts = look_at(project, store, rollout, own, stage, stages, at)
+        if choice.failing(verdicts):
+            happened += _fail(project, store, rollout, stage, verdicts, event_day)
+            rollout = store.rollouts.get(rollout["id"])
+            if rollout["state"] != "running":
+                return happened
+            verdicts = {arm: verdict for arm, verdict in verdicts.items() if verdict.word != "FAIL"}
         # A stage that has passed stays passed: late joiners and lost devices do not close it again.
         if not stage["passed_s"]:
-            store.rollouts.judge(
-                stage, verdict.word, event_day=event_day, reasons=verdict.reasons, inputs=verdict.inputs
-            )
-            if verdict.word == "PASS":
-                happened.append(f"rollout {rollout['id']}: {stage_name(stage)} passed: {'; '.join(verdict.reasons)}")
+            happened += _settle(store, rollout, stage, verdicts, event_day)
     expires = settings.expedite.expires_days
     if settings.expedited and event_day - rollout["created_day"] > expires:
         why = f"expedited, and neither promoted nor approved within {expires} days"
         return [*happened, _give_up(project, store, rollout, why, event_day)]
     if rollout["paused"]:
         return happened
-    return happened + _go_on(project, store, rollout, settings, verdict, event_day)
+    return happened + _go_on(project, store, rollout, settings, verdicts, event_day)
+
+
+def _settle(store: Store, rollout: Row, stage: Row, verdicts: Verdicts, event_day: int) -> list[str]:
+    """Keep the verdict on each candidate, and what they make of the stage."""
+    said = choice.settle(verdicts, _names(rollout))
+    with store.db.transaction():
+        for arm, one in verdicts.items():
+            store.rollouts.keep(stage, arm, one.word, event_day=event_day, reasons=one.reasons, inputs=one.inputs)
+        store.rollouts.settle(stage, said.word, said.why, event_day=event_day)
+    return [f"rollout {rollout['id']}: {stage_name(stage)} passed: {said.why}"] if said.word == "PASS" else []
 
 
 def _go_on(
-    project: Project, store: Store, rollout: Row, settings: RolloutSettings, verdict: Verdict | None, event_day: int
+    project: Project, store: Store, rollout: Row, settings: RolloutSettings, verdicts: Verdicts, event_day: int
 ) -> list[str]:
     """Open the next stage, or promote; stop at a deadline."""
     happened: list[str] = []
     stages = store.rollouts.stages(rollout["id"])
     late = next((stage for stage in stages if _is_late(store, stage, event_day)), None)
     if late:
-        return [_at_deadline(project, store, rollout, late, event_day)]
+        return _at_deadline(project, store, rollout, late, verdicts, event_day)
+    too_long = event_day - rollout["created_day"] > settings.max_days
     waiting = [stage for stage in stages if not stage["opened_s"]]
     if all(stage["passed_s"] for stage in stages if stage["opened_s"]) and waiting:
         if waiting[0]["approved_s"] or not waiting[0]["settings"].get("approve"):
             happened.append(_open(store, rollout, waiting[0], event_day))
     elif not waiting and all(stage["passed_s"] for stage in stages):
-        happened += _promote(project, store, rollout, verdict, event_day)
-    too_long = event_day - rollout["created_day"] > settings.max_days
+        happened += _promote(project, store, rollout, verdicts, event_day, is_last_day=too_long)
     if too_long and store.rollouts.get(rollout["id"])["state"] == "running":
         happened.append(_give_up(project, store, rollout, f"no verdict after {settings.max_days} days", event_day))
     return happened
@@ -157,101 +168,25 @@ def _is_late(store: Store, stage: Row, event_day: int) -> bool:
     return bool(over and not store.get_meta(_DEADLINE.format(stage["id"])))
 
 
-def _at_deadline(project: Project, store: Store, rollout: Row, stage: Row, event_day: int) -> str:
-    """Do what the plan says of a step that waits for too long: neither proven bad nor good enough to go on."""
-    why = f"{stage_name(stage)} has not passed after {stage['settings']['hold_days']} days: {stage['why']}"
+def _at_deadline(
+    project: Project, store: Store, rollout: Row, stage: Row, verdicts: Verdicts, event_day: int
+) -> list[str]:
+    """A step waits for too long: go on without those who hold it up, or do what the plan says if that is all."""
+    over = f"{stage_name(stage)} has not passed after {stage['settings']['hold_days']} days"
+    held = choice.held(verdicts)
+    if held:
+        with store.db.transaction():
+            return [
+                _drop(store, rollout, arm, f"{over}: {'; '.join(verdicts[arm].reasons)}", event_day) for arm in held
+            ]
+    why = f"{over}: {stage['why']}"
     if stage["settings"]["at_deadline"] == "abort":
-        return _give_up(project, store, rollout, why, event_day)
+        return [_give_up(project, store, rollout, why, event_day)]
     with store.db.transaction():
         store.set_meta(_DEADLINE.format(stage["id"]), event_day)
         store.rollouts.set_paused(rollout["id"], paused=True)
         store.audit.add("rollout pause", f"rollout {rollout['id']}", actor=_ACTOR, reason=why)
-    return f"rollout {rollout['id']}: paused: {why}"
-
-
-def _judge(
-    project: Project,
-    store: Store,
-    rollout: Row,
-    plan: RolloutSettings,
-    stage: Row,
-    stages: typing.Sequence[Row],
-    event_s: float,
-    now_s: float,
-) -> Verdict:
-    _, model = project.model(rollout["model"])
-    trial = stage["kind"] != "install"
-    metric = get_metric(model.metric_name, model.task)
-    mature_day = day_of(event_s - model.label_window_days * DAY_S)
-    evidence = _evidence(store, rollout, stage, stages, mature_day) if trial else Evidence([], [], [], [], [])
-    return judge(
-        stage["kind"],
-        _count(project, store, rollout, plan, stage, stages, now_s),
-        evidence,
-        plan,
-        metric=metric,
-        margin=model.margin / model.metric_scale,
-        n_regions=len(project.settings.regions.order),
-    )
-
-
-def _count(
-    project: Project,
-    store: Store,
-    rollout: Row,
-    plan: RolloutSettings,
-    stage: Row,
-    stages: typing.Sequence[Row],
-    now_s: float,
-) -> Counts:
-    """Count the devices of a stage; those of a region whose next step is open have left the one before."""
-    moved_on = {other["region"] for other in stages if other["kind"] == "canary" and other["opened_s"]}
-    devices = store.fleet.all("" if stage["region"] == "*" else stage["region"])
-    if any(other["opened_s"] and other["position"] > stage["position"] for other in stages if _same(other, stage)):
-        devices = []
-    if stage["kind"] == "shadow":
-        devices = [device for device in devices if device["region"] not in moved_on]
-    wanted = Wanted(
-        model=rollout["model"],
-        version=rollout["to_version"],
-        epoch=0 if stage["kind"] == "install" else stage["id"],
-        salt=rollout["salt"],
-        device_share_bp=device_share_bp(rollout, stage),
-        opened_s=stage["opened_s"],
-        told_s={row["region"]: row["published_s"] for row in store.rollouts.channels()},
-    )
-    return count(
-        devices,
-        wanted,
-        now_s=now_s,
-        online_window_s=project.settings.serve.online_window_s,
-        install_timeout_s=plan.install_timeout_s,
-    )
-
-
-def _same(one: Row, other: Row) -> bool:
-    return bool(one["kind"] == other["kind"] and one["region"] == other["region"])
-
-
-def _evidence(store: Store, rollout: Row, stage: Row, stages: typing.Sequence[Row], mature_day: int) -> Evidence:
-    opened = {other["id"]: other["opened_day"] for other in stages if other["opened_s"]}
-    epochs, model = list(opened), rollout["model"]
-    # Days before a stage opened are those of a clock that is wrong; one day is a time zone's worth of doubt.
-    pairs = [row for row in store.evidence.pairs(model, epochs, before_day=mature_day) if _is_of(row, opened)]
-    served = [row for row in store.evidence.served(model, epochs, before_day=mature_day) if _is_of(row, opened)]
-    here = stage["id"]
-    return Evidence(
-        pairs=pairs,
-        stage_pairs=[row for row in pairs if row["epoch"] == here],
-        served=served,
-        stage_served=[row for row in served if row["epoch"] == here],
-        faults=store.evidence.faults(model, epochs),
-        latencies=store.evidence.log_latencies(model, epochs),
-    )
-
-
-def _is_of(row: Row, opened: typing.Mapping[int, int]) -> bool:
-    return bool(row["day"] >= opened[row["epoch"]] - 1)
+    return [f"rollout {rollout['id']}: paused: {why}"]
 
 
 def _open(store: Store, rollout: Row, stage: Row, event_day: int) -> str:
@@ -263,32 +198,64 @@ def _open(store: Store, rollout: Row, stage: Row, event_day: int) -> str:
     return f"rollout {rollout['id']}: {stage_name(stage)} opened"
 
 
-def _fail(project: Project, store: Store, rollout: Row, stage: Row, verdict: Verdict, event_day: int) -> str:
-    """Roll every exposed device back: the channels name the incumbent alone from now on."""
-    why = "; ".join(verdict.reasons)
+def _fail(project: Project, store: Store, rollout: Row, stage: Row, verdicts: Verdicts, event_day: int) -> list[str]:
+    """Drop what is proven bad; if nothing is left, roll back: from now on channels name the incumbent alone."""
+    names, bad = _names(rollout), choice.failing(verdicts)
+    happened = []
     with store.db.transaction():
-        store.rollouts.judge(stage, "FAIL", event_day=event_day, reasons=verdict.reasons, inputs=verdict.inputs)
+        for arm in bad:
+            one = verdicts[arm]
+            store.rollouts.keep(stage, arm, "FAIL", event_day=event_day, reasons=one.reasons, inputs=one.inputs)
+            if len(names) > 1:
+                why = f"{stage_name(stage)}: {'; '.join(one.reasons)}"
+                happened.append(_drop(store, rollout, arm, why, event_day))
+        if len(bad) < len(verdicts):
+            return happened
+        why = "; ".join(said for arm in bad for said in choice.spoken(verdicts[arm].reasons, names, arm))
+        store.rollouts.settle(stage, "FAIL", why, event_day=event_day)
         store.rollouts.end(rollout["id"], "rolled_back", event_day=event_day, outcome=f"{stage_name(stage)}: {why}")
         restore(project, store, rollout)
-        store.audit.add("rolled back", f"{rollout['model']}@{rollout['to_version']}", actor=_ACTOR, reason=why)
-    return f"rollout {rollout['id']}: rolled back in {stage_name(stage)}: {why}"
+        store.audit.add("rolled back", f"{rollout['model']}@{', '.join(names.values())}", actor=_ACTOR, reason=why)
+    return [*happened, f"rollout {rollout['id']}: rolled back in {stage_name(stage)}: {why}"]
 
 
-def _promote(project: Project, store: Store, rollout: Row, verdict: Verdict | None, event_day: int) -> list[str]:
-    """Make the candidate the incumbent, once, for the whole fleet, when the evidence says so."""
-    first = not rollout["from_version"]
+def _drop(store: Store, rollout: Row, arm: int, why: str, event_day: int) -> str:
+    """Go on without a candidate, in the transaction that is open; devices of its arm go to the incumbent."""
+    version = _names(rollout)[arm]
+    store.rollouts.drop(rollout["id"], arm, event_day=event_day, why=why)
+    store.audit.add("candidate dropped", f"{rollout['model']}@{version}", actor=_ACTOR, reason=why)
+    return f"rollout {rollout['id']}: {version} dropped: {why}"
+
+
+def _names(rollout: Row) -> dict[int, str]:
+    return {candidate["arm"]: candidate["version"] for candidate in rollout["candidates"]}
+
+
+def _promote(
+    project: Project, store: Store, rollout: Row, verdicts: Verdicts, event_day: int, *, is_last_day: bool
+) -> list[str]:
+    """Make a candidate the incumbent, once, for the whole fleet, when the evidence says so."""
+    names, first = _names(rollout), not rollout["from_version"]
     approved = str(store.get_meta(APPROVED.format(rollout["id"]), ""))
-    if verdict is None or not (first or verdict.promote or approved):
-        store.set_meta(WAITS.format(rollout["id"]), "\n".join(verdict.waits if verdict else ()))
+    arm = choice.best(verdicts, is_last_day=is_last_day)
+    said = "; ".join(verdicts[arm].inputs["decision"]["reasons"]) if arm else approved
+    if first or (approved and not arm):
+        arm, said = next(iter(verdicts)), "installed in every region" if first else approved
+    if arm is None:
+        waits = [said for arm, one in verdicts.items() for said in choice.spoken(one.waits, names, arm)]
+        store.set_meta(WAITS.format(rollout["id"]), "\n".join(waits))
         return []
+    happened = []
     with store.db.transaction():
+        for other in [other for other in verdicts if other != arm]:
+            why = choice.beaten_by(verdicts, names, arm, other)
+            happened.append(_drop(store, rollout, other, why, event_day))
         for region in project.settings.regions.order:
-            store.models.set_incumbent(rollout["model"], region, rollout["to_version"])
-        said = "installed in every region" if first else "; ".join(verdict.inputs["decision"]["reasons"])
-        said = said if first or verdict.promote else approved
+            store.models.set_incumbent(rollout["model"], region, names[arm])
+        store.rollouts.set_version(rollout["id"], names[arm])
         store.rollouts.end(rollout["id"], "promoted", event_day=event_day, outcome=said)
-        store.audit.add("promoted", f"{rollout['model']}@{rollout['to_version']}", actor=_ACTOR, reason=said)
-    return [f"rollout {rollout['id']}: {rollout['to_version']} promoted: {said}"]
+        store.audit.add("promoted", f"{rollout['model']}@{names[arm]}", actor=_ACTOR, reason=said)
+    return [*happened, f"rollout {rollout['id']}: {names[arm]} promoted: {said}"]
 
 
 def _give_up(project: Project, store: Store, rollout: Row, why: str, event_day: int) -> str:

@@ -130,7 +130,7 @@ def is_verified(status: DeviceStatus, wanted: Wanted) -> bool:
     if runs is None or status.state != "good":
         return False
     if wanted.epoch:
-        return runs.candidate == wanted.version and runs.epoch == wanted.epoch
+        return wanted.version in (runs.candidate, *runs.also) and runs.epoch == wanted.epoch
     return runs.incumbent == wanted.version
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from cloud.config import RegionPlan, RolloutSettings
 from cloud.config.rollout import RolloutStep
+from cloud.rollout.entrants import check_lists, check_room, check_versions
 from cloud.store.rollouts import StagePlan
 from cloud.store.store import Store
 from shared.errors import ConflictError, PlanError
@@ -50,7 +51,14 @@ def stage_name(stage: typing.Mapping[str, typing.Any]) -> str:
     return f"{name} {share:.3g}" if share < 0.01 else f"{name} {share:.0%}" if share < 1 else name  # noqa: PLR2004
 
 
-def stages_of(order: typing.Sequence[str], *, is_first: bool, settings: RolloutSettings) -> list[StagePlan]:
+def stages_of(
+    order: typing.Sequence[str],
+    *,
+    is_first: bool,
+    settings: RolloutSettings,
+    n_candidates: int = 1,
+    task: str = "binary",
+) -> list[StagePlan]:
     """Return the stages of a rollout.
 
     The first version of a model has nothing to be compared with: it is installed region by region. Any other is
@@ -61,11 +69,14 @@ def stages_of(order: typing.Sequence[str], *, is_first: bool, settings: RolloutS
 
     Raises
     ------
-    PlanError
-        The plan can not work.
+    PlanError, UsageError
+        The plan can not work, or not for so many candidates, or for such a model.
     """
     regions = list(settings.order or order)
     check_plan(settings, order)
+    check_lists(settings, task)
+    shares = {step.request_share for region in regions for step in steps_of(settings, region)}
+    check_room(settings, shares, n_candidates, is_first=is_first)
     if is_first:
         return [StagePlan("install", region) for region in regions]
     if settings.expedited:
@@ -192,6 +203,8 @@ def start(
     *,
     model: str,
     version: str,
+    also: typing.Sequence[str] = (),
+    task: str = "binary",
     why: str,
     actor: str,
     event_day: int,
@@ -201,59 +214,53 @@ def start(
 
     Parameters
     ----------
+    also : list of str
+        Further candidates, tried at the same time.
+    task : str
+        Of the model: not every model can rank.
     supersede : bool
         End the rollout of this model that is running, if there is one. Nothing of its evidence is used for this one,
         and devices go from its candidate to the new one at once.
 
     Raises
     ------
-    ConflictError, PlanError
-        The version is not ready, runs already, or another rollout does; or the plan can not work.
+    ConflictError, PlanError, UsageError
+        A version is not ready, runs already, or another rollout does; or the plan can not work, or not for so many.
     """
     # In one transaction: a controller that promotes or undoes meanwhile would make `from_version` a lie.
     with store.db.transaction():
+        versions = [str(parse_version(one)) for one in (version, *also)]
         if supersede:
-            _supersede(store, model, version, actor=actor, event_day=event_day)
-        row = store.models.get(model, str(parse_version(version)))
-        if row["status"] != "ready":
-            raise ConflictError(
-                f"{model}@{version} is {row['status']}, not ready",
-                fix="Train it: covey model train, or: covey model show",
-            )
-        if not row["manifest_sha256"]:
-            raise ConflictError(f"{model}@{version} is not signed yet", fix=f"Sign it: covey bundle build {version}")
+            _supersede(store, model, versions, actor=actor, event_day=event_day)
         incumbents = set(store.models.incumbents(model).values())
-        if len(incumbents) > 1:
-            raise ConflictError(
-                f"regions have different incumbents: {', '.join(sorted(incumbents))}", fix="Undo one first."
-            )
-        if version in incumbents:
-            raise ConflictError(f"{model}@{version} is the incumbent already", fix="Nothing needs to be done.")
-        stages = stages_of(order, is_first=not incumbents, settings=settings)
+        check_versions(store, model, versions, incumbents)
+        stages = stages_of(order, is_first=not incumbents, settings=settings, n_candidates=len(versions), task=task)
         rollout = store.rollouts.create(
             model,
             next(iter(incumbents), ""),
-            version,
+            versions[0],
+            also=versions[1:],
             plan=msgspec.to_builtins(settings),
             stages=stages,
             salt=secrets.token_hex(16),
             why=why,
             event_day=event_day,
         )
-        store.audit.add("rollout start", f"{model}@{version}", actor=actor, reason=why, rollout=rollout)
+        store.audit.add("rollout start", f"{model}@{', '.join(versions)}", actor=actor, reason=why, rollout=rollout)
     return rollout
 
 
-def _supersede(store: Store, model: str, version: str, *, actor: str, event_day: int) -> None:
+def _supersede(store: Store, model: str, versions: typing.Sequence[str], *, actor: str, event_day: int) -> None:
     running = store.rollouts.running(model)
     if running is None:
         return
-    if running["to_version"] == version:
-        raise ConflictError(f"{model}@{version} is being rolled out already", fix="Nothing needs to be done.")
+    named = ", ".join(versions)
+    if set(versions) == {one["version"] for one in running["candidates"] if one["state"] == "running"}:
+        raise ConflictError(f"{model}@{named} is being rolled out already", fix="Nothing needs to be done.")
     if not running["from_version"]:
         raise ConflictError(
             f"rollout {running['id']} installs the first version", fix=f"End it: covey rollout abort {running['id']}"
         )
-    why = f"superseded by {version}"
+    why = f"superseded by {named}"
     store.rollouts.end(running["id"], "aborted", event_day=event_day, outcome=why)
     store.audit.add("rollout superseded", f"{model}@{running['to_version']}", actor=actor, reason=why)

@@ -6,33 +6,32 @@ import typing
 
 import msgspec
 
-from cloud.analysis.decide import decide
-from cloud.analysis.records import DecideInput, Decision, Minimum
-from cloud.analysis.records import Metric as DecideMetric
+from cloud.analysis.records import DecideInput, Decision
 from cloud.config import RolloutSettings
-from cloud.rollout import guardrails
+from cloud.rollout import guardrails, quality
 from cloud.rollout.devices import Counts
-from cloud.rollout.sums import QUALITY, Row, pairs_of, strata_of
-from shared.metrics import Metric
+from cloud.rollout.quality import Judged, Seen
+from cloud.rollout.sums import Row
 
 Word = typing.Literal["PASS", "FAIL", "HOLD"]
-SCHEMA = "covey.decide/1"
 APPROVED = "rollout {} approved"  # and who promotes it without a verdict on quality, and why
 WAITS = "rollout {} waits"  # where the store keeps what the promotion of a rollout waits for, a line each
 _GOES_ON_WITHIN = 0.5
 
 
 class Evidence(typing.NamedTuple):
-    """What the fleet has sent about a rollout so far.
+    """What the fleet has sent about one candidate of a rollout so far; in its rows the candidate is arm 1.
 
     Parameters
     ----------
     pairs, stage_pairs : list of rows
-        Mature pairs of the whole rollout, and of this stage.
+        Mature pairs of the whole rollout on the same inputs, and those of this stage, lists or not.
     served, stage_served : list of rows
         Mature sums of both arms, of the rollout and of this stage.
     faults, latencies : list of rows
         Sums of both arms up to now, mature or not: failures and latencies need no label.
+    lists : list of rows
+        Mature pairs of the whole rollout on interleaved lists.
     """
 
     pairs: typing.Sequence[Row]
@@ -41,6 +40,7 @@ class Evidence(typing.NamedTuple):
     stage_served: typing.Sequence[Row]
     faults: typing.Sequence[Row]
     latencies: typing.Sequence[Row] = ()
+    lists: typing.Sequence[Row] = ()
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,24 +61,15 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, typing.Any]
 
 
-def judge(
-    kind: str,
-    counts: Counts,
-    evidence: Evidence,
-    plan: RolloutSettings,
-    *,
-    metric: Metric,
-    margin: float,
-    n_regions: int,
-) -> Verdict:
-    """Judge a stage.
+def judge(kind: str, counts: Counts, evidence: Evidence, plan: RolloutSettings, judged: Judged) -> Verdict:
+    """Judge a candidate in a stage.
 
     Parameters
     ----------
     kind : str
         ``install``, ``shadow`` or ``canary``.
-    margin : float
-        How much worse the candidate may be, in the units of the sums.
+    judged : Judged
+        What its quality is judged by.
     """
     bad, waits = _installed(counts, plan)
     inputs: dict[str, typing.Any] = {"devices": msgspec.to_builtins(counts)}
@@ -86,24 +77,40 @@ def judge(
         if counts.total == 0:
             return _verdict([], [], "no devices have joined yet", inputs=inputs)
         return _verdict(bad, waits, f"{counts.verified} of {counts.online} online devices verified", inputs=inputs)
-    quality, asked = _quality(kind, evidence, plan, metric, margin)
-    inputs |= {"decide": msgspec.to_builtins(asked), "decision": msgspec.to_builtins(quality)}
-    if quality.word == "rollback":
-        bad.append(f"{metric.name}: {'; '.join(quality.reasons)}")
-    bad += _regions(kind, evidence, plan, metric, margin, n_regions)
-    asked_of = guardrails.guardrails_of(evidence.faults, evidence.latencies, plan)
+    seen = Seen(evidence.pairs, evidence.lists, evidence.served)
+    found = quality.questions(kind, seen, plan, judged, alpha=plan.alpha)
+    inputs |= quality.inputs_of(found)
+    bad += quality.failed(found, seen, judged) + quality.failed_in_regions(kind, seen, plan, judged)
+    decisions = _guarded(evidence, plan, judged, inputs)
+    bad += guardrails.failed(decisions)
+    if plan.expedited:
+        waits += _expedited(kind, decisions, plan)
+    else:
+        waits += [
+            *_minimums(kind, evidence, plan),
+            *(said for one in found for said in _looks_worse(one.name, one.asked)),
+        ]
+    said = f"{counts.verified} of {counts.online} online devices verified, {_said_of(kind, evidence, plan, judged)}"
+    first = found[0]
+    unproven = [] if first.decision.word == "promote" else [f"{first.name}: {'; '.join(first.decision.reasons)}"]
+    unproven += guardrails.unproven(decisions) if plan.guardrails == "prove" else []
+    return _verdict(bad, waits, said, inputs=inputs, unproven=unproven)
+
+
+def _guarded(
+    evidence: Evidence, plan: RolloutSettings, judged: Judged, inputs: dict[str, typing.Any]
+) -> dict[str, Decision]:
+    """Decide on the guardrails, and keep what was asked."""
+    asked_of = {
+        name: msgspec.structs.replace(record, n_candidates=judged.n_candidates)
+        for name, record in guardrails.guardrails_of(evidence.faults, evidence.latencies, plan).items()
+    }
     decisions = guardrails.decide_all(asked_of)
     inputs["guardrails"] = {
         name: {"decide": msgspec.to_builtins(asked_of[name]), "decision": msgspec.to_builtins(one)}
         for name, one in decisions.items()
     }
-    bad += guardrails.failed(decisions)
-    waits += _expedited(kind, decisions, plan) if plan.expedited else _minimums(kind, evidence, plan)
-    waits += [] if plan.expedited else _looks_worse(asked, metric, margin)
-    said = f"{counts.verified} of {counts.online} online devices verified, {_outcomes(kind, evidence, plan):,} outcomes"
-    unproven = [] if quality.word == "promote" else [f"{metric.name}: {'; '.join(quality.reasons)}"]
-    unproven += guardrails.unproven(decisions) if plan.guardrails == "prove" else []
-    return _verdict(bad, waits, said, inputs=inputs, unproven=unproven)
+    return decisions
 
 
 def _verdict(
@@ -136,65 +143,20 @@ def _installed(counts: Counts, plan: RolloutSettings) -> tuple[list[str], list[s
     return bad, waits
 
 
-def _quality(
-    kind: str, evidence: Evidence, plan: RolloutSettings, metric: Metric, margin: float
-) -> tuple[Decision, DecideInput]:
-    asked = _decide_input(kind, evidence.pairs, evidence.served, plan, metric, margin, alpha=plan.alpha)
-    return decide(asked), asked
-
-
-def _decide_input(
-    kind: str,
-    pairs: typing.Sequence[Row],
-    served: typing.Sequence[Row],
-    plan: RolloutSettings,
-    metric: Metric,
-    margin: float,
-    *,
-    alpha: float,
-) -> DecideInput:
-    """Pairs decide where they are kept, what each arm's own answers did otherwise."""
-    paired = _is_paired(kind, plan)
-    return DecideInput(
-        schema=SCHEMA,
-        mode="canary",
-        alpha=alpha,
-        alpha_promote=plan.alpha_promote,
-        margin=margin,
-        n_candidates=1,
-        metric=DecideMetric(kind=metric.kind, direction=metric.direction),
-        strata=() if paired else strata_of(served, QUALITY),
-        pairs=pairs_of(pairs, bernoulli=metric.kind == "bernoulli") if paired else None,
-        minimum=Minimum(devices=plan.min_devices, days=(plan.shadow if paired else plan.canary).min_days),
-    )
-
-
-def _regions(
-    kind: str, evidence: Evidence, plan: RolloutSettings, metric: Metric, margin: float, n_regions: int
-) -> list[str]:
-    """The same rollback test in each region alone: a small region must not drown in the pool."""
-    bad = []
-    names = sorted({row["region"] for row in (*evidence.pairs, *evidence.served)})
-    for name in names:
-        pairs = [row for row in evidence.pairs if row["region"] == name]
-        served = [row for row in evidence.served if row["region"] == name]
-        asked = _decide_input(kind, pairs, served, plan, metric, margin, alpha=plan.alpha / max(n_regions, 1))
-        word = decide(asked)
-        if word.word == "rollback":
-            bad.append(f"{metric.name} in {name}: {'; '.join(word.reasons)}")
-    return bad
-
-
 def _minimums(kind: str, evidence: Evidence, plan: RolloutSettings) -> list[str]:
     stage = plan.shadow if kind == "shadow" else plan.canary
-    rows = evidence.stage_pairs if _is_paired(kind, plan) else [row for row in evidence.stage_served if row["arm"] == 1]
+    rows = (
+        evidence.stage_pairs
+        if quality.is_paired(kind, plan)
+        else [row for row in evidence.stage_served if row["arm"] == 1]
+    )
     days = len({row["day"] for row in rows})
     n = _outcomes(kind, evidence, plan)
     waits = []
     if days < stage.min_days:
         waits.append(f"{days} of {stage.min_days} days")
     if n < stage.min_outcomes:
-        waits.append(f"{n:,} of {stage.min_outcomes:,} outcomes")
+        waits.append(f"{n:,} of {stage.min_outcomes:,} {'lists' if quality.is_interleaved(kind, plan) else 'outcomes'}")
     return waits
 
 
@@ -206,7 +168,7 @@ def _expedited(kind: str, decisions: typing.Mapping[str, Decision], plan: Rollou
     return guardrails.unproven(seen)
 
 
-def _looks_worse(asked: DecideInput, metric: Metric, margin: float) -> list[str]:
+def _looks_worse(name: str, asked: DecideInput) -> list[str]:
     """A candidate that looks worse by half the margin does not go on, proven or not: the next stage can wait.
 
     Proof needs more days than the shadow's minimum; without this a bad model would answer in the first region
@@ -215,17 +177,19 @@ def _looks_worse(asked: DecideInput, metric: Metric, margin: float) -> list[str]
     if asked.pairs is None or not asked.pairs.n:
         return []
     gain = asked.pairs.sum / asked.pairs.n
-    if gain >= -margin * _GOES_ON_WITHIN:
+    if gain >= -asked.margin * _GOES_ON_WITHIN:
         return []
-    return [f"{metric.name} looks {-gain:.4f} worse; it goes on within {margin * _GOES_ON_WITHIN:g}"]
+    return [f"{name} looks {-gain:.4f} worse; it goes on within {asked.margin * _GOES_ON_WITHIN:g}"]
+
+
+def _said_of(kind: str, evidence: Evidence, plan: RolloutSettings, judged: Judged) -> str:
+    if quality.is_interleaved(kind, plan):
+        return quality.preferences(evidence.stage_pairs, judged)
+    return f"{_outcomes(kind, evidence, plan):,} outcomes"
 
 
 def _outcomes(kind: str, evidence: Evidence, plan: RolloutSettings) -> int:
     """Mature outcomes of this stage that judge the candidate: pairs where they are kept, its own answers otherwise."""
-    if _is_paired(kind, plan):
+    if quality.is_paired(kind, plan):
         return sum(row["n"] for row in evidence.stage_pairs)
     return sum(row["outcomes"] for row in evidence.stage_served if row["arm"] == 1)
-
-
-def _is_paired(kind: str, plan: RolloutSettings) -> bool:
-    return kind == "shadow" or plan.canary.keep_pairs

@@ -32,10 +32,10 @@ class Evidence:
         self._db = db
 
     def pairs(self, model: str, epochs: typing.Collection[int], *, before_day: int) -> list[Row]:
-        """Pairs of (epoch, device, day) in some epochs, event days before `before_day`."""
+        """Pairs of (epoch, arm, device, day) in some epochs, event days before `before_day`."""
         marks = ", ".join("?" * len(epochs))
         return self._db.rows(
-            "select p.epoch, p.device, d.region, p.day, p.n, p.sum, p.sumsq, p.pos, p.neg"
+            "select p.epoch, p.arm, p.device, d.region, p.day, p.n, p.sum, p.sumsq, p.pos, p.neg"
             " from pairs p join devices d on d.device = p.device"
             f" where p.model = ? and p.epoch in ({marks}) and p.day < ?",
             (model, *epochs, before_day),
@@ -154,15 +154,15 @@ class Evidence:
             merged = [a + b for a, b in zip(merged, counts, strict=True)] if merged else counts
         return merged
 
-    def devices_that_answered(self, model: str, epochs: typing.Collection[int], arm: int) -> int:
-        """How many devices answered a request with an arm."""
+    def devices_that_answered(self, model: str, epochs: typing.Collection[int], arm: int = 0) -> int:
+        """How many devices answered a request with a candidate's arm; by default with any candidate's."""
         if not epochs:
             return 0
         marks = ", ".join("?" * len(epochs))
         row = self._db.row(
             f"select count(distinct device) as n from sums where model = ? and epoch in ({marks})"
-            " and arm = ? and served = 1 and requests > failed",
-            (model, *epochs, arm),
+            " and (arm = ? or ? = 0) and arm > 0 and served = 1 and requests > failed",
+            (model, *epochs, arm, arm),
         )
         return int(row["n"]) if row else 0
 

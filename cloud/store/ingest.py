@@ -26,7 +26,8 @@ _SUMS = (
     + ", latency_bins = add_bins(latency_bins, excluded.latency_bins)"
 )
 _PAIRS = (
-    "insert into pairs values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (model, epoch, device, day) do update set "
+    "insert into pairs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " on conflict (model, epoch, arm, device, day) do update set "
     + ", ".join(_ADD.format(name) for name in ("n", "sum", "sumsq", "pos", "neg"))
 )
 
@@ -126,4 +127,4 @@ def _sums(device: str, row: SumsRow) -> tuple[object, ...]:
 
 
 def _pairs(device: str, row: PairsRow) -> tuple[object, ...]:
-    return (device, row.model, row.epoch, row.day, row.n, row.sum, row.sumsq, row.pos, row.neg)
+    return (device, row.model, row.epoch, row.arm, row.day, row.n, row.sum, row.sumsq, row.pos, row.neg)

@@ -45,6 +45,7 @@ class Rollouts:
         from_version: str,
         to_version: str,
         *,
+        also: typing.Sequence[str] = (),
         plan: typing.Mapping[str, object],
         stages: typing.Sequence[StagePlan],
         salt: str,
@@ -52,6 +53,11 @@ class Rollouts:
         event_day: int,
     ) -> int:
         """Start a rollout; one at a time for each model.
+
+        Parameters
+        ----------
+        also : list of str
+            Further candidates: `to_version` has arm 1, these have the next.
 
         Raises
         ------
@@ -72,6 +78,10 @@ class Rollouts:
             )
             rollout = int(cursor.lastrowid or 0)
             connection.executemany(
+                "insert into candidates values (?, ?, ?, 'running', '', 0, 0)",
+                [(rollout, arm, version) for arm, version in enumerate((to_version, *also), 1)],
+            )
+            connection.executemany(
                 "insert into stages (rollout, position, kind, region, opened_s, opened_day, passed_s, passed_day,"
                 " verdict, why, settings) values (?, ?, ?, ?, 0, 0, 0, 0, 'WAITING', '', ?)",
                 [(rollout, i, stage.kind, stage.region, json.dumps(stage.settings)) for i, stage in enumerate(stages)],
@@ -79,7 +89,7 @@ class Rollouts:
         return rollout
 
     def get(self, rollout: int) -> Row:
-        """Return a rollout.
+        """Return a rollout, with its plan and its candidates (by arm) as plain data.
 
         Raises
         ------
@@ -89,7 +99,8 @@ class Rollouts:
         row = self._db.row("select * from rollouts where id = ?", (rollout,))
         if row is None:
             raise NotFoundError(f"no rollout {rollout}", fix="See: covey rollout list")
-        return row | {"plan": json.loads(row["plan"])}
+        candidates = self._db.rows("select * from candidates where rollout = ? order by arm", (rollout,))
+        return row | {"plan": json.loads(row["plan"]), "candidates": candidates}
 
     def newest(self, model: str = "") -> Row:
         """Return the newest rollout, of one model or of all."""
@@ -123,11 +134,29 @@ class Rollouts:
         return [self.get(row["id"]) for row in rows]
 
     def end(self, rollout: int, state: str, *, event_day: int, outcome: str) -> None:
-        """End a rollout, in the transaction that is open."""
+        """End a rollout, and with it whichever candidate still runs, in the transaction that is open."""
         self._db.connection.execute(
             "update rollouts set state = ?, ended_s = ?, ended_day = ?, outcome = ? where id = ?",
             (state, time.time(), event_day, outcome, rollout),
         )
+        became = "promoted" if state == "promoted" else "dropped"
+        self._db.connection.execute(
+            "update candidates set state = ?, why = ?, ended_s = ?, ended_day = ?"
+            " where rollout = ? and state = 'running'",
+            (became, outcome, time.time(), event_day, rollout),
+        )
+
+    def drop(self, rollout: int, arm: int, *, event_day: int, why: str) -> None:
+        """Let a candidate run no more, in the transaction that is open; its arm's number is not used again."""
+        self._db.connection.execute(
+            "update candidates set state = 'dropped', why = ?, ended_s = ?, ended_day = ?"
+            " where rollout = ? and arm = ?",
+            (why, time.time(), event_day, rollout, arm),
+        )
+
+    def set_version(self, rollout: int, version: str) -> None:
+        """Note which of several candidates a rollout is for: the one that is promoted."""
+        self._db.connection.execute("update rollouts set to_version = ? where id = ?", (version, rollout))
 
     def set_created_day(self, rollout: int, event_day: int) -> None:
         """Note the event day on which a rollout began."""
@@ -155,38 +184,42 @@ class Rollouts:
             (time.time(), event_day, stage),
         )
 
-    def judge(
+    def keep(
         self,
         stage: Row,
+        arm: int,
         word: str,
         *,
         event_day: int,
         reasons: typing.Sequence[str],
         inputs: typing.Mapping[str, object],
     ) -> None:
-        """Keep a verdict with its inputs; a HOLD for the same reasons on the same day is kept once."""
-        why = "; ".join(reasons)
+        """Keep the verdict on a candidate with its inputs, in the transaction that is open; one HOLD for each day."""
         last = self._db.row(
-            "select id, word, event_day from verdicts where stage = ? order by id desc limit 1", (stage["id"],)
+            "select id, word, event_day from verdicts where stage = ? and arm = ? order by id desc limit 1",
+            (stage["id"], arm),
         )
         values = (time.time(), event_day, word, json.dumps(reasons), json.dumps(inputs))
-        with self._db.transaction() as connection:
-            if last and word == last["word"] == "HOLD" and last["event_day"] == event_day:
-                connection.execute(
-                    "update verdicts set at_s = ?, event_day = ?, word = ?, reasons = ?, inputs = ? where id = ?",
-                    (*values, last["id"]),
-                )
-            else:
-                connection.execute(
-                    "insert into verdicts (rollout, stage, at_s, event_day, word, reasons, inputs)"
-                    " values (?, ?, ?, ?, ?, ?, ?)",
-                    (stage["rollout"], stage["id"], *values),
-                )
-            connection.execute("update stages set verdict = ?, why = ? where id = ?", (word, why, stage["id"]))
-            if word == "PASS" and not stage["passed_s"]:
-                connection.execute(
-                    "update stages set passed_s = ?, passed_day = ? where id = ?", (time.time(), event_day, stage["id"])
-                )
+        if last and word == last["word"] == "HOLD" and last["event_day"] == event_day:
+            self._db.connection.execute(
+                "update verdicts set at_s = ?, event_day = ?, word = ?, reasons = ?, inputs = ? where id = ?",
+                (*values, last["id"]),
+            )
+        else:
+            self._db.connection.execute(
+                "insert into verdicts (rollout, stage, arm, at_s, event_day, word, reasons, inputs)"
+                " values (?, ?, ?, ?, ?, ?, ?, ?)",
+                (stage["rollout"], stage["id"], arm, *values),
+            )
+
+    def settle(self, stage: Row, word: str, why: str, *, event_day: int) -> None:
+        """Note what the verdicts on all candidates make of a stage, in the transaction that is open."""
+        connection = self._db.connection
+        connection.execute("update stages set verdict = ?, why = ? where id = ?", (word, why, stage["id"]))
+        if word == "PASS" and not stage["passed_s"]:
+            connection.execute(
+                "update stages set passed_s = ?, passed_day = ? where id = ?", (time.time(), event_day, stage["id"])
+            )
 
     def verdicts(self, rollout: int) -> list[Row]:
         """Verdicts in order, with reasons and inputs as plain data."""

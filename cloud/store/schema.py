@@ -147,3 +147,27 @@ drop table orders;
 alter table orders_anew rename to orders
 """,
     )
+
+
+@migrations(name="0007-several-candidates")
+def _several_candidates(db: sqlite_utils.Database) -> None:
+    _run(
+        db,
+        """
+create table candidates (rollout integer not null references rollouts (id), arm integer not null,
+    version text not null, state text not null check (state in ('running', 'dropped', 'promoted')),
+    why text not null, ended_s real not null, ended_day integer not null,
+    primary key (rollout, arm), unique (rollout, version)) without rowid;
+insert into candidates select id, 1, to_version,
+    case state when 'running' then 'running' when 'promoted' then 'promoted' when 'undone' then 'promoted'
+        else 'dropped' end,
+    case state when 'running' then '' else outcome end, ended_s, ended_day from rollouts;
+create table pairs_anew (device text not null, model text not null, epoch integer not null, arm integer not null,
+    day integer not null, n integer not null, sum integer not null, sumsq integer not null, pos integer not null,
+    neg integer not null, primary key (model, epoch, arm, device, day)) without rowid;
+insert into pairs_anew select device, model, epoch, 1, day, n, sum, sumsq, pos, neg from pairs;
+drop table pairs;
+alter table pairs_anew rename to pairs;
+alter table verdicts add column arm integer not null default 1
+""",
+    )

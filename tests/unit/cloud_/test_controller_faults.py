@@ -16,7 +16,7 @@ import pytest
 
 from cloud.config import load_project
 from cloud.publish import repository
-from cloud.rollout import controller, plan
+from cloud.rollout import controller, look, plan
 from cloud.store.store import Store
 from shared.channel import parse_channel
 from shared.clock import day_of
@@ -40,7 +40,7 @@ def test_two_controllers_at_once_never_both_act(tmp_path: pathlib.Path, monkeypa
         fleet.now_s += 86_400.0
         for device in fleet.devices:
             fleet.deliver(device)
-    meet, judge = threading.Barrier(2), controller.judge
+    meet, judge = threading.Barrier(2), look.judge
 
     def judge_together(*arguments: Plain, **named: Plain) -> Plain:
         """Make both have read everything before either acts, if both can be here at once."""
@@ -48,7 +48,7 @@ def test_two_controllers_at_once_never_both_act(tmp_path: pathlib.Path, monkeypa
             meet.wait(timeout=0.3)
         return judge(*arguments, **named)
 
-    monkeypatch.setattr(controller, "judge", judge_together)
+    monkeypatch.setattr(look, "judge", judge_together)
     happened: list[str] = []
 
     def one() -> None:

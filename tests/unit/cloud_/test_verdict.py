@@ -15,6 +15,7 @@ from cloud.analysis.records import DecideInput
 from cloud.config import CanarySettings, RolloutSettings, ShadowSettings
 from cloud.rollout import plan
 from cloud.rollout.devices import AHEAD_S, Counts, Wanted, count, fleet_event_s
+from cloud.rollout.quality import Judged
 from cloud.rollout.verdict import Evidence, Verdict, judge
 from shared.errors import PlanError
 from shared.metrics import get_metric
@@ -165,7 +166,7 @@ def verdict(
     kind: str, evidence: Evidence, counts: Counts = ALL_FINE, settings: RolloutSettings = PLAN, **more: typing.Any
 ) -> Verdict:
     said: Row = {"metric": get_metric("log_loss", "binary"), "margin": 0.02, "n_regions": 2} | more
-    return judge(kind, counts, evidence, settings, **said)
+    return judge(kind, counts, evidence, settings, Judged(**said))
 
 
 def of(rows: list[Row], **more: list[Row]) -> Evidence:

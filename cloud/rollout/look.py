@@ -1,0 +1,134 @@
+"""What a look at a stage finds: its devices, its evidence, and the verdict on each candidate that runs."""
+
+from __future__ import annotations
+
+import typing
+
+from cloud.config import Project, RolloutSettings
+from cloud.rollout.channels import device_share_bp
+from cloud.rollout.devices import Wanted, count
+from cloud.rollout.quality import Judged, is_interleaved
+from cloud.rollout.verdict import Evidence, Verdict, judge
+from cloud.store.store import Store
+from shared.clock import DAY_S, day_of
+from shared.metrics import get_metric
+
+Row = dict[str, typing.Any]
+
+
+class Moment(typing.NamedTuple):
+    """When a look is taken: event time of the fleet, and time of the wall."""
+
+    event_s: float
+    now_s: float
+
+
+def running(rollout: Row) -> list[Row]:
+    """Candidates that are still tried, by arm."""
+    return [candidate for candidate in rollout["candidates"] if candidate["state"] == "running"]
+
+
+def look_at(
+    project: Project,
+    store: Store,
+    rollout: Row,
+    plan: RolloutSettings,
+    stage: Row,
+    stages: typing.Sequence[Row],
+    at: Moment,
+) -> dict[int, Verdict]:
+    """Judge each candidate in a stage, on its own evidence and its own devices.
+
+    Parameters
+    ----------
+    plan : RolloutSettings
+        As it is for this stage.
+
+    Returns
+    -------
+    dict
+        Arm to verdict.
+    """
+    _, model = project.model(rollout["model"])
+    mature_day = day_of(at.event_s - model.label_window_days * DAY_S)
+    rows = _evidence(store, rollout, plan, stage, stages, mature_day) if stage["kind"] != "install" else None
+    devices = _devices_of(store, stage, stages)
+    told_s = {row["region"]: row["published_s"] for row in store.rollouts.channels()}
+    verdicts = {}
+    for candidate in running(rollout):
+        judged = Judged(
+            metric=get_metric(model.metric_name, model.task),
+            margin=model.margin / model.metric_scale,
+            n_regions=len(project.settings.regions.order),
+            n_candidates=len(rollout["candidates"]),
+            incumbent=rollout["from_version"],
+            candidate=candidate["version"],
+        )
+        wanted = Wanted(
+            model=rollout["model"],
+            version=candidate["version"],
+            epoch=0 if stage["kind"] == "install" else stage["id"],
+            salt=rollout["salt"],
+            device_share_bp=device_share_bp(rollout, stage),
+            opened_s=stage["opened_s"],
+            told_s=told_s,
+        )
+        counts = count(
+            devices,
+            wanted,
+            now_s=at.now_s,
+            online_window_s=project.settings.serve.online_window_s,
+            install_timeout_s=plan.install_timeout_s,
+        )
+        evidence = of_arm(rows, candidate["arm"]) if rows else Evidence([], [], [], [], [])
+        verdicts[candidate["arm"]] = judge(stage["kind"], counts, evidence, plan, judged)
+    return verdicts
+
+
+def of_arm(evidence: Evidence, arm: int) -> Evidence:
+    """Return what speaks of one candidate and of the incumbent beside it; the candidate becomes arm 1.
+
+    Pairs are one candidate's against the incumbent, so those of the others go; sums keep the incumbent's arm 0.
+    """
+    return Evidence(
+        *([{**row, "arm": min(row["arm"], 1)} for row in rows if row["arm"] in (0, arm)] for rows in evidence)
+    )
+
+
+def _devices_of(store: Store, stage: Row, stages: typing.Sequence[Row]) -> list[Row]:
+    """Return the devices of a stage; those of a region whose next step is open have left the one before."""
+    if any(other["opened_s"] and other["position"] > stage["position"] for other in stages if _same(other, stage)):
+        return []
+    moved_on = {other["region"] for other in stages if other["kind"] == "canary" and other["opened_s"]}
+    devices = store.fleet.all("" if stage["region"] == "*" else stage["region"])
+    return [device for device in devices if stage["kind"] != "shadow" or device["region"] not in moved_on]
+
+
+def _same(one: Row, other: Row) -> bool:
+    return bool(one["kind"] == other["kind"] and one["region"] == other["region"])
+
+
+def _evidence(
+    store: Store, rollout: Row, plan: RolloutSettings, stage: Row, stages: typing.Sequence[Row], mature_day: int
+) -> Evidence:
+    """Read what the fleet has sent about all candidates."""
+    opened = {other["id"]: other["opened_day"] for other in stages if other["opened_s"]}
+    lists = {other["id"] for other in stages if is_interleaved(other["kind"], plan)}
+    epochs, model = list(opened), rollout["model"]
+    # Days before a stage opened are those of a clock that is wrong; one day is a time zone's worth of doubt.
+    pairs = [row for row in store.evidence.pairs(model, epochs, before_day=mature_day) if _is_of(row, opened)]
+    served = [row for row in store.evidence.served(model, epochs, before_day=mature_day) if _is_of(row, opened)]
+    here = stage["id"]
+    return Evidence(
+        pairs=[row for row in pairs if row["epoch"] not in lists],
+        stage_pairs=[row for row in pairs if row["epoch"] == here],
+        served=served,
+        stage_served=[row for row in served if row["epoch"] == here],
+        faults=store.evidence.faults(model, epochs),
+        latencies=store.evidence.log_latencies(model, epochs),
+        lists=[row for row in pairs if row["epoch"] in lists],
+    )
+
+
+def _is_of(row: Row, opened: typing.Mapping[int, int]) -> bool:
+    return bool(row["day"] >= opened[row["epoch"]] - 1)

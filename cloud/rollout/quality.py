@@ -1,0 +1,179 @@
+"""Whether a candidate is better: its metric on the same inputs, and what people take from interleaved lists. Pure."""
+
+from __future__ import annotations
+
+import typing
+
+import msgspec
+
+from cloud.analysis.decide import decide
+from cloud.analysis.records import DecideInput, Decision, Minimum
+from cloud.analysis.records import Metric as DecideMetric
+from cloud.config import RolloutSettings
+from cloud.rollout.sums import QUALITY, Row, pairs_of, strata_of
+from shared.metrics import Metric
+
+PREFERENCE = "preference"
+_SCHEMA = "covey.decide/1"
+_LIST_METRIC = DecideMetric(kind="bernoulli", direction="higher")
+
+
+class Judged(typing.NamedTuple):
+    """What quality is judged by.
+
+    Parameters
+    ----------
+    metric, margin : Metric, float
+        Of the model, the margin in the units of the sums.
+    n_candidates, n_regions : int
+        How many candidates the rollout began with, and how many regions there are: chances of error are shared.
+    incumbent, candidate : str
+        Their versions, for sentences.
+    """
+
+    metric: Metric
+    margin: float
+    n_regions: int
+    n_candidates: int = 1
+    incumbent: str = "the incumbent"
+    candidate: str = "the candidate"
+
+
+class Seen(typing.NamedTuple):
+    """What quality is judged from, of one candidate.
+
+    Parameters
+    ----------
+    pairs, lists : list of rows
+        Mature pairs on the same inputs, and on interleaved lists; never mixed, since their units differ.
+    served : list of rows
+        Mature sums of both arms' own answers.
+    """
+
+    pairs: typing.Sequence[Row]
+    lists: typing.Sequence[Row]
+    served: typing.Sequence[Row]
+
+
+class Question(typing.NamedTuple):
+    """One question about quality, and its answer."""
+
+    name: str
+    asked: DecideInput
+    decision: Decision
+
+
+def is_interleaved(kind: str, plan: RolloutSettings) -> bool:
+    """Whether a stage draws lists from both arms."""
+    return kind == "canary" and plan.canary.mode == "interleave"
+
+
+def is_paired(kind: str, plan: RolloutSettings) -> bool:
+    """Whether a stage judges both arms on the same inputs, in place of each on its own answers."""
+    return kind == "shadow" or plan.canary.keep_pairs or plan.canary.mode == "interleave"
+
+
+def questions(kind: str, seen: Seen, plan: RolloutSettings, judged: Judged, *, alpha: float) -> list[Question]:
+    """Ask whether the candidate is better; the answer to the first question is what promotes it.
+
+    Parameters
+    ----------
+    alpha : float
+        Chance that an equally good candidate is rolled back, over all questions together.
+    """
+    both = plan.canary.mode == "interleave"
+    each = alpha / 2 if both else alpha
+    found = [Question(judged.metric.name, *_decide(_metric_input(kind, seen, plan, judged, each)))]
+    if both:
+        lists = Question(PREFERENCE, *_decide(_list_input(seen.lists, plan, judged, each)))
+        found.insert(0 if is_interleaved(kind, plan) else 1, lists)
+    return found
+
+
+def failed(found: typing.Sequence[Question], seen: Seen, judged: Judged, where: str = "") -> list[str]:
+    """Say which questions roll the candidate back."""
+    return [
+        f"{one.name}{where}: {said_of(one, seen, judged)}{'; '.join(one.decision.reasons)}"
+        for one in found
+        if one.decision.word == "rollback"
+    ]
+
+
+def failed_in_regions(kind: str, seen: Seen, plan: RolloutSettings, judged: Judged) -> list[str]:
+    """The same rollback test in each region alone: a small region must not drown in the pool."""
+    bad = []
+    for name in sorted({row["region"] for rows in seen for row in rows}):
+        here = Seen(*([row for row in rows if row["region"] == name] for rows in seen))
+        found = questions(kind, here, plan, judged, alpha=plan.alpha / max(judged.n_regions, 1))
+        bad += failed(found, here, judged, f" in {name}")
+    return bad
+
+
+def said_of(question: Question, seen: Seen, judged: Judged) -> str:
+    """Count lists in words, for a question about them."""
+    return f"{preferences(seen.lists, judged)}; " if question.name == PREFERENCE else ""
+
+
+def preferences(lists: typing.Sequence[Row], judged: Judged) -> str:
+    """Say whose items people took.
+
+    Parameters
+    ----------
+    lists : list of rows
+        Pairs of one candidate: `n` lists, of which it won `pos` and lost `neg`.
+    """
+    n, pos, neg = (sum(row[name] for row in lists) for name in ("n", "pos", "neg"))
+    return f"of {n:,} lists, {pos:,} preferred {judged.candidate}, {neg:,} {judged.incumbent}"
+
+
+def _decide(asked: DecideInput) -> tuple[DecideInput, Decision]:
+    return asked, decide(asked)
+
+
+def _metric_input(kind: str, seen: Seen, plan: RolloutSettings, judged: Judged, alpha: float) -> DecideInput:
+    """Pairs decide where they are kept, what each arm's own answers did otherwise."""
+    paired = is_paired(kind, plan)
+    metric = judged.metric
+    return DecideInput(
+        schema=_SCHEMA,
+        mode="canary",
+        alpha=alpha,
+        alpha_promote=plan.alpha_promote,
+        margin=judged.margin,
+        n_candidates=judged.n_candidates,
+        metric=DecideMetric(kind=metric.kind, direction=metric.direction),
+        strata=() if paired else strata_of(seen.served, QUALITY),
+        pairs=pairs_of(seen.pairs, bernoulli=metric.kind == "bernoulli") if paired else None,
+        minimum=Minimum(devices=plan.min_devices, days=(plan.shadow if paired else plan.canary).min_days),
+    )
+
+
+def _list_input(lists: typing.Sequence[Row], plan: RolloutSettings, judged: Judged, alpha: float) -> DecideInput:
+    return DecideInput(
+        schema=_SCHEMA,
+        mode="interleave",
+        alpha=alpha,
+        alpha_promote=plan.alpha_promote,
+        margin=plan.canary.preference_margin,
+        n_candidates=judged.n_candidates,
+        metric=_LIST_METRIC,
+        strata=(),
+        pairs=pairs_of(lists, bernoulli=True),
+        minimum=Minimum(devices=plan.min_devices, days=plan.canary.min_days),
+    )
+
+
+def inputs_of(found: typing.Sequence[Question]) -> dict[str, typing.Any]:
+    """Return what anybody can recompute the answers from; of the first question in the usual place."""
+    first, *others = found
+    kept: dict[str, typing.Any] = {
+        "decide": msgspec.to_builtins(first.asked),
+        "decision": msgspec.to_builtins(first.decision),
+    }
+    if others:
+        kept["question"] = first.name
+        kept["also_asked"] = {
+            one.name: {"decide": msgspec.to_builtins(one.asked), "decision": msgspec.to_builtins(one.decision)}
+            for one in others
+        }
+    return kept

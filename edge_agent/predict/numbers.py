@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import typing
 
+import msgspec
+
 from edge_agent.records import MemorySeen
 from shared.bundle import Manifest
+from shared.clock import day_of
 from shared.errors import DataError, shown
 from shared.summary import LIMIT
 
 if typing.TYPE_CHECKING:
     from edge_agent.predict.engine import Engine
 
+NO_LABEL: typing.Final = msgspec.UNSET
 Numbers = tuple[tuple[str, float, float], ...]
 
 
@@ -53,11 +57,28 @@ def checked(numbers: typing.Mapping[str, object], manifests: typing.Iterable[Man
     return tuple(found)
 
 
-def memory_of(engine: Engine, event_s: float) -> list[MemorySeen]:
-    """Return how much memory each version takes that is loaded."""
-    return [
-        MemorySeen(name, bundle.version, active.epoch, arm, int(event_s), bundle.size_bytes)
-        for name, active in engine.models.items()
-        for arm, bundle in active.arms.items()
-        if bundle.size_bytes
-    ]
+class MemoryMeter:
+    """Says once a day how much memory each version takes that is loaded.
+
+    Parameters
+    ----------
+    engine : Engine
+        Holds the versions.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._said: set[tuple[str, str, int, int, int]] = set()
+
+    def news(self, event_s: float) -> list[MemorySeen]:
+        """Return what was not said yet on the day of an event time."""
+        day, said, found = day_of(event_s), set(), []
+        for name, active in self._engine.models.items():
+            for arm, bundle in active.arms.items():
+                key = (name, bundle.version, active.epoch, arm, day)
+                if bundle.size_bytes:
+                    said.add(key)
+                    if key not in self._said:
+                        found.append(MemorySeen(*key[:-1], int(event_s), bundle.size_bytes))
+        self._said = said
+        return found

@@ -98,5 +98,5 @@ def take(db: sqlite3.Connection, max_rows: int) -> tuple[MeasuresRow, ...]:
     rows = db.execute(f"select * from measures order by day limit {max_rows:d}").fetchall()  # noqa: S608 - a number
     where = " and ".join(f"{name} = ?" for name in _KEY)
     db.executemany(f"delete from measures where {where}", [row[: len(_KEY)] for row in rows])  # noqa: S608 - constant
-    served = _KEY.index("served")
-    return tuple(MeasuresRow(*row[:served], bool(row[served]), *row[served + 1 :]) for row in rows)
+    fields = [dict(zip(MeasuresRow.__struct_fields__, row, strict=True)) for row in rows]
+    return tuple(MeasuresRow(**row | {"served": bool(row["served"])}) for row in fields)

@@ -63,6 +63,7 @@ def look_at(
             n_candidates=len(rollout["candidates"]),
             incumbent=rollout["from_version"],
             candidate=candidate["version"],
+            numbers=model.numbers,
         )
         wanted = Wanted(
             model=rollout["model"],
@@ -127,6 +128,8 @@ def _evidence(
         faults=store.evidence.faults(model, epochs),
         latencies=store.evidence.log_latencies(model, epochs),
         lists=[row for row in pairs if row["epoch"] in lists],
+        memory=store.measures.memory(model, epochs),
+        posted=[row for row in store.measures.numbers(model, epochs, before_day=mature_day) if _is_of(row, opened)],
     )
 
 

@@ -55,7 +55,7 @@ def rows_of_number(
 
 def rows_of_memory(sampled: typing.Sequence[Row]) -> list[Row]:
     """Return memory as one value for each device and day: the logarithm, to the base of 2, of the mean in bytes."""
-    rows = []
+    rows: list[Row] = []
     for row in sampled:
         if row["n"] and row["sum"] > 0:
             value = math.log2(restore(row["sum"]) / row["n"] * row["scale"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import typing
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from cloud.analysis.decide import decide
 from cloud.analysis.records import DecideInput, Decision, Minimum
 from cloud.analysis.records import Metric as DecideMetric
-from cloud.config import RolloutSettings
+from cloud.config import NumberSettings, RolloutSettings
 from cloud.rollout.sums import QUALITY, Row, pairs_of, strata_of
 from shared.metrics import Metric
 
@@ -29,6 +30,8 @@ class Judged(typing.NamedTuple):
         How many candidates the rollout began with, and how many regions there are: chances of error are shared.
     incumbent, candidate : str
         Their versions, for sentences.
+    numbers : mapping
+        Name to settings of the numbers that are posted with outcomes.
     """
 
     metric: Metric
@@ -37,6 +40,7 @@ class Judged(typing.NamedTuple):
     n_candidates: int = 1
     incumbent: str = "the incumbent"
     candidate: str = "the candidate"
+    numbers: typing.Mapping[str, NumberSettings] = types.MappingProxyType({})
 
 
 class Seen(typing.NamedTuple):
@@ -76,17 +80,17 @@ def is_paired(kind: str, plan: RolloutSettings) -> bool:
 def questions(kind: str, seen: Seen, plan: RolloutSettings, judged: Judged, *, alpha: float) -> list[Question]:
     """Ask whether the candidate is better; the answer to the first question is what promotes it.
 
+    A stage of lists asks about lists and about the metric in the shadow of the other regions; a shadow about the latter.
+
     Parameters
     ----------
     alpha : float
         Chance that an equally good candidate is rolled back, over all questions together.
     """
-    both = plan.canary.mode == "interleave"
-    each = alpha / 2 if both else alpha
+    each = alpha / 2 if plan.canary.mode == "interleave" else alpha
     found = [Question(judged.metric.name, *_decide(_metric_input(kind, seen, plan, judged, each)))]
-    if both:
-        lists = Question(PREFERENCE, *_decide(_list_input(seen.lists, plan, judged, each)))
-        found.insert(0 if is_interleaved(kind, plan) else 1, lists)
+    if is_interleaved(kind, plan):
+        found.insert(0, Question(PREFERENCE, *_decide(_list_input(seen.lists, plan, judged, each))))
     return found
 
 

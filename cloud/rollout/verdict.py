@@ -32,6 +32,8 @@ class Evidence(typing.NamedTuple):
         Sums of both arms up to now, mature or not: failures and latencies need no label.
     lists : list of rows
         Mature pairs of the whole rollout on interleaved lists.
+    memory, posted : list of rows
+        Memory that versions take, up to now; numbers that came with outcomes, of mature days.
     """
 
     pairs: typing.Sequence[Row]
@@ -41,6 +43,8 @@ class Evidence(typing.NamedTuple):
     faults: typing.Sequence[Row]
     latencies: typing.Sequence[Row] = ()
     lists: typing.Sequence[Row] = ()
+    memory: typing.Sequence[Row] = ()
+    posted: typing.Sequence[Row] = ()
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +97,7 @@ def judge(kind: str, counts: Counts, evidence: Evidence, plan: RolloutSettings, 
     said = f"{counts.verified} of {counts.online} online devices verified, {_said_of(kind, evidence, plan, judged)}"
     first = found[0]
     unproven = [] if first.decision.word == "promote" else [f"{first.name}: {'; '.join(first.decision.reasons)}"]
-    unproven += guardrails.unproven(decisions) if plan.guardrails == "prove" else []
+    unproven += guardrails.unproven(decisions, judged.numbers) if plan.guardrails == "prove" else []
     return _verdict(bad, waits, said, inputs=inputs, unproven=unproven)
 
 
@@ -103,7 +107,15 @@ def _guarded(
     """Decide on the guardrails, and keep what was asked."""
     asked_of = {
         name: msgspec.structs.replace(record, n_candidates=judged.n_candidates)
-        for name, record in guardrails.guardrails_of(evidence.faults, evidence.latencies, plan).items()
+        for name, record in guardrails.guardrails_of(
+            evidence.faults,
+            evidence.latencies,
+            plan,
+            memory=evidence.memory,
+            posted=evidence.posted,
+            served=evidence.served,
+            numbers=judged.numbers,
+        ).items()
     }
     decisions = guardrails.decide_all(asked_of)
     inputs["guardrails"] = {
@@ -161,11 +173,11 @@ def _minimums(kind: str, evidence: Evidence, plan: RolloutSettings) -> list[str]
 
 
 def _expedited(kind: str, decisions: typing.Mapping[str, Decision], plan: RolloutSettings) -> list[str]:
-    """In the expedited lane a stage waits for guardrails alone; a shadow answers nobody, so it has no latency."""
+    """In the expedited lane a stage waits for what needs no outcome; a shadow answers nobody, so it has no latency."""
     if plan.guardrails != "prove":
         return []
-    seen = decisions if kind == "canary" else {name: decisions[name] for name in (guardrails.FAILS,)}
-    return guardrails.unproven(seen)
+    names = (guardrails.FAILS, guardrails.LARGE, *((guardrails.SLOW,) if kind == "canary" else ()))
+    return guardrails.unproven({name: one for name, one in decisions.items() if name in names})
 
 
 def _looks_worse(name: str, asked: DecideInput) -> list[str]:

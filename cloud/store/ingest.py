@@ -6,6 +6,7 @@ import hashlib
 import sqlite3
 import time
 
+from cloud.store import measures
 from cloud.store.database import Database, pack_bins
 from shared import codec
 from shared.clock import FUTURE_SLACK_S, MAX_EVENT_S
@@ -67,6 +68,7 @@ def ingest(db: Database, batch: Batch, online_window_s: float) -> bool:
         connection.execute("insert into meta values ('revision', 1) on conflict (key) do update set value = value + 1")
         connection.executemany(_SUMS, [_sums(batch.device, row) for row in batch.sums])
         connection.executemany(_PAIRS, [_pairs(batch.device, row) for row in batch.pairs])
+        connection.executemany(measures.ADD, [measures.to_row(batch.device, row) for row in batch.measures])
         connection.executemany(
             "insert into device_events (device, at_s, kind, detail, received_s) values (?, ?, ?, ?, ?)",
             [

@@ -171,3 +171,17 @@ alter table pairs_anew rename to pairs;
 alter table verdicts add column arm integer not null default 1
 """,
     )
+
+
+@migrations(name="0008-measures")
+def _measures(db: sqlite_utils.Database) -> None:
+    _run(
+        db,
+        """
+create table measures (device text not null, model text not null, version text not null, epoch integer not null,
+    arm integer not null, served integer not null, day integer not null, name text not null, scale real not null,
+    n integer not null, sum integer not null, sumsq integer not null,
+    primary key (device, model, version, epoch, arm, served, day, name, scale)) without rowid;
+create index measures_by_epoch on measures (model, epoch)
+""",
+    )

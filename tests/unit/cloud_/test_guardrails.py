@@ -11,9 +11,9 @@ import pytest
 from cloud.analysis.decide import decide
 from cloud.analysis.forecast import more_outcomes, more_outcomes_of
 from cloud.analysis.records import DecideInput, Metric, Minimum, Pairs
-from cloud.config import RolloutSettings
-from cloud.rollout.guardrails import FAILS, SLOW, decide_all, failed, guardrails_of, unproven
-from shared.summary import N_LATENCY_BINS, latency_bin
+from cloud.config import NumberSettings, RolloutSettings
+from cloud.rollout.guardrails import FAILS, LARGE, POSTED, SLOW, decide_all, failed, guardrails_of, unproven
+from shared.summary import MEMORY_SCALE, N_LATENCY_BINS, latency_bin, quantise, square
 from tests.unit.cloud_.simulated import Fleet
 
 Row = dict[str, typing.Any]
@@ -127,3 +127,98 @@ def test_there_is_no_forecast_where_there_is_nothing_to_go_by() -> None:
     assert more_outcomes_of({}, 0.05) is None
     assert more_outcomes_of(decide(pairs(500, -0.06)).numbers, 0.05) is None
     assert more_outcomes(difference=0.0, error=1e9, outcomes=1, margin=1e-9, need=5.0) is None
+
+
+# ---- numbers and memory
+
+_CELL = {"epoch": 7, "region": "west"}
+MARGIN = {"revenue": NumberSettings(margin=0.2, scale=10.0)}
+MEASURED = msgspec.structs.replace(PLAN, min_devices=10, memory_margin=0.2)
+
+
+def visits(ratio: float, *, devices: int = 12, days: int = 4, n: int = 200, per: float = 5.0) -> tuple[list[Row], ...]:
+    """What two arms answered, and revenue of a fifth of the visits: the candidate's is `ratio` times as much."""
+    posted, served = [], []
+    for arm, factor in ((0, 1.0), (1, ratio)):
+        for i in range(devices):
+            for day in range(days):
+                key = _CELL | {"arm": arm, "device": f"d{i}", "day": day}
+                values = [per * factor * (1 + 0.3 * math.sin(7.3 * k + i + day)) for k in range(n // 5)]
+                sums = [quantise(value / 10.0) for value in values]
+                posted.append(key | {"name": "revenue", "scale": 10.0, "n": len(sums), "sum": sum(sums),
+                                     "sumsq": sum(map(square, sums))})  # fmt: skip
+                served.append(key | {"requests": n})
+    return posted, served
+
+
+def of_number(posted: list[Row], served: list[Row], plan: RolloutSettings = MEASURED, **changes: typing.Any) -> str:
+    own = {"revenue": msgspec.structs.replace(MARGIN["revenue"], **changes)}
+    asked = guardrails_of([], [], plan, posted=posted, served=served, numbers=own)
+    return decide_all(asked)[POSTED.format("revenue")].word
+
+
+def test_a_number_rolls_back_when_it_is_worse_and_is_proven_when_it_is_not() -> None:
+    assert of_number(*visits(1.0)) == "promote"
+    assert of_number(*visits(0.5)) == "rollback"
+    assert of_number(*visits(0.5), direction="lower") == "promote"
+    assert of_number(*visits(1.5), direction="lower") == "rollback"
+    assert of_number([], []) == "continue"
+
+
+def test_a_number_waits_for_as_many_days_and_devices_as_quality() -> None:
+    assert of_number(*visits(0.5, days=2)) == "continue"
+    assert of_number(*visits(1.0, days=2, n=400)) == "continue"
+    assert of_number(*visits(1.0, devices=9)) == "continue"
+
+
+def test_what_nobody_posts_counts_as_nothing_for_a_mean_over_answers() -> None:
+    posted, served = visits(1.0)
+    half = [  # the candidate sells half as often
+        row | {name: row[name] // (1 + row["arm"]) for name in ("n", "sum", "sumsq")} for row in posted
+    ]
+    assert of_number(half, served) == "rollback"
+    assert of_number(half, served, per="number") == "promote"
+
+
+def test_sums_under_another_scale_are_the_same_money() -> None:
+    posted, served = visits(1.0)
+    other = [row | {"scale": 5.0, "sum": row["sum"] * 2, "sumsq": row["sumsq"] * 4} for row in posted if row["arm"]]
+    mixed = [row for row in posted if not row["arm"]] + other
+    kinds = {"revenue": MARGIN["revenue"]}
+    assert guardrails_of([], [], MEASURED, posted=mixed, served=served, numbers=kinds) == guardrails_of(
+        [], [], MEASURED, posted=posted, served=served, numbers=kinds
+    )
+
+
+def test_a_number_that_is_watched_keeps_nobody_waiting_and_still_rolls_back() -> None:
+    watched = {"revenue": msgspec.structs.replace(MARGIN["revenue"], guardrail="watch")}
+    said = decide_all(guardrails_of([], [], MEASURED, numbers=MARGIN))
+    assert [one.split(":")[0] for one in unproven(said, MARGIN)] == [FAILS, SLOW, LARGE, "number revenue"]
+    assert [one.split(":")[0] for one in unproven(said, watched)] == [FAILS, SLOW, LARGE]
+    posted, served = visits(0.5)
+    bad = decide_all(guardrails_of([], [], MEASURED, posted=posted, served=served, numbers=watched))
+    assert [one.split(":")[0] for one in failed(bad)] == ["number revenue"]
+
+
+def memory(ratio: float, devices: int = 12) -> list[Row]:
+    """One sample for each device and day: devices differ threefold, the candidate takes `ratio` times as much."""
+    return [
+        _CELL | {"arm": arm, "device": f"d{i}", "day": day, "n": 1, "scale": MEMORY_SCALE,
+                 "sum": quantise((40 << 20) * (1 + 0.2 * i) * factor * (1 + 0.01 * (day % 2)) / MEMORY_SCALE)}
+        for arm, factor in ((0, 1.0), (1, ratio))
+        for i in range(devices)
+        for day in range(2)
+    ]  # fmt: skip
+
+
+def test_memory_is_compared_within_each_device_and_only_if_the_plan_asks() -> None:
+    words = {
+        ratio: decide_all(guardrails_of([], [], MEASURED, memory=memory(ratio)))[LARGE].word for ratio in (0.5, 1, 1.5)
+    }
+    assert words == {0.5: "promote", 1: "promote", 1.5: "rollback"}
+    assert LARGE not in guardrails_of([], [], PLAN, memory=memory(1.5))
+
+
+def test_all_that_is_asked_shares_the_alpha() -> None:
+    asked = guardrails_of([], [], MEASURED, numbers=MARGIN)
+    assert [record.alpha for record in asked.values()] == [PLAN.alpha / 4] * 4

@@ -18,7 +18,8 @@ from cloud.store.ingest import ingest
 from cloud.store.store import Store
 from shared import codec
 from shared.errors import ConflictError, ForbiddenError, NotFoundError, WireError
-from shared.telemetry import Batch, DeviceStatus, Event, ModelStatus, PairsRow, SumsRow
+from shared.summary import MEMORY, MEMORY_SCALE
+from shared.telemetry import Batch, DeviceStatus, Event, MeasuresRow, ModelStatus, PairsRow, SumsRow
 
 WINDOW_S = 900.0
 Plain = dict[str, typing.Any]
@@ -234,3 +235,39 @@ def test_what_is_stored_reads_back_as_it_was_sent(store: Store) -> None:
     ingest(store.db, batch(status=status), WINDOW_S)
     kept = store.fleet.get("till-1")["report"]
     assert codec.to_json(msgspec.convert(kept, DeviceStatus)) == codec.to_json(status)
+
+
+# ---- numbers
+
+
+def _measured(name: str, scale: float, n: int, total: int) -> MeasuresRow:
+    return MeasuresRow(
+        model="sales", version="v2", epoch=5, arm=1, served=True, day=20_000,
+        name=name, scale=scale, n=n, sum=total, sumsq=total * total,
+    )  # fmt: skip
+
+
+def test_numbers_add_up_by_name_and_scale_and_memory_is_kept_apart(store: Store) -> None:
+    first = (_measured("revenue", 10.0, 2, 7), _measured("revenue", 1.0, 1, 5), _measured(MEMORY, MEMORY_SCALE, 1, 99))
+    for i in range(2):
+        assert ingest(store.db, batch(i, measures=first), WINDOW_S)
+        assert not ingest(store.db, batch(i, measures=first), WINDOW_S)
+    found = store.measures.numbers("sales", [5], before_day=20_001)
+    assert [(one["name"], one["scale"], one["n"], one["sum"], one["sumsq"]) for one in found] == [
+        ("revenue", 1.0, 2, 10, 50), ("revenue", 10.0, 4, 14, 98),
+    ]  # fmt: skip
+    assert {(one["epoch"], one["arm"], one["device"], one["region"], one["day"]) for one in found} == {
+        (5, 1, "till-1", "north", 20_000)
+    }
+    (memory,) = store.measures.memory("sales", [5])
+    assert (memory["version"], memory["n"], memory["sum"]) == ("v2", 2, 198)
+    assert store.measures.numbers("sales", [5], before_day=20_000) == []
+    assert store.measures.numbers("sales", [6], before_day=20_001) == []
+
+
+def test_nonsense_that_is_too_large_to_add_up_breaks_no_query(store: Store) -> None:
+    huge = msgspec.structs.replace(_measured("revenue", 1.0, 1 << 53, 1 << 62), sumsq=1 << 62)
+    for i in range(4):
+        ingest(store.db, batch(i, measures=(huge,)), WINDOW_S)
+    (row,) = store.measures.numbers("sales", [5], before_day=20_001)
+    assert row["n"] == 1 << 55

@@ -19,6 +19,7 @@ from edge_agent.notify import Notifier
 from edge_agent.predict import listen
 from edge_agent.predict.engine import ActiveModel, Engine
 from edge_agent.predict.meters import Meters
+from edge_agent.predict.numbers import MemoryMeter
 from edge_agent.predict.routes import Api, EventClock
 from edge_agent.predict.server import HttpServer, Limits
 from edge_agent.predict.shelf import Shelf
@@ -52,6 +53,7 @@ class Agent:
         self.clock = EventClock()
         self.meters = Meters()
         self.engine = Engine(identity.device, layout.id_key.read_bytes(), self._record)
+        self._memory = MemoryMeter(self.engine)
         self.switch = Switch(
             layout,
             identity.device,
@@ -184,6 +186,8 @@ class Agent:
             return 0
         for detail in self.engine.parity.news():
             self.recorder.add_event("table-differs", detail)
+        for sample in self._memory.news(self.clock.now()):
+            self.recorder.record(sample)
         return self.recorder.fold(self.clock.now())
 
     def _record(self, record: AnyRecord) -> None:
@@ -237,6 +241,7 @@ def _describe(active: ActiveModel) -> dict[str, object]:
         "incumbent": active.entry.incumbent,
         "variant": active.incumbent.manifest.variant,
         "candidate": active.entry.candidate,
+        "also": [version for version, _ in active.entry.also],
         "epoch": active.epoch,
         "candidate_share_bp": active.share_bp,
         "error": active.incumbent.error,

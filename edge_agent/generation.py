@@ -21,13 +21,22 @@ MANIFEST = "manifest.json"
 
 
 class GenerationModel(msgspec.Struct, frozen=True, kw_only=True):
-    """The versions of one model that run, by version and by hash of their manifest."""
+    """The versions of one model that run, by version and by hash of their manifest.
+
+    Parameters
+    ----------
+    candidate, also : str, tuple of (str, str)
+        What is tried: one version, and further ones with the hashes of their manifests.
+    experiment : Experiment, optional
+        With candidates, how they are tried, and their arms. Without any, this device is in the control group.
+    """
 
     model: str
     incumbent: str
     incumbent_sha256: str
     candidate: str = ""
     candidate_sha256: str = ""
+    also: tuple[tuple[str, str], ...] = ()
     experiment: Experiment | None = None
     guard: Guard = Guard()
 
@@ -35,7 +44,14 @@ class GenerationModel(msgspec.Struct, frozen=True, kw_only=True):
     def versions(self) -> dict[str, str]:
         """Version to manifest hash."""
         pairs = {self.incumbent: self.incumbent_sha256}
-        return pairs | ({self.candidate: self.candidate_sha256} if self.candidate else {})
+        return pairs | ({self.candidate: self.candidate_sha256} if self.candidate else {}) | dict(self.also)
+
+    @property
+    def candidates(self) -> dict[int, str]:
+        """Arm to version of what is tried."""
+        versions = ((self.candidate,) if self.candidate else ()) + tuple(version for version, _ in self.also)
+        numbers = self.experiment.arms if self.experiment else ()
+        return dict(zip(numbers or range(1, len(versions) + 1), versions, strict=True))
 
     @property
     def epoch(self) -> int:

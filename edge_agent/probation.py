@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import collections
 import typing
 
 from edge_agent.generation import Generation
-from edge_agent.records import Answered, AnyRecord, Failed
+from edge_agent.records import INCUMBENT, Answered, AnyRecord, Failed
 from shared.bundle import Manifest
 from shared.channel import Guard
 
 Manifests = typing.Mapping[tuple[str, str], Manifest]
+_Counter = collections.Counter[str]
+_Said = tuple[str, tuple[float, ...]]
 
 
 class Verdict(typing.NamedTuple):
-    """A model that must go, and why."""
+    """A model that must go, why, and which of its versions has most of it."""
 
     model: str
     reason: str
+    version: str
+
+    @property
+    def to_blame(self) -> str:
+        """MODEL@VERSION."""
+        return f"{self.model}@{self.version}"
 
 
 class Watch:
@@ -41,29 +50,38 @@ class Watch:
             return
         if isinstance(record, Failed):
             counts.n += 1
-            counts.failed += 1
+            counts.failed[record.version] += 1
         elif isinstance(record, Answered):
             counts.n += 1
-            counts.slow += record.slow
-            if record.other_outputs:
-                counts.pairs += 1
-                counts.disagree += self._disagree(record)
+            counts.slow[record.version] += record.slow
+            self._compare(counts, record)
 
-    def _disagree(self, record: Answered) -> bool:
-        ours = self._manifests.get((record.model, record.version))
-        other = self._manifests.get((record.model, record.other_version))
+    def _compare(self, counts: _Counts, record: Answered) -> None:
+        """Compare each candidate with the incumbent, where both were asked."""
+        said = {one.arm: (one.version, one.outputs) for one in record.others if one.outputs}
+        said[record.arm] = record.version, record.outputs
+        incumbent = said.pop(INCUMBENT, None)
+        if incumbent is None:
+            return
+        for version, outputs in said.values():
+            counts.pairs[version] += 1
+            counts.disagree[version] += self._disagree(record.model, incumbent, (version, outputs))
+
+    def _disagree(self, model: str, one: _Said, another: _Said) -> bool:
+        manifests = [self._manifests.get((model, version)) for version, _ in (one, another)]
+        ours, other = manifests
         if ours is None or other is None:
             return False
         if ours.task == "regression":
-            return abs(record.outputs[0] - record.other_outputs[0]) > ours.metric_scale
-        return _decision(ours, record.outputs) != _decision(other, record.other_outputs)
+            return abs(one[1][0] - another[1][0]) > ours.metric_scale
+        return _decision(ours, one[1]) != _decision(other, another[1])
 
     def verdict(self) -> Verdict | None:
         """Return the first model that is over a limit."""
         for model, counts in self._counts.items():
-            reason = counts.reason()
-            if reason:
-                return Verdict(model, reason)
+            found = counts.reason()
+            if found:
+                return Verdict(model, *found)
         return None
 
 
@@ -72,17 +90,24 @@ class _Counts:
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self.n = self.failed = self.slow = self.pairs = self.disagree = 0
+        self.n = 0
+        self.failed, self.slow, self.pairs, self.disagree = (_Counter() for _ in range(4))
 
-    def reason(self) -> str:
+    def reason(self) -> tuple[str, str] | None:
+        """Why the model must go, and the version that has most of it."""
         guard = self._guard
-        if self.n >= guard.min_requests and self.failed > guard.failed_ratio * self.n:
-            return f"{self.failed} of {self.n} answers failed during probation"
-        if self.n >= guard.min_requests and self.slow > guard.slow_ratio * self.n:
-            return f"{self.slow} of {self.n} answers took longer than the budget during probation"
-        if self.pairs >= guard.min_requests and self.disagree > guard.disagree_ratio * self.pairs:
-            return f"the arms decide differently on {self.disagree} of {self.pairs} inputs during probation"
-        return ""
+        for seen, ratio, what in (
+            (self.failed, guard.failed_ratio, "failed"),
+            (self.slow, guard.slow_ratio, "took longer than the budget"),
+        ):
+            n = seen.total()
+            if self.n >= guard.min_requests and n > ratio * self.n:
+                return f"{n} of {self.n} answers {what} during probation", max(seen, key=seen.__getitem__)
+        for version, pairs in self.pairs.items():
+            disagree = self.disagree[version]
+            if pairs >= guard.min_requests and disagree > guard.disagree_ratio * pairs:
+                return f"the arms decide differently on {disagree} of {pairs} inputs during probation", version
+        return None
 
 
 def _decision(manifest: Manifest, outputs: typing.Sequence[float]) -> object:

@@ -6,8 +6,25 @@ import typing
 
 import msgspec
 
+from shared.channel import MAX_ARM
+
 INCUMBENT, CANDIDATE = 0, 1
-ARM_NAMES = ("incumbent", "candidate")
+ARM_NAMES = ("incumbent", "candidate", *(f"candidate-{arm}" for arm in range(2, MAX_ARM + 1)))
+
+
+class Scored(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What another arm would have answered.
+
+    Parameters
+    ----------
+    outputs : tuple of float
+        None of an approximate answer, which has a source alone.
+    """
+
+    arm: int
+    version: str
+    outputs: tuple[float, ...]
+    source: int = 0
 
 
 class Answered(msgspec.Struct, frozen=True, array_like=True, tag="a"):
@@ -21,8 +38,8 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, tag="a"):
         The answer took longer than the model's budget.
     keep : bool
         The outputs do not fit into the prediction id and must wait for the outcome.
-    other_version, other_outputs, other_source : str, tuple, int
-        What the other arm would have said, where it was scored; an approximate answer has a source, and no outputs.
+    others : tuple of Scored
+        What the other arms would have said, those that were scored.
     """
 
     model: str
@@ -36,9 +53,7 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, tag="a"):
     nonce: bytes
     outputs: tuple[float, ...]
     keep: bool = False
-    other_version: str = ""
-    other_outputs: tuple[float, ...] = ()
-    other_source: int = 0
+    others: tuple[Scored, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="f"):
@@ -75,6 +90,30 @@ class OutcomeSeen(msgspec.Struct, frozen=True, array_like=True, tag="o"):
     source: int = 0
 
 
+class NumbersSeen(msgspec.Struct, frozen=True, array_like=True, tag="n"):
+    """Numbers about an earlier answer arrived, each with its name and scale; otherwise like `OutcomeSeen`."""
+
+    model: str
+    version: str
+    epoch: int
+    arm: int
+    event_s: int
+    nonce: bytes
+    seen_s: int
+    numbers: tuple[tuple[str, float, float], ...]
+
+
+class MemorySeen(msgspec.Struct, frozen=True, array_like=True, tag="m"):
+    """How much memory a loaded version takes."""
+
+    model: str
+    version: str
+    epoch: int
+    arm: int
+    event_s: int
+    size_bytes: int
+
+
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """What must be known about a version to judge its answers, also after the version is gone from the device."""
 
@@ -86,5 +125,5 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     label_window_s: float
 
 
-AnyRecord = Answered | Failed | OutcomeSeen
+AnyRecord = Answered | Failed | OutcomeSeen | NumbersSeen | MemorySeen
 Recorder = typing.Callable[[AnyRecord], None]

@@ -94,7 +94,7 @@ def status(arguments: Arguments) -> int:
     lines = [f"{said['device']} ({said['region']}) answers on {said['address']}"]
     lines.append(f"generation {said['generation'][:12] or 'none'}  {said['state']}")
     for name, model in said["models"].items():
-        trial = f", candidate {model['candidate']}" if model["candidate"] else ""
+        trial = f", candidate {', '.join([model['candidate'], *model['also']])}" if model["candidate"] else ""
         lines.append(f"  {name}  {model['incumbent']}{trial}  {model['error']}")
     lines.append("  ".join(f"{name} {n:,}" for name, n in said["totals"].items()))
     if said["sync"]:
@@ -135,7 +135,11 @@ def _generations(generations: Generations, state: State, running: str) -> list[d
             "running": digest == running,
             "state": state.state_of(digest) or "staged",
             "models": {
-                entry.model: {"incumbent": entry.incumbent, "candidate": entry.candidate}
+                entry.model: {
+                    "incumbent": entry.incumbent,
+                    "candidate": entry.candidate,
+                    "also": [version for version, _ in entry.also],
+                }
                 for entry in generations.read(digest).models
             },
         }
@@ -145,7 +149,8 @@ def _generations(generations: Generations, state: State, running: str) -> list[d
 
 def _said(models: typing.Any) -> str:  # noqa: ANN401 - plain data
     return ", ".join(
-        f"{name} {model['incumbent']}" + (f" (candidate {model['candidate']})" if model["candidate"] else "")
+        f"{name} {model['incumbent']}"
+        + (f" (candidate {', '.join([model['candidate'], *model['also']])})" if model["candidate"] else "")
         for name, model in models.items()
     )
 

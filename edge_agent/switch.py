@@ -217,7 +217,7 @@ class Switch:
         while True:
             try:
                 if verdict:
-                    await self._try_roll_back(verdict.reason, (verdict.model,), only=generation.digest)
+                    await self._try_roll_back(verdict.reason, (verdict.to_blame,), only=generation.digest)
                 else:
                     await self._keep(generation.digest)
             except (CoveyError, OSError, sqlite3.Error):
@@ -255,7 +255,7 @@ class Switch:
         Parameters
         ----------
         models : tuple of str
-            Models that are to blame: their new versions are not tried again. All, if none is named.
+            Models that are to blame, or MODEL@VERSION: what is new of them is not tried again. All, if none is named.
         only : str
             Do nothing if another generation runs by now.
 

@@ -268,6 +268,7 @@ class Sync:
                     model=entry.model,
                     incumbent=entry.incumbent,
                     candidate=entry.candidate,
+                    also=tuple(version for version, _ in entry.also),
                     epoch=entry.epoch,
                     refused=refused.get(entry.model, {}),
                 )

@@ -48,7 +48,7 @@ from edge_agent.records import AnyRecord
 from edge_agent.update.state import GenerationState, State
 from shared import bundle, codec, precomputed
 from shared.bundle import Golden, Manifest
-from shared.channel import BundleRef, Channel, Experiment, Guard, ModelChannel
+from shared.channel import BundleRef, Channel, Experiment, Guard, Mode, ModelChannel
 from shared.errors import NotFoundError
 from shared.features import Bucketed, Categorical, Encoder, FeatureSet, Numeric
 
@@ -321,10 +321,31 @@ def generations_of(layout: Layout) -> Generations:
     return Generations(layout.generations, layout.current, BlobStore(layout.blobs))
 
 
-def trial(mode: typing.Literal["shadow", "canary"] = "canary", **changes: typing.Any) -> Experiment:
+def trial(mode: Mode = "canary", **changes: typing.Any) -> Experiment:
     """An experiment with half of the requests, unless said otherwise."""
-    fields = {"mode": mode, "epoch": 7, "salt": SALT, "request_share_bp": 5000 if mode == "canary" else 0}
+    fields = {"mode": mode, "epoch": 7, "salt": SALT, "request_share_bp": 0 if mode == "shadow" else 5000}
     return Experiment(**fields | changes)
+
+
+def entry_of(
+    incumbent: Bundle,
+    candidate: Bundle | None = None,
+    experiment: Experiment | None = None,
+    *,
+    also: typing.Sequence[Bundle] = (),
+    guard: Guard | None = None,
+) -> GenerationModel:
+    """What a generation says of one model."""
+    return GenerationModel(
+        model=incumbent.manifest.model,
+        incumbent=incumbent.manifest.version,
+        incumbent_sha256=incumbent.sha256,
+        candidate=candidate.manifest.version if candidate else "",
+        candidate_sha256=candidate.sha256 if candidate else "",
+        also=tuple((one.manifest.version, one.sha256) for one in also),
+        experiment=experiment,
+        guard=guard or Guard(),
+    )
 
 
 def install(
@@ -333,25 +354,18 @@ def install(
     candidate: Bundle | None = None,
     experiment: Experiment | None = None,
     *,
+    also: typing.Sequence[Bundle] = (),
     state: GenerationState | None = "good",
     guard: Guard | None = None,
     **changes: typing.Any,
 ) -> str:
     """Put a generation on disk and point ``current`` at it, as an update does; return its digest."""
     generations = generations_of(layout)
-    bundles = [one for one in (incumbent, candidate) if one]
+    bundles = [one for one in (incumbent, candidate, *also) if one]
     for one in bundles:
         for file in one.manifest.files:
             generations.blobs.put([one.files[file.name]], file.sha256, file.length)
-    entry = GenerationModel(
-        model=incumbent.manifest.model,
-        incumbent=incumbent.manifest.version,
-        incumbent_sha256=incumbent.sha256,
-        candidate=candidate.manifest.version if candidate else "",
-        candidate_sha256=candidate.sha256 if candidate else "",
-        experiment=experiment,
-        guard=guard or Guard(),
-    )
+    entry = entry_of(incumbent, candidate, experiment, also=also, guard=guard)
     fields: dict[str, typing.Any] = {"region": REGION, "probation_s": 600.0, "models": (entry,)}
     digest = generations.write(Generation(**fields | changes), {one.sha256: one.data for one in bundles})
     generations.switch(digest)
@@ -390,22 +404,16 @@ def serve(
     candidate: Bundle | None = None,
     experiment: Experiment | None = None,
     *,
+    also: typing.Sequence[Bundle] = (),
     load: bool = True,
     replay: bool = False,
     wall: typing.Callable[[], float] | None = None,
 ) -> Served:
     """Load bundles into an engine that keeps its records in a list."""
-    entry = GenerationModel(
-        model=incumbent.manifest.model,
-        incumbent=incumbent.manifest.version,
-        incumbent_sha256=incumbent.sha256,
-        candidate=candidate.manifest.version if candidate else "",
-        candidate_sha256=candidate.sha256 if candidate else "",
-        experiment=experiment,
-    )
+    entry = entry_of(incumbent, candidate, experiment, also=also)
     opened = {
         one.manifest.version: unpack(folder / one.manifest.version, one, load=load)
-        for one in (incumbent, candidate)
+        for one in (incumbent, candidate, *also)
         if one
     }
     records: list[AnyRecord] = []
@@ -569,6 +577,9 @@ class SignedRepository:
         incumbent: str = "v1",
         candidate: str = "",
         experiment: Experiment | None = None,
+        *,
+        also: typing.Sequence[str] = (),
+        pins: typing.Mapping[str, str] | None = None,
         **changes: typing.Any,
     ) -> Channel:
         """Sign a channel with one model."""
@@ -576,7 +587,9 @@ class SignedRepository:
             model=MODEL,
             incumbent=BundleRef(version=incumbent),
             candidate=BundleRef(version=candidate) if candidate else None,
+            also=tuple(BundleRef(version=version) for version in also),
             experiment=(experiment or trial()) if candidate else None,
+            pins={device: BundleRef(version=version) for device, version in (pins or {}).items()},
         )
         fields = {"region": REGION, "sequence": sequence, "models": (entry,), "probation_s": 0.1}
         made = Channel(**fields | changes)

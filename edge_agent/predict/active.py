@@ -10,6 +10,7 @@ import msgspec
 from edge_agent.generation import GenerationModel
 from edge_agent.predict.loaded import LoadedBundle
 from edge_agent.predict.wording import Wording
+from edge_agent.records import CANDIDATE, INCUMBENT
 from shared import experiment
 from shared.features.compiled import Codes
 from shared.versions import parse_version
@@ -29,26 +30,38 @@ class ActiveModel:
         Version to the loaded bundle.
     device : str
         Decides whether this device takes part in the experiment.
+
+    Attributes
+    ----------
+    share_bp, draw_bp : int
+        Share of requests that each candidate answers; share of lists that it takes part in.
     """
 
     def __init__(self, entry: GenerationModel, bundles: typing.Mapping[str, LoadedBundle], device: str) -> None:
         self.entry = entry
+        self.bundles = bundles
         self.incumbent = bundles[entry.incumbent]
-        self.candidate = bundles[entry.candidate] if entry.candidate else None
+        self.candidates = {arm: bundles[version] for arm, version in entry.candidates.items()}
         self.columns = frozenset[str]().union(*(bundle.encoder.columns for bundle in bundles.values()))
         trial = entry.experiment
-        self.takes_part = bool(
-            trial and self.candidate and experiment.in_stage(trial.salt, device, trial.device_share_bp)
-        )
-        self.epoch = trial.epoch if trial and self.takes_part else 0
-        self.share_bp = trial.request_share_bp if trial and self.takes_part and trial.mode == "canary" else 0
+        in_stage = trial is not None and experiment.in_stage(trial.salt, device, trial.device_share_bp)
+        self.takes_part = in_stage and bool(self.candidates)
+        mode = trial.mode if trial and self.takes_part else None
+        # Without a candidate it is the control group's, whose answers count for the stage too.
+        self.epoch = trial.epoch if trial and (self.takes_part or not self.candidates) else 0
+        self.share_bp = trial.request_share_bp if trial and mode == "canary" else 0
+        self.draw_bp = trial.request_share_bp if trial and mode == "interleave" else 0
         self.salt = trial.salt if trial else ""
-        self.scores_other = bool(trial and self.takes_part and (trial.mode == "shadow" or trial.keep_pairs))
+        self.scores_other = bool(trial and (mode == "shadow" or (mode == "canary" and trial.keep_pairs)))
         self.tag = experiment.model_tag(entry.model)
         self.keeps_outputs = self.incumbent.manifest.task == "multiclass"
-        self._arms = self.incumbent, self.candidate or self.incumbent
+        self.arms = {INCUMBENT: self.incumbent} | self.candidates
+        # By number of the arm; a number that no candidate has is never drawn.
+        n_arms = max(*self.arms, CANDIDATE) + 1
+        self._arms = tuple(self.candidates.get(arm, self.incumbent) for arm in range(n_arms))
         self.one_encoding = len({bundle.manifest.features_sha256 for bundle in self._arms}) == 1
         self.shares = experiment.Shares(self.salt)
+        self._arm_at = _arms_by_place(self.share_bp or self.draw_bp, self.candidates)
         self.wordings = tuple(Wording(bundle.manifest, arm) for arm, bundle in enumerate(self._arms))
         self.write_id: tuple[experiment.Write, ...] = ()
 
@@ -60,6 +73,14 @@ class ActiveModel:
         """Return the bundle of an arm."""
         return self._arms[arm]
 
+    def arm_of(self, unit: str) -> int:
+        """Return the arm of a unit: the one that answers it, or whose candidate its lists are drawn from."""
+        return self._arm_at[self.shares(unit)]
+
+    def others(self, *besides: int) -> list[int]:
+        """Return all arms but some."""
+        return [arm for arm in self.arms if arm not in besides]
+
     def unit_of(self, unit: str | None) -> str | None:
         """Return whom a row is for; where that picks the arm, a row for nobody is its own, each time it is asked."""
         return unit or (os.urandom(_UNIT_BYTES).hex() if self.share_bp else None)
@@ -70,8 +91,18 @@ class ActiveModel:
         return all(bundle.is_loaded.is_set() and not bundle.is_slow for bundle in self._arms)
 
 
+def _arms_by_place(share_bp: int, arms: typing.Container[int]) -> bytes:
+    """`experiment.arm_of` of all places, so that a request looks it up."""
+    step = share_bp or experiment.BASIS_POINTS
+    blocks = range(0, experiment.BASIS_POINTS, step)
+    return b"".join(bytes([experiment.arm_of(place, share_bp, arms)]) * step for place in blocks)
+
+
 class Prediction(msgspec.Struct, frozen=True, gc=False):
-    """An answer, and what is needed to record it once the reply is out."""
+    """An answer, and what is needed to record it once the reply is out.
+
+    `asked` is the arm whose turn it was: another one than `arm` has failed, and the incumbent answered in its place.
+    """
 
     active: ActiveModel
     row: Row
@@ -83,7 +114,7 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
     nonce: bytes
     event_s: int
     latency_s: float
-    fell_back: bool
+    asked: int
 
     @property
     def bundle(self) -> LoadedBundle:

@@ -72,10 +72,10 @@ class SlowRun:
 class SlowModelError(Exception):
     """Not a fault: the answer takes a run that would hold up others. Run it, offer its outcome, and ask again.
 
-    `is_substitute` says that the incumbent is asked because the candidate has failed, which is counted already.
+    `failed_arm` is the candidate in whose place the incumbent is asked; its failure is not counted yet.
     """
 
-    is_substitute = False
+    failed_arm = 0
 
     def __init__(self, run: SlowRun) -> None:
         super().__init__("run the model apart and ask again")

@@ -123,8 +123,8 @@ def _answers(engine: Engine, ask: Ask, *, is_substitute: bool) -> typing.Generat
                     is_substitute=stands_in,
                 )
             except (SlowModelError, NotReadyError) as wait:
-                if wait.is_substitute and not stands_in:
-                    engine.note_failed(ask.active, ask.event_s)
+                if wait.failed_arm and not stands_in:
+                    engine.note_failed(ask.active, wait.failed_arm, ask.event_s)
                     stands_in = True
                 if isinstance(wait, NotReadyError):
                     yield wait
@@ -158,7 +158,7 @@ def finishing(engine: Engine, answers: typing.Sequence[Prediction]) -> Finishing
                     yield from _score_apart(engine, answer, slow.run)
     finally:
         for answer in answers:
-            waiting.pop(answer.nonce, None)
+            engine.forget(answer)
 
 
 def _score_apart(engine: Engine, answer: Prediction, run: SlowRun) -> Finishing:

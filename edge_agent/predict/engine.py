@@ -1,4 +1,4 @@
-"""Pick the arm, answer, and score the other arm after the reply; swap generations by one assignment."""
+"""Pick the arm, answer, and score the other arms after the reply; swap generations by one assignment."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from edge_agent.generation import Generation
 from edge_agent.predict.active import ActiveModel, Prediction, Row, main_score
 from edge_agent.predict.apart import HOLDS_UP_S, SlowModelError
 from edge_agent.predict.loaded import ONNX, PRECOMPUTED, NotReadyError
+from edge_agent.predict.numbers import NO_LABEL, checked
 from edge_agent.predict.parity import Parity
-from edge_agent.records import CANDIDATE, INCUMBENT, Answered, Failed, OutcomeSeen, Recorder
+from edge_agent.records import INCUMBENT, Answered, Failed, NumbersSeen, OutcomeSeen, Recorder, Scored
 from shared import codec, experiment
 from shared.errors import DataError, ModelError, NotFoundError, shown
 from shared.features.compiled import Codes
@@ -47,6 +48,7 @@ class Engine:
         self.parity = Parity()
         # Answers that are given and not recorded yet, while a slow arm is scored, by nonce.
         self.waiting: dict[bytes, Prediction] = {}
+        self._scored: dict[bytes, dict[int, Scored | None]] = {}
         self.generation = ""
         self.replay = False
 
@@ -88,6 +90,7 @@ class Engine:
         unit: str | None,
         event_s: float,
         since_s: float = 0.0,
+        arm: int | None = None,
         is_substitute: bool = False,
     ) -> Prediction:
         """Answer one row; call `finish` with the result once the reply is out.
@@ -98,8 +101,10 @@ class Engine:
             Who or what the answer is for; the same unit stays in the same arm. Each request is its own by default.
         since_s : float
             When it was asked for first (``time.perf_counter``), if this is not the first try.
+        arm : int, optional
+            Who is asked, in place of the arm that the unit picks.
         is_substitute : bool
-            The incumbent is to answer in place of the candidate, which failed at another row of the request.
+            The incumbent is to answer in place of that arm, which failed at another row of the request.
 
         Raises
         ------
@@ -116,16 +121,15 @@ class Engine:
         if not row.keys() <= active.columns:
             check_columns(row, active.columns)
         nonce = (self._next_nonce() & _NONCE_MASK).to_bytes(experiment.NONCE_BYTES, "big")
-        asked = int(active.shares(unit or nonce.hex()) < active.share_bp) if active.share_bp else INCUMBENT
+        asked = arm
+        if asked is None:
+            asked = active.arm_of(unit or nonce.hex()) if active.share_bp else INCUMBENT
         at_s = int(event_s)
-        if is_substitute:
-            asked, (arm, codes, outputs, source) = CANDIDATE, self._answer(active, INCUMBENT, row, at_s)
-        else:
-            arm, codes, outputs, source = self._answer(active, asked, row, at_s)
+        arm, codes, outputs, source = self._answer(active, INCUMBENT if is_substitute else asked, row, at_s)
         score = outputs[len(outputs) == 2]  # noqa: PLR2004 - two classes: see main_score
         prediction_id = active.write_id[arm](arm, source, active.epoch, at_s, score, nonce)
         latency_s = time.perf_counter() - start
-        return Prediction(active, row, codes, arm, outputs, source, prediction_id, nonce, at_s, latency_s, arm != asked)
+        return Prediction(active, row, codes, arm, outputs, source, prediction_id, nonce, at_s, latency_s, asked)
 
     def _answer(self, active: ActiveModel, arm: int, row: Row, event_s: int) -> _Answered:
         """Answer from the arm; a candidate that fails is counted and the incumbent answers in its place.
@@ -148,37 +152,39 @@ class Engine:
             codes = active.incumbent.encoder.code(row)
             answer = active.incumbent.answer_codes(codes)
         except (NotReadyError, SlowModelError) as wait:
-            wait.is_substitute = True
+            wait.failed_arm = arm
             raise
         except (ModelError, DataError) as err:
             if not (isinstance(err, DataError) and isinstance(failure, DataError)):  # a row that is wrong blames nobody
-                self.note_failed(active, event_s)
+                self.note_failed(active, arm, event_s)
             raise
-        self.note_failed(active, event_s)
+        self.note_failed(active, arm, event_s)
         return INCUMBENT, codes, *answer
 
-    def note_failed(self, active: ActiveModel, event_s: float) -> None:
+    def note_failed(self, active: ActiveModel, arm: int, event_s: float) -> None:
         """Count a candidate that could not answer."""
-        self._record(self._failed(active, CANDIDATE, int(event_s), served=True))
+        self._record(self._failed(active, arm, int(event_s), served=True))
 
     def _failed(self, active: ActiveModel, arm: int, event_s: int, *, served: bool) -> Failed:
         return Failed(active.entry.model, active.bundle(arm).version, active.epoch, arm, served, event_s)
 
     def finish(self, prediction: Prediction, *, score_other: bool = True) -> None:
-        """Score the other arm where the experiment asks for it, and record the answer.
+        """Score the other arms where the experiment asks for it, and record the answer.
+
+        Parameters
+        ----------
+        score_other : bool
+            Otherwise arms that are not scored yet are left out.
 
         Raises
         ------
         SlowModelError
-            Scoring the other arm takes a long run: see there. Nothing was recorded yet.
+            Scoring another arm takes a long run: see there. The answer is not recorded yet.
         """
         active = prediction.active
         bundle = active.bundle(prediction.arm)
-        other_version, other_source = "", 0
-        other_outputs: tuple[float, ...] = ()
-        if score_other and active.scores_other and not prediction.fell_back:
-            other_version, other_outputs, other_source = self._score_other(prediction)
-        self.waiting.pop(prediction.nonce, None)
+        others = self._score_others(prediction, score_rest=score_other) if active.scores_other else ()
+        self.forget(prediction)
         if prediction.source == PRECOMPUTED:
             self.parity.look(bundle, prediction.codes, prediction.outputs)
         if prediction.latency_s > HOLDS_UP_S and prediction.source == ONNX:
@@ -195,58 +201,78 @@ class Engine:
                 prediction.latency_s > bundle.manifest.budgets.predict_s,
                 prediction.nonce,
                 prediction.outputs,
-                active.keeps_outputs or bool(other_outputs),
-                other_version,
-                other_outputs,
-                other_source,
+                active.keeps_outputs or any(one.outputs for one in others),
+                others,
             )
         )
 
-    def _score_other(self, prediction: Prediction) -> tuple[str, tuple[float, ...], int]:
-        """Ask the other arm: version (empty if it was not asked or failed), outputs, source."""
+    def forget(self, prediction: Prediction) -> None:
+        """Forget an answer that was kept until it is recorded."""
+        self.waiting.pop(prediction.nonce, None)
+        self._scored.pop(prediction.nonce, None)
+
+    def _score_others(self, prediction: Prediction, *, score_rest: bool) -> tuple[Scored, ...]:
+        """Ask the arms that have not been asked; what was learned stays while one of them takes a long run."""
+        scored = self._scored.get(prediction.nonce, {})
+        if score_rest:
+            for arm in prediction.active.others(prediction.arm, prediction.asked):
+                if arm not in scored:
+                    try:
+                        scored[arm] = self._score_other(prediction, arm)
+                    except SlowModelError:
+                        self._scored[prediction.nonce] = scored
+                        raise
+        return tuple([one for one in scored.values() if one])
+
+    def _score_other(self, prediction: Prediction, arm: int) -> Scored | None:
+        """Ask another arm; nothing if it failed or still loads."""
         active = prediction.active
-        arm = INCUMBENT if prediction.arm == CANDIDATE else CANDIDATE
         other = active.bundle(arm)
         try:
             codes = prediction.codes if active.one_encoding else other.encoder.code(prediction.row)
             outputs, source = other.answer_codes(codes)
         except NotReadyError:
-            return "", (), 0  # it has not failed
+            return None  # it has not failed
         except (ModelError, DataError):
             self._record(self._failed(active, arm, prediction.event_s, served=False))
-            return "", (), 0
-        return other.version, () if source in APPROXIMATE else outputs, source
+            return None
+        return Scored(arm, other.version, () if source in APPROXIMATE else outputs, source)
 
-    def outcome(self, prediction_id: str, label: object, *, now_s: float) -> None:
-        """Record the truth about an earlier answer, which arrived at the event time `now_s`.
+    def outcome(
+        self,
+        prediction_id: str,
+        label: object = NO_LABEL,
+        *,
+        now_s: float,
+        numbers: typing.Mapping[str, object] | None = None,
+    ) -> None:
+        """Record the truth about an earlier answer, or numbers, or both, which arrived at the event time `now_s`.
 
         Raises
         ------
         DataError
-            The id is not one of this device's, or the label is not one of the model's.
+            The id is not one of this device's, the label is not one of the model's, or a number is none or unknown.
         """
         said = experiment.open_prediction_id(prediction_id, self._id_key)
         name = self._tags.get(said.model)
         if name is None:
             raise DataError("the answer came from a model that this device no longer knows", field="prediction_id")
-        seen = OutcomeSeen(
-            name,
-            str(said.version),
-            said.epoch,
-            said.arm,
-            said.event_s,
-            said.nonce,
-            said.score,
-            self._label(name, label),
-            int(now_s),
-            said.source,
-        )
+        about = name, str(said.version), said.epoch, said.arm, said.event_s, said.nonce
+        seen: list[OutcomeSeen | NumbersSeen] = []
+        if label is not NO_LABEL or not numbers:
+            seen.append(OutcomeSeen(*about, said.score, self._label(name, label), int(now_s), said.source))
+        if numbers:
+            known = (bundle.manifest for bundle in self.model(name).arms.values())
+            seen.append(NumbersSeen(*about, int(now_s), checked(numbers, known)))
         answer = self.waiting.get(said.nonce)
         if answer is not None:  # its own record must come first; nobody waits for the other arm any more
             self.finish(answer, score_other=False)
-        self._record(seen)
+        for one in seen:
+            self._record(one)
 
     def _label(self, model: str, label: object) -> float:
+        if label is NO_LABEL:
+            raise DataError("neither a label nor numbers", field="label", fix="Send the true value.")
         manifest = self.model(model).incumbent.manifest
         if manifest.task == "regression":
             if isinstance(label, bool) or not isinstance(label, int | float) or not abs(label) <= codec.MAX_FLOAT32:

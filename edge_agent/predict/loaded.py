@@ -30,7 +30,7 @@ class NotReadyError(ModelError):
     """The model is still loading; the answer is not in the table."""
 
     code = "loading"
-    is_substitute = False  # whether the incumbent is asked because the candidate has failed
+    failed_arm = 0  # the candidate in whose place the incumbent is asked
     bundle: LoadedBundle | None = None
 
 

@@ -67,7 +67,7 @@ def bundle_of(active: ActiveModel, version: str) -> LoadedBundle:
         raise NotFoundError(
             f"no version {version[:40]!r} of {active.entry.model}", field="version", fix=f"Here are {', '.join(known)}."
         )
-    return active.candidate if active.candidate and version == active.entry.candidate else active.incumbent
+    return active.bundles[version] if version else active.incumbent
 
 
 def is_ready(bundle: LoadedBundle) -> bool:

@@ -7,7 +7,7 @@ import collections
 import time
 import typing
 
-from edge_agent.records import Answered, AnyRecord, Failed
+from edge_agent.records import Answered, AnyRecord, Failed, OutcomeSeen
 
 BOUNDS_US = (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_000, 250_000, 1_000_000)
 _MAX_SERIES = 256
@@ -72,7 +72,7 @@ class Meters:
             failed = (record.model, record.version, record.arm, record.served)
             self.failed[failed] = self.failed.get(failed, 0) + 1
             _bound(self.failed)
-        else:
+        elif isinstance(record, OutcomeSeen):
             outcome = (record.model, record.version)
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
             _bound(self.outcomes)

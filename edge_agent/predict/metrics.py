@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 import time
 import typing
@@ -10,7 +11,7 @@ import typing
 from edge_agent.predict import metadata
 from edge_agent.predict.engine import Engine
 from edge_agent.predict.meters import BOUNDS_US, Meters
-from edge_agent.records import ARM_NAMES
+from edge_agent.records import ARM_NAMES, INCUMBENT
 from shared import __version__
 from shared.telemetry import SOURCES
 
@@ -134,10 +135,10 @@ def _models(engine: Engine) -> list[Family]:
     loaded: list[tuple[str, Labels, float]] = []
     slow: list[tuple[str, Labels, float]] = []
     for name, active in sorted(engine.models.items()):
-        for version in active.entry.versions:
-            bundle = metadata.bundle_of(active, version)
-            arm = ARM_NAMES[bundle is not active.incumbent]
-            labels = {"model": name, "version": version, "arm": arm}
+        arms = {version: arm for arm, version in active.entry.candidates.items()} | {active.entry.incumbent: INCUMBENT}
+        for version, arm in sorted(arms.items(), key=operator.itemgetter(1)):
+            bundle = active.bundles[version]
+            labels = {"model": name, "version": version, "arm": ARM_NAMES[arm]}
             loaded.append(("", labels, bundle.is_loaded.is_set() and not bundle.error))
             slow.append(("", labels, bundle.is_slow))
     return [

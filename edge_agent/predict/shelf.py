@@ -74,8 +74,7 @@ class Shelf:
         return waits
 
     def _bundles(self) -> list[LoadedBundle]:
-        arms = [(active.incumbent, active.candidate) for active in self._engine.models.values()]
-        return [bundle for pair in arms for bundle in pair if bundle is not None]
+        return [bundle for active in self._engine.models.values() for bundle in active.bundles.values()]
 
     def used_bytes(self) -> int:
         """What loaded models take together, by what each took when it was loaded."""

@@ -7,14 +7,15 @@ import dataclasses
 import sys
 import typing
 
-from edge_agent.records import CANDIDATE, INCUMBENT, Answered, AnyRecord, Failed, OutcomeSeen, Spec
+from edge_agent.records import INCUMBENT, Answered, AnyRecord, Failed, OutcomeSeen, Scored, Spec
+from edge_agent.telemetry.measures import Measures
 from shared.clock import day_of
 from shared.metrics import expected_log_loss, get_metric
 from shared.summary import N_LATENCY_BINS, N_SCORE_BINS, quantise, score_bin
 from shared.telemetry import APPROXIMATE, SOURCES
 
 SumsKey = tuple[str, str, int, int, bool, int]
-PairsKey = tuple[str, int, int]
+PairsKey = tuple[str, int, int, int]
 COUNTERS = ("requests", "precomputed", "onnx", "fallback", "failed", "timed_out")
 QUALITY = ("outcomes", "metric_sum", "metric_sumsq", "excess_sum", "positives")
 _N_SCORES = 2 * N_SCORE_BINS
@@ -43,11 +44,10 @@ class Pairs:
 
 
 class Waiting(typing.NamedTuple):
-    """Outputs that wait for their outcome: of the arm that answered, and of the other one if it was scored."""
+    """Outputs that wait for their outcome: of the arm that answered, and of the others that were scored."""
 
     outputs: tuple[float, ...]
-    other_version: str
-    other_outputs: tuple[float, ...]
+    others: tuple[Scored, ...] = ()
 
 
 class Memory(typing.Protocol):
@@ -70,6 +70,7 @@ class Folded:
     sums: dict[SumsKey, Sums] = dataclasses.field(default_factory=lambda: collections.defaultdict(Sums))
     pairs: dict[PairsKey, Pairs] = dataclasses.field(default_factory=lambda: collections.defaultdict(Pairs))
     waiting: dict[bytes, tuple[int, Waiting]] = dataclasses.field(default_factory=dict)
+    measures: Measures = dataclasses.field(default_factory=Measures)
     n_duplicates: int = 0
     n_late: int = 0
     n_unknown: int = 0
@@ -88,8 +89,10 @@ def fold(records: typing.Iterable[AnyRecord], memory: Memory) -> Folded:
             _answered(out, record)
         elif isinstance(record, Failed):
             _failed(out, record)
-        else:
+        elif isinstance(record, OutcomeSeen):
             _outcome(out, record, memory)
+        else:
+            out.measures.take(record, memory)
     return out
 
 
@@ -101,13 +104,12 @@ def _answered(out: Folded, record: Answered) -> None:
     counts[_COUNTER_OF[record.source]] += 1
     counts["timed_out"] += record.slow
     row.latency_bins[_bin_of(record.latency_us)] += 1
-    if record.other_version:
-        other = CANDIDATE if record.arm == INCUMBENT else INCUMBENT
-        scored = out.sums[record.model, record.other_version, record.epoch, other, False, day]
+    for other in record.others:
+        scored = out.sums[record.model, other.version, record.epoch, other.arm, False, day]
         scored.counts["requests"] += 1
-        scored.counts["fallback"] += record.other_source in APPROXIMATE
+        scored.counts["fallback"] += other.source in APPROXIMATE
     if record.keep:
-        waits = Waiting(record.outputs, record.other_version if record.other_outputs else "", record.other_outputs)
+        waits = Waiting(record.outputs, tuple(other for other in record.others if other.outputs))
         out.waiting[record.nonce] = (record.event_s, waits)
 
 
@@ -140,14 +142,15 @@ def _outcome(out: Folded, record: OutcomeSeen, memory: Memory) -> None:
     if waits is None or not _is_known(record.label, waits.outputs, spec.task):
         out.n_unknown += 1
         return
-    value = _judge(out, record, spec, record.version, record.arm, waits.outputs, served=True)
-    other_spec = memory.spec(record.model, waits.other_version) if waits.other_version else None
-    if other_spec is None or not _is_known(record.label, waits.other_outputs, other_spec.task):
-        return
-    other_arm = CANDIDATE if record.arm == INCUMBENT else INCUMBENT
-    other = _judge(out, record, other_spec, waits.other_version, other_arm, waits.other_outputs, served=False)
-    candidate, incumbent = (value, other) if record.arm == CANDIDATE else (other, value)
-    _pair(out, record, spec, candidate, incumbent)
+    values = {record.arm: _judge(out, record, spec, record.version, record.arm, waits.outputs, served=True)}
+    for other in waits.others:
+        other_spec = memory.spec(record.model, other.version)
+        if other_spec is not None and _is_known(record.label, other.outputs, other_spec.task):
+            values[other.arm] = _judge(out, record, other_spec, other.version, other.arm, other.outputs, served=False)
+    incumbent = values.pop(INCUMBENT, None)
+    if incumbent is not None:
+        for arm, value in values.items():
+            _pair(out, record, arm, get_metric(spec.metric, spec.task).gain(value, incumbent))
 
 
 def _outputs(out: Folded, record: OutcomeSeen, memory: Memory, task: str) -> Waiting | None:
@@ -155,7 +158,7 @@ def _outputs(out: Folded, record: OutcomeSeen, memory: Memory, task: str) -> Wai
     held = out.waiting.pop(record.nonce, None)
     waits = held[1] if held else memory.take_waiting(record.nonce)
     if waits is None and task != "multiclass":
-        return Waiting(_outputs_of(record.score, task), "", ())
+        return Waiting(_outputs_of(record.score, task))
     return waits
 
 
@@ -194,9 +197,8 @@ def quantise_square(value: float) -> int:
     return (restored * restored) >> 20
 
 
-def _pair(out: Folded, record: OutcomeSeen, spec: Spec, candidate: float, incumbent: float) -> None:
-    gain = get_metric(spec.metric, spec.task).gain(candidate, incumbent)
-    row = out.pairs[record.model, record.epoch, day_of(record.event_s)]
+def _pair(out: Folded, record: OutcomeSeen, arm: int, gain: float) -> None:
+    row = out.pairs[record.model, record.epoch, day_of(record.event_s), arm]
     row.n += 1
     row.sum += quantise(gain)
     row.sumsq += quantise_square(gain)

@@ -6,10 +6,10 @@ import typing
 
 import msgspec
 
-from edge_agent.telemetry.outbox import Outbox
+from edge_agent.telemetry.outbox import MakeBody, Outbox
 from shared import codec
 from shared.errors import WireError
-from shared.telemetry import Acknowledgement, Batch, DeviceStatus, Event, PairsRow, SumsRow
+from shared.telemetry import Acknowledgement, Batch, DeviceStatus, Event, MeasuresRow, PairsRow, SumsRow
 
 Send = typing.Callable[[bytes], Acknowledgement]
 _MAX_BATCHES_A_PASS = 200
@@ -68,12 +68,16 @@ def seal_pending(
     return made
 
 
-def _sealer(
-    outbox: Outbox, device: str, status: DeviceStatus, now_s: typing.Callable[[], float]
-) -> typing.Callable[[int, list[SumsRow], list[PairsRow], list[Event]], bytes]:
+def _sealer(outbox: Outbox, device: str, status: DeviceStatus, now_s: typing.Callable[[], float]) -> MakeBody:
     """Return what makes a batch; the status was asked before, while nothing was locked."""
 
-    def make_body(sequence: int, sums: list[SumsRow], pairs: list[PairsRow], events: list[Event]) -> bytes:
+    def make_body(
+        sequence: int,
+        sums: list[SumsRow],
+        pairs: list[PairsRow],
+        events: list[Event],
+        measures: tuple[MeasuresRow, ...],
+    ) -> bytes:
         batch = Batch(
             device=device,
             spool=outbox.spool_id,
@@ -83,6 +87,7 @@ def _sealer(
             sums=tuple(sums),
             pairs=tuple(pairs),
             events=tuple(events),
+            measures=measures,
         )
         return codec.compress(codec.to_msgpack(batch))
 

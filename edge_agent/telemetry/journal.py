@@ -20,7 +20,7 @@ import zlib
 
 import msgspec
 
-from edge_agent.records import Answered, AnyRecord, Failed, OutcomeSeen
+from edge_agent.records import Answered, AnyRecord, Failed, MemorySeen, NumbersSeen, OutcomeSeen
 
 _FRAME = struct.Struct("<II")
 _pack, _crc = _FRAME.pack, zlib.crc32
@@ -30,7 +30,7 @@ _RETRY_S = 1.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SUFFIX = ".journal"
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Answered | Failed | OutcomeSeen).decode
+_decode = msgspec.msgpack.Decoder(Answered | Failed | OutcomeSeen | NumbersSeen | MemorySeen).decode
 
 
 class Position(typing.NamedTuple):
@@ -240,7 +240,7 @@ def read_from(folder: pathlib.Path, start: Position, *, max_records: int) -> tup
 
 
 def _frames(data: bytes, n: int) -> typing.Iterator[tuple[AnyRecord, int]]:
-    """Return at most n records, each with where the next one begins; none after damage."""
+    """Return at most n records, each with where it ends; none after damage, and none that nobody can read."""
     unpack, size, end = _FRAME.unpack_from, _FRAME.size, len(data) - _FRAME.size
     at = 0
     while n > 0 and at <= end:
@@ -248,10 +248,10 @@ def _frames(data: bytes, n: int) -> typing.Iterator[tuple[AnyRecord, int]]:
         body = data[at + size : at + size + length]
         if not 0 < length <= _MAX_RECORD_BYTES or len(body) != length or _crc(body) != crc:
             return
+        at += size + length
         try:
             record = _decode(body)
         except msgspec.DecodeError:
-            return
-        at += size + length
+            continue  # whole, and of another version of this program
         n -= 1
         yield record, at

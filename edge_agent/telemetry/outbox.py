@@ -7,9 +7,12 @@ import time
 import typing
 
 from edge_agent.database import open_database, transaction, used_bytes
+from edge_agent.telemetry import measures
 from edge_agent.telemetry.spool import BINS, STEPS
 from shared.summary import N_SCORE_BINS
-from shared.telemetry import Event, PairsRow, SumsRow
+from shared.telemetry import Event, MeasuresRow, PairsRow, SumsRow
+
+MakeBody = typing.Callable[[int, list[SumsRow], list[PairsRow], list[Event], tuple[MeasuresRow, ...]], bytes]
 
 
 class Outbox:
@@ -49,7 +52,7 @@ class Outbox:
 
     def seal(
         self,
-        make_body: typing.Callable[[int, list[SumsRow], list[PairsRow], list[Event]], bytes],
+        make_body: MakeBody,
         *,
         max_rows: int = 5000,
     ) -> int:
@@ -58,7 +61,11 @@ class Outbox:
             sums = self._db.execute(
                 f"select * from sums order by day, model, version, epoch, arm, served limit {max_rows:d}"  # noqa: S608
             ).fetchall()
-            pairs = self._db.execute(f"select * from pairs order by day limit {max_rows:d}").fetchall()  # noqa: S608
+            pairs = self._db.execute(
+                "select model, epoch, day, n, sum, sumsq, pos, neg, arm from pairs"
+                " order by day, model, epoch, arm limit ?",
+                (max_rows,),
+            ).fetchall()
             events = self._db.execute(f"select * from events order by id limit {max_rows:d}").fetchall()  # noqa: S608
             sequence = int(self._meta("next_sequence"))
             body = make_body(
@@ -66,6 +73,7 @@ class Outbox:
                 [_sums_row(row) for row in sums],
                 [PairsRow(*row) for row in pairs],
                 [Event(*row[1:]) for row in events],
+                measures.take(self._db, max_rows),
             )
             self._db.execute("insert into sealed values (?, ?)", (sequence, body))
             self._db.execute("update meta set value = ? where key = 'next_sequence'", (sequence + 1,))
@@ -74,7 +82,8 @@ class Outbox:
                 [row[:6] for row in sums],
             )
             self._db.executemany(
-                "delete from pairs where model = ? and epoch = ? and day = ?", [row[:3] for row in pairs]
+                "delete from pairs where model = ? and epoch = ? and day = ? and arm = ?",
+                [(*row[:3], row[-1]) for row in pairs],
             )
             self._db.executemany("delete from events where id = ?", [row[:1] for row in events])
         return sequence
@@ -83,6 +92,7 @@ class Outbox:
         """Whether anything waits to be sealed."""
         row = self._db.execute(
             "select exists (select 1 from sums) or exists (select 1 from pairs) or exists (select 1 from events)"
+            " or exists (select 1 from measures)"
         ).fetchone()
         return bool(row[0])
 
@@ -102,7 +112,7 @@ class Outbox:
 
     def counts(self) -> dict[str, int]:
         """How much waits, by table."""
-        tables = ("sums", "pairs", "waiting", "events", "sealed")
+        tables = ("sums", "pairs", "measures", "waiting", "events", "sealed")
         return {name: self._db.execute(f"select count(*) from {name}").fetchone()[0] for name in tables}  # noqa: S608
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from edge_agent.database import open_database, transaction, used_bytes
 from edge_agent.records import Spec
+from edge_agent.telemetry import measures
 from edge_agent.telemetry.fold import COUNTERS, QUALITY, Folded, Pairs, Sums, Waiting
 from edge_agent.telemetry.journal import Position
 from shared.summary import N_LATENCY_BINS, N_SCORE_BINS
@@ -35,6 +36,17 @@ create table specs (model text, version text, body blob not null, primary key (m
 create table events (id integer primary key, at_s real not null, kind text not null, detail text not null);
 create table sealed (sequence integer primary key, body blob not null);
 create table totals (name text primary key, value int not null) without rowid;
+""",
+    measures.STEP,
+    # Outputs that wait are written in another form since; what they would have told is lost.
+    """
+create table pairs_by_arm (model text, epoch int, day int, arm int,
+    n int not null, sum int not null, sumsq int not null, pos int not null, neg int not null,
+    primary key (model, epoch, day, arm)) without rowid;
+insert into pairs_by_arm select model, epoch, day, 1, n, sum, sumsq, pos, neg from pairs;
+drop table pairs;
+alter table pairs_by_arm rename to pairs;
+delete from waiting;
 """,
 )
 
@@ -108,6 +120,7 @@ class Spool:
                 self._add_sums(key, sums)
             for pair_key, pairs in folded.pairs.items():
                 self._add_pairs(pair_key, pairs)
+            measures.store(self._db, folded.measures)
             self._db.executemany(
                 "insert or replace into waiting values (?, ?, ?)",
                 [(nonce, at, msgspec.msgpack.encode(waits)) for nonce, (at, waits) in folded.waiting.items()],
@@ -127,7 +140,7 @@ class Spool:
             "late_outcomes": folded.n_late,
             "unknown_outcomes": folded.n_unknown,
             "approximate_outcomes": folded.n_approximate,
-        }
+        } | folded.measures.counts
         self._db.executemany(
             "insert into totals values (?, ?) on conflict (name) do update set value = value + excluded.value",
             [(name, n) for name, n in increments.items() if n],
@@ -151,7 +164,7 @@ class Spool:
 
     def _add_pairs(self, key: tuple[object, ...], pairs: Pairs) -> None:
         self._db.execute(
-            "insert into pairs values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (model, epoch, day) do update set"
+            "insert into pairs values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (model, epoch, day, arm) do update set"
             " n = n + excluded.n, sum = sum + excluded.sum, sumsq = sumsq + excluded.sumsq,"
             " pos = pos + excluded.pos, neg = neg + excluded.neg",
             (*key, pairs.n, pairs.sum, pairs.sumsq, pairs.pos, pairs.neg),

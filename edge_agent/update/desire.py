@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typing
 
+import msgspec
+
 from edge_agent.generation import Generation, GenerationModel
 from shared import experiment
 from shared.channel import BundleRef, Channel, ModelChannel
@@ -23,10 +25,24 @@ def check_channel(channel: Channel, region: str, floor: int) -> None:
         )
 
 
-def wants_candidate(entry: ModelChannel, device: str) -> bool:
-    """Whether this device takes part in the model's experiment."""
+def is_control(entry: ModelChannel, device: str) -> bool:
+    """Whether this device belongs to the control group of the model's experiment."""
     trial = entry.experiment
-    return bool(trial and entry.candidate and experiment.in_stage(trial.salt, device, trial.device_share_bp))
+    return trial is not None and experiment.in_control(trial.salt, device, trial.control_share_bp)
+
+
+def wants_candidate(entry: ModelChannel, device: str) -> bool:
+    """Whether this device tries candidates of the model's experiment."""
+    trial = entry.experiment
+    if trial is None or device in entry.pins or is_control(entry, device):
+        return False
+    return experiment.in_stage(trial.salt, device, trial.device_share_bp)
+
+
+def refs_for(entry: ModelChannel, device: str) -> tuple[BundleRef, ...]:
+    """Return what this device may be asked to run of a model, each once."""
+    pin = entry.pins.get(device)
+    return (pin,) if pin else tuple(dict.fromkeys((entry.incumbent, *entry.candidates)))
 
 
 def desired_generation(channel: Channel, device: str, refused: Refused, chosen: Choose) -> Generation:
@@ -35,40 +51,54 @@ def desired_generation(channel: Channel, device: str, refused: Refused, chosen: 
     Parameters
     ----------
     refused : mapping
-        Versions that failed here, by (model, version, manifest hash): a refused candidate is left out.
+        Versions that failed here, by (model, version, manifest hash): a refused candidate is left out, and the others
+        keep their arms.
     chosen : callable
         Hash of the signed manifest of the form in which this device takes a version; empty if none fits.
 
     Raises
     ------
     ModelError
-        No form of an incumbent fits this device.
+        No form of an incumbent, or of the version that this device is pinned to, fits this device.
     """
-    models = []
-    for entry in channel.models:
-        incumbent = chosen(entry.model, entry.incumbent)
-        if not incumbent:
-            raise ModelError(
-                "no variant of it fits this device",
-                field=f"{entry.model}@{entry.incumbent.version}",
-                fix="See covey-edge versions for why; [update] variants and memory_bytes decide.",
-            )
-        candidate = ""
-        if entry.candidate and wants_candidate(entry, device):
-            candidate = chosen(entry.model, entry.candidate)
-        if entry.candidate and (entry.model, entry.candidate.version, candidate) in refused:
-            candidate = ""
-        models.append(
-            GenerationModel(
-                model=entry.model,
-                incumbent=entry.incumbent.version,
-                incumbent_sha256=incumbent,
-                candidate=entry.candidate.version if entry.candidate and candidate else "",
-                candidate_sha256=candidate,
-                experiment=entry.experiment if candidate else None,
-                guard=entry.guard,
-            )
+    models = tuple(_desired(entry, device, refused, chosen) for entry in channel.models)
+    return Generation(region=channel.region, models=models, probation_s=channel.probation_s, replay=channel.replay)
+
+
+def _desired(entry: ModelChannel, device: str, refused: Refused, chosen: Choose) -> GenerationModel:
+    ref = entry.pins.get(device) or entry.incumbent
+    sha256 = chosen(entry.model, ref)
+    if not sha256:
+        raise ModelError(
+            "no variant of it fits this device",
+            field=f"{entry.model}@{ref.version}",
+            fix="See covey-edge versions for why; [update] variants and memory_bytes decide.",
         )
-    return Generation(
-        region=channel.region, models=tuple(models), probation_s=channel.probation_s, replay=channel.replay
+    arms = _arms(entry, device, refused, chosen)
+    trial = entry.experiment
+    if trial and arms and len(arms) < len(entry.candidates):
+        trial = msgspec.structs.replace(trial, arms=tuple(arms))
+    stays = arms or (is_control(entry, device) and device not in entry.pins)
+    (candidate, candidate_sha256), *also = arms.values() if arms else [("", "")]
+    return GenerationModel(
+        model=entry.model,
+        incumbent=ref.version,
+        incumbent_sha256=sha256,
+        candidate=candidate,
+        candidate_sha256=candidate_sha256,
+        also=tuple(also),
+        experiment=trial if stays else None,
+        guard=entry.guard,
     )
+
+
+def _arms(entry: ModelChannel, device: str, refused: Refused, chosen: Choose) -> dict[int, tuple[str, str]]:
+    """Arm to version and manifest hash of each candidate that this device tries."""
+    if not wants_candidate(entry, device):
+        return {}
+    forms = {arm: (ref.version, chosen(entry.model, ref)) for arm, ref in entry.arms.items()}
+    return {
+        arm: (version, sha256)
+        for arm, (version, sha256) in forms.items()
+        if sha256 and (entry.model, version, sha256) not in refused
+    }

@@ -116,7 +116,7 @@ class Installer:
         says = self._read_channel()
         note, repaired, before_bytes = "", [], self._download.fetched_bytes
         for _ in range(1 + says.n_bundles):
-            manifests = self._signed.manifests(says)
+            manifests = self._signed.manifests(says, self._identity.device)
             chosen = functools.partial(self._choose, manifests)
             generation = desired_generation(says, self._identity.device, self._state.refused(), chosen)
             self._refuse_known_bad(generation)
@@ -230,7 +230,7 @@ class Installer:
                 except ModelError as err:
                     self._state.refuse(entry.model, version, sha256, str(err))
                     self._state.mark(digest, "bad", str(err))
-                    if version == entry.candidate or self._has_other(manifests, entry.model, version, sha256):
+                    if version in entry.candidates.values() or self._has_other(manifests, entry.model, version, sha256):
                         return str(err)
                     raise
                 self._state.passed_self_test(sha256)

@@ -8,6 +8,8 @@ from edge_agent.generation import Generations, new_versions
 from edge_agent.update.state import State
 from shared.errors import CoveyError
 
+_New = tuple[str, str, str]
+
 
 def last_good(state: State, generations: Generations, bad: str) -> str:
     """Digest of the newest good generation that is still on disk; empty if there is none."""
@@ -16,7 +18,7 @@ def last_good(state: State, generations: Generations, bad: str) -> str:
 
 
 def retreat(
-    state: State, generations: Generations, bad: str, before: str, reason: str, models: typing.Collection[str] = ()
+    state: State, generations: Generations, bad: str, before: str, reason: str, blamed: typing.Collection[str] = ()
 ) -> None:
     """Refuse, mark and switch back; may be repeated from any point at which it was cut off.
 
@@ -24,18 +26,24 @@ def retreat(
     ----------
     bad, before : str
         Generation that goes; the one that runs from now on, or none.
-    models : collection of str
-        Models that are to blame; all, if none is named. New versions of others are not refused.
+    blamed : collection of str
+        Models that are to blame, or MODEL@VERSION; all models, if none is named. What is new of others is not refused.
     """
-    for model, version, sha256 in _new(generations, bad, before):
-        if not models or model in models:
-            state.refuse(model, version, sha256, reason)
+    for model, version, sha256 in _guilty(_new(generations, bad, before), blamed):
+        state.refuse(model, version, sha256, reason)
     state.mark(bad, "bad", reason)
     if before and generations.running() != before:
         generations.switch(before)
 
 
-def _new(generations: Generations, bad: str, before: str) -> list[tuple[str, str, str]]:
+def _guilty(new: list[_New], blamed: typing.Collection[str]) -> list[_New]:
+    """What is named; where a version is named that is not new, whatever is new of its model."""
+    exact = [one for one in new if f"{one[0]}@{one[1]}" in blamed]
+    models = {name.partition("@")[0] for name in blamed}
+    return exact or [one for one in new if not models or one[0] in models]
+
+
+def _new(generations: Generations, bad: str, before: str) -> list[_New]:
     try:
         return new_versions(generations.read(bad), generations.read(before) if before else None)
     except (CoveyError, OSError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import typing
 
+from edge_agent.update.desire import refs_for
 from edge_agent.update.metadata_folder import OFFERED
 from edge_agent.update.trust import Repository
 from shared import bundle, channel
@@ -67,11 +68,11 @@ class Signed:
         data = self._repository.target(path, cache=self._folder / OFFERED)
         return _parse(channel.parse_channel, data, path)
 
-    def manifests(self, says: Channel) -> Manifests:
-        """Return the signed manifests of everything that a channel names."""
+    def manifests(self, says: Channel, device: str) -> Manifests:
+        """Return the signed manifests of everything that a channel names for a device."""
         found = Manifests()
         for entry in says.models:
-            for ref in filter(None, (entry.incumbent, entry.candidate)):
+            for ref in refs_for(entry, device):
                 for variant in ref.variants:
                     found.add(ref, *self._manifest(entry.model, ref.version, variant))
         return found

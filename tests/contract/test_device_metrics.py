@@ -94,8 +94,7 @@ def test_models_are_shown_with_how_they_are(tmp_path: pathlib.Path) -> None:
     assert scrape(served)["covey_model_loaded"] == {of(**V1, arm="incumbent"): 0, v2: 0}
     active = served.engine.model(None)
     active.incumbent.load_model()
-    assert active.candidate is not None
-    active.candidate.load_model()
+    active.candidates[1].load_model()
     seen = scrape(served)
     assert seen["covey_model_loaded"] == {of(**V1, arm="incumbent"): 1, v2: 1}
     assert seen["covey_model_slow"] == {of(**V1, arm="incumbent"): 0, v2: 1}

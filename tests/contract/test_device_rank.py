@@ -111,7 +111,7 @@ def test_where_the_candidate_fails_at_one_row_the_incumbent_scores_the_whole_lis
     failed = [record for record in served.records if isinstance(record, Failed)]
     answered = [record for record in served.records if isinstance(record, Answered)]
     assert [(one.arm, one.served) for one in failed] == [(CANDIDATE, True)]
-    assert [(one.arm, one.other_version) for one in answered] == [(INCUMBENT, "")] * 3
+    assert [(one.arm, one.others) for one in answered] == [(INCUMBENT, ())] * 3
 
 
 def test_an_infer_request_has_one_arm_too_where_the_candidate_fails_at_one_row(tmp_path: pathlib.Path) -> None:

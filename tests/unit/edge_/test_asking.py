@@ -90,7 +90,7 @@ def test_a_label_that_is_refused_leaves_the_other_arm_to_be_scored(tmp_path: pat
             served.engine.outcome(made.prediction_id, "unheard of", now_s=fakes.NOW_S)
         assert pause is not None
         pause.run()
-    assert [getattr(record, "other_version", "") for record in served.records] == ["v2"]
+    assert [[one.version for one in getattr(record, "others", ())] for record in served.records] == [["v2"]]
     assert served.engine.waiting == {}
 
 

@@ -90,7 +90,7 @@ def test_without_an_agent_each_command_does_what_it_can(run: Run, layout: Layout
     assert (answer.status, answer.json["label"], answer.json["parameters"]["version"]) == (0, 1, "v1")
     (row,) = run("versions", "--json").json["generations"]
     assert (row["generation"], row["running"], row["state"]) == (generation, True, "good")
-    assert row["models"] == {"late": {"incumbent": "v1", "candidate": ""}}
+    assert row["models"] == {"late": {"incumbent": "v1", "candidate": "", "also": []}}
     box = run("outbox", "--json")
     assert (box.status, box.json["waiting"]["sums"]) == (0, 1)
     state = run("status", "--json")

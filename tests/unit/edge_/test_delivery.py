@@ -11,14 +11,14 @@ import pytest
 
 from edge_agent.config import Layout
 from edge_agent.database import open_database, transaction
-from edge_agent.records import Answered, Failed, OutcomeSeen, Spec
+from edge_agent.records import Answered, Failed, OutcomeSeen, Scored, Spec
 from edge_agent.telemetry import journal
-from edge_agent.telemetry.fold import Folded
+from edge_agent.telemetry.fold import Folded, Pairs
 from edge_agent.telemetry.forward import forward, parse_acknowledgement, status_digest
 from edge_agent.telemetry.journal import Position
 from edge_agent.telemetry.outbox import Outbox
 from edge_agent.telemetry.recorder import Recorder
-from edge_agent.telemetry.spool import Spool
+from edge_agent.telemetry.spool import STEPS, Spool
 from shared import codec
 from shared.clock import DAY_S
 from shared.errors import ConflictError, UnreachableError, WireError
@@ -88,7 +88,7 @@ def add(spool: Spool, n: int, *, version: str = "v1", offset: int = 0, watermark
         row.counts["metric_sum"] -= 3 * n
         row.score_bins[39] += n
         row.latency_bins[23] += 2 * n
-        pairs = folded.pairs["late", 1, 100]
+        pairs = folded.pairs["late", 1, 100, 1]
         pairs.n, pairs.sum, pairs.neg = n, -5 * n, n
         return folded
 
@@ -116,7 +116,7 @@ def test_sums_add_up_in_the_spool_and_leave_it_as_they_are(spool: Spool, outbox:
     )
     assert (other.version, other.requests) == ("v2", 4)
     assert batch.pairs == (PairsRow("late", 1, 100, 9, -45, 0, 0, 9),)
-    assert outbox.counts() == dict.fromkeys(("sums", "pairs", "waiting", "events", "sealed"), 0)
+    assert outbox.counts() == dict.fromkeys(("sums", "pairs", "measures", "waiting", "events", "sealed"), 0)
 
 
 def test_nothing_waits_so_nothing_is_sent_unless_there_is_something_to_say(outbox: Outbox) -> None:
@@ -178,7 +178,7 @@ def test_sealing_is_all_or_nothing(spool: Spool, outbox: Outbox) -> None:
     outbox.add_event("k", "d")
     before = outbox.counts()
 
-    def fail(*_: object) -> bytes:
+    def fail(*_rest: object) -> bytes:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -194,7 +194,7 @@ def test_more_than_a_batch_holds_goes_out_in_several_and_each_sum_once(spool: Sp
         outbox.add_event("k", str(i))
     taken: list[tuple[int, int, list[Event]]] = []
 
-    def body(_: int, sums: list[SumsRow], pairs: list[PairsRow], events: list[Event]) -> bytes:
+    def body(_: int, sums: list[SumsRow], pairs: list[PairsRow], events: list[Event], *_rest: object) -> bytes:
         taken.append((len(sums), len(pairs), events))
         return b"x"
 
@@ -270,7 +270,7 @@ def add_events(spool: Spool, n: int) -> None:
 def wait(spool: Spool, n: int, *, event_s: int = NOW) -> None:
     from edge_agent.telemetry.fold import Waiting
 
-    held = Waiting((0.5,) * 30, "v2", (0.5,) * 30)
+    held = Waiting((0.5,) * 30, (Scored(1, "v2", (0.5,) * 30),))
 
     def add_up() -> Folded:
         return Folded(waiting={(event_s + i).to_bytes(6, "big"): (event_s + i, held) for i in range(n)})
@@ -338,7 +338,7 @@ def test_a_database_of_a_newer_program_is_refused_and_left_alone(layout: Layout,
     db.execute("pragma user_version = 99")
     db.close()
     before = layout.spool_db.read_bytes()
-    with pytest.raises(ConflictError, match=r"spool.db has version 99, this program knows 1\. Update the agent"):
+    with pytest.raises(ConflictError, match=r"spool.db has version 99, this program knows \d\. Update the agent"):
         Spool(layout.spool_db, LIMIT)
     assert layout.spool_db.read_bytes() == before
 
@@ -353,6 +353,37 @@ def test_a_damaged_database_is_named(layout: Layout, data: bytes) -> None:
 def test_a_folder_that_can_not_be_written_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConflictError, match=r"no-such-folder/spool\.db can not be opened"):
         Spool(tmp_path / "no-such-folder" / "spool.db", LIMIT)
+
+
+def test_pairs_of_a_spool_from_before_there_were_several_arms_are_those_of_the_candidate(layout: Layout) -> None:
+    db = open_database(layout.spool_db, STEPS[:2])
+    db.execute("insert into pairs values ('late', 3, 100, 9, -45, 50, 0, 9)")
+    db.execute("insert into waiting values (x'01', 5, x'00')")
+    db.close()
+    spool = Spool(layout.spool_db, LIMIT)
+    add(spool, 2)
+    assert spool.take_waiting(b"\x01") is None
+    assert spool._db.execute("select * from pairs order by epoch").fetchall() == [
+        ("late", 1, 100, 1, 2, -10, 0, 0, 2),
+        ("late", 3, 100, 1, 9, -45, 50, 0, 9),
+    ]
+    spool.close()
+
+
+def test_pairs_of_each_arm_are_rows_of_their_own(layout: Layout) -> None:
+    spool, outbox, cloud = Spool(layout.spool_db, LIMIT), Outbox(layout.spool_db), Cloud()
+
+    def add_up() -> Folded:
+        return Folded(pairs={("late", 1, 100, arm): Pairs(arm, -arm, 1, 0, arm) for arm in (1, 3)})
+
+    for _ in range(2):
+        spool.store(add_up, Position(1, 0), None)
+    send(outbox, cloud)
+    (batch,) = cloud.batches.values()
+    assert batch.pairs == tuple(PairsRow("late", 1, 100, 2 * arm, -2 * arm, 2, 0, 2 * arm, arm) for arm in (1, 3))
+    assert not outbox.has_pending()
+    outbox.close()
+    spool.close()
 
 
 def test_a_schema_that_was_cut_off_in_the_middle_is_made_whole_next_time(tmp_path: pathlib.Path) -> None:
@@ -370,7 +401,7 @@ def test_a_schema_that_was_cut_off_in_the_middle_is_made_whole_next_time(tmp_pat
 def answered(n: int) -> Answered:
     return Answered(
         "late", "v1", 1, 0, 1, NOW + n, 100, slow=False, nonce=n.to_bytes(6, "big"), outputs=(0.5, 0.5), keep=True,
-        other_version="v2", other_outputs=(0.25, 0.75),
+        others=(Scored(1, "v2", (0.25, 0.75)),),
     )  # fmt: skip
 
 

@@ -41,13 +41,18 @@ def finish(served: fakes.Served, prediction: Prediction) -> Answered:
     return last
 
 
+def others_of(record: Answered) -> str:
+    """Versions that were scored beside an answer."""
+    return " ".join(one.version for one in record.others)
+
+
 def test_without_an_experiment_the_incumbent_answers_and_is_recorded(tmp_path: pathlib.Path, v1: fakes.Bundle) -> None:
     served = fakes.serve(tmp_path, v1)
     made = ask(served)
     assert served.records == []
     record = finish(served, made)
     assert (record.model, record.version, record.epoch, record.arm, record.source) == ("late", "v1", 0, INCUMBENT, 1)
-    assert (record.event_s, record.outputs, record.keep, record.other_version) == (fakes.NOW_S, made.outputs, False, "")
+    assert (record.event_s, record.outputs, record.keep, record.others) == (fakes.NOW_S, made.outputs, False, ())
     said = experiment.open_prediction_id(made.prediction_id, fakes.ID_KEY)
     assert (said.epoch, said.arm, said.source, said.event_s, said.nonce) == (0, 0, 1, fakes.NOW_S, record.nonce)
     assert said.score == made.outputs[1] == made.score
@@ -80,7 +85,7 @@ def test_a_device_outside_the_stage_answers_as_if_there_were_no_experiment(
 ) -> None:
     served = fakes.serve(tmp_path, v1, v2, fakes.trial(device_share_bp=0, request_share_bp=10_000))
     record = finish(served, ask(served))
-    assert (record.arm, record.epoch, record.other_version) == (INCUMBENT, 0, "")
+    assert (record.arm, record.epoch, record.others) == (INCUMBENT, 0, ())
 
 
 def test_a_shadow_is_scored_after_the_reply_and_never_answers(
@@ -92,15 +97,16 @@ def test_a_shadow_is_scored_after_the_reply_and_never_answers(
         assert made.arm == INCUMBENT
         record = finish(served, made)
     expected = fakes.expected(ROW, task="binary", slope=2.0, n_outputs=2)
-    assert (record.version, record.epoch, record.other_version, record.keep) == ("v1", 7, "v2", True)
-    assert record.other_outputs == pytest.approx(expected, abs=1e-6)
+    (other,) = record.others
+    assert (record.version, record.epoch, other.version, record.keep) == ("v1", 7, "v2", True)
+    assert other.outputs == pytest.approx(expected, abs=1e-6)
 
 
 def test_in_a_canary_each_arm_is_paired_with_the_other(
     tmp_path: pathlib.Path, v1: fakes.Bundle, v2: fakes.Bundle
 ) -> None:
     served = fakes.serve(tmp_path, v1, v2, fakes.trial())
-    seen = {(record.version, record.other_version) for record in (finish(served, ask(served)) for _ in range(50))}
+    seen = {(record.version, others_of(record)) for record in (finish(served, ask(served)) for _ in range(50))}
     assert seen == {("v1", "v2"), ("v2", "v1")}
 
 
@@ -108,7 +114,7 @@ def test_a_canary_without_pairs_scores_only_who_answers(
     tmp_path: pathlib.Path, v1: fakes.Bundle, v2: fakes.Bundle
 ) -> None:
     served = fakes.serve(tmp_path, v1, v2, fakes.trial(keep_pairs=False))
-    assert {finish(served, ask(served)).other_version for _ in range(30)} == {""}
+    assert {finish(served, ask(served)).others for _ in range(30)} == {()}
 
 
 @pytest.mark.parametrize("fault", ["nan", "fails"])
@@ -121,7 +127,7 @@ def test_when_the_candidate_fails_the_incumbent_answers_and_the_failure_is_count
     assert (made.arm, made.bundle.version) == (INCUMBENT, "v1")
     assert served.records == [Failed("late", "v2", 7, CANDIDATE, served=True, event_s=int(fakes.NOW_S))]
     record = finish(served, made)
-    assert (record.version, record.other_version) == ("v1", "")
+    assert (record.version, record.others) == ("v1", ())
     assert len(served.records) == 2
     assert experiment.open_prediction_id(made.prediction_id, fakes.ID_KEY).arm == INCUMBENT
 
@@ -136,7 +142,7 @@ def test_when_the_incumbent_fails_its_failure_is_counted_and_told(tmp_path: path
 def test_a_shadow_that_fails_is_counted_and_nobody_notices(tmp_path: pathlib.Path, v1: fakes.Bundle) -> None:
     served = fakes.serve(tmp_path, v1, fakes.make_bundle("v2", fault="nan"), fakes.trial("shadow"))
     record = finish(served, ask(served, SICK))
-    assert (record.version, record.other_version) == ("v1", "")
+    assert (record.version, record.others) == ("v1", ())
     assert served.records[0] == Failed("late", "v2", 7, CANDIDATE, served=False, event_s=int(fakes.NOW_S))
 
 
@@ -145,7 +151,7 @@ def test_a_shadow_that_still_loads_has_not_failed(tmp_path: pathlib.Path, v1: fa
     served.engine.model(None).incumbent.load_model()
     record = finish(served, ask(served))
     assert served.records == [record]
-    assert record.other_version == ""
+    assert record.others == ()
 
 
 def test_a_row_that_is_wrong_is_nobodys_failure(tmp_path: pathlib.Path, v1: fakes.Bundle, v2: fakes.Bundle) -> None:

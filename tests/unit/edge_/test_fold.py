@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.records import CANDIDATE, INCUMBENT, Answered, AnyRecord, Failed, OutcomeSeen, Spec
+from edge_agent.records import CANDIDATE, INCUMBENT, Answered, AnyRecord, Failed, OutcomeSeen, Scored, Spec
 from edge_agent.telemetry.fold import Folded, Sums, Waiting, fold
 from shared.clock import DAY_S, day_of
 from shared.summary import N_SCORE_BINS, SCALE, latency_bin, restore
@@ -138,7 +138,7 @@ def test_a_failure_is_a_request_that_failed_served_or_only_scored() -> None:
 
 def shadowed(nonce: int, incumbent: float, candidate: float, **changes: typing.Any) -> Answered:
     return answered(
-        nonce, incumbent, epoch=3, keep=True, other_version="v2", other_outputs=(1 - candidate, candidate), **changes
+        nonce, incumbent, epoch=3, keep=True, others=(Scored(CANDIDATE, "v2", (1 - candidate, candidate)),), **changes
     )
 
 
@@ -146,7 +146,7 @@ def test_a_pair_is_good_candidate_less_good_incumbent_whichever_arm_answered() -
     memory = Memory(spec("v1"), spec("v2"))
     by_incumbent = shadowed(1, 0.25, 0.5)
     by_candidate = answered(
-        2, 0.5, epoch=3, version="v2", arm=CANDIDATE, keep=True, other_version="v1", other_outputs=(0.75, 0.25)
+        2, 0.5, epoch=3, version="v2", arm=CANDIDATE, keep=True, others=(Scored(INCUMBENT, "v1", (0.75, 0.25)),)
     )
     for one in (by_incumbent, by_candidate):
         found = fold([one, outcome(one)], memory)
@@ -165,7 +165,7 @@ def test_pairs_wait_across_stretches_until_the_outcome_takes_them() -> None:
     assert (nonce, event_s) == (first.nonce, NOW)
     memory.waiting[nonce] = waits
     found = fold([outcome(first)], memory)
-    assert found.pairs["late", 3, day_of(NOW)].n == 1
+    assert found.pairs["late", 3, day_of(NOW), CANDIDATE].n == 1
     assert memory.waiting == {}
 
 
@@ -208,7 +208,7 @@ def test_a_class_that_the_answering_version_did_not_know_is_unknown_and_stops_no
 
 def test_a_class_that_the_other_arm_does_not_know_gives_no_pair() -> None:
     memory = Memory(spec("v1", task="multiclass"), spec("v2", task="multiclass"))
-    first = answered(1, outputs=(0.2, 0.3, 0.5), keep=True, other_version="v2", other_outputs=(0.4, 0.6))
+    first = answered(1, outputs=(0.2, 0.3, 0.5), keep=True, others=(Scored(CANDIDATE, "v2", (0.4, 0.6)),))
     found = fold([first, outcome(first, 2.0)], memory)
     assert row(found).counts["outcomes"] == 1
     assert not found.pairs
@@ -225,10 +225,10 @@ def test_a_regression_is_judged_in_units_of_its_scale() -> None:
 @pytest.mark.parametrize("label", [1e300, -1e300, 3e38])
 def test_an_absurd_value_counts_as_the_limit_and_stops_nothing(label: float) -> None:
     memory = Memory(*(spec(v, task="regression", metric="squared_error") for v in ("v1", "v2")))
-    first = answered(1, outputs=(40.0,), keep=True, other_version="v2", other_outputs=(3e38,))
+    first = answered(1, outputs=(40.0,), keep=True, others=(Scored(CANDIDATE, "v2", (3e38,)),))
     found = fold([first, outcome(first, label)], memory)
     assert restore(row(found).counts["metric_sum"]) == 1000
-    assert found.pairs["late", 0, day_of(NOW)].n == 1
+    assert found.pairs["late", 0, day_of(NOW), CANDIDATE].n == 1
 
 
 class Truth:
@@ -238,7 +238,7 @@ class Truth:
         self.specs = specs
         self.n: collections.Counter[tuple[typing.Any, ...]] = collections.Counter()
         self.judged: dict[tuple[typing.Any, ...], list[float]] = collections.defaultdict(list)
-        self.gains: dict[tuple[int, int], list[float]] = collections.defaultdict(list)
+        self.gains: dict[tuple[int, int, int], list[float]] = collections.defaultdict(list)
 
     def add(self, record: AnyRecord, answers: dict[bytes, Answered], told: set[bytes]) -> None:
         key = (record.version, record.epoch, record.arm, day_of(record.event_s))
@@ -252,10 +252,20 @@ class Truth:
             answer = answers[record.nonce]
             value = -math.log(max(answer.outputs[int(record.label)], 1e-6))
             self.judged[key].append(value)
-            if answer.other_version:
-                other = -math.log(max(answer.other_outputs[int(record.label)], 1e-6))
-                gain = other - value if record.arm == CANDIDATE else value - other
-                self.gains[record.epoch, day_of(record.event_s)].append(gain)
+            values = {one.arm: -math.log(max(one.outputs[int(record.label)], 1e-6)) for one in answer.others}
+            values[record.arm] = value
+            for arm in values.keys() - {INCUMBENT}:
+                if INCUMBENT in values:
+                    self.gains[record.epoch, day_of(record.event_s), arm].append(values[INCUMBENT] - values[arm])
+
+
+ARMS = (INCUMBENT, CANDIDATE, 3)
+
+
+def scored(rng: random.Random, answered_by: int) -> tuple[Scored, ...]:
+    """Any of the other arms."""
+    others = [arm for arm in ARMS if arm != answered_by and rng.random() < 0.7]
+    return tuple(Scored(arm, f"v{arm + 1}", (1 - q, q)) for arm in others for q in [rng.random()])
 
 
 def story(rng: random.Random, n: int) -> tuple[list[AnyRecord], dict[bytes, Answered]]:
@@ -263,11 +273,11 @@ def story(rng: random.Random, n: int) -> tuple[list[AnyRecord], dict[bytes, Answ
     stream: list[AnyRecord] = []
     answers: dict[bytes, Answered] = {}
     for i in range(n):
-        arm = rng.randrange(2)
-        p, q = rng.random(), rng.random()
+        arm = rng.choice(ARMS)
+        p = rng.random()
         one = answered(
             i, p, version=f"v{arm + 1}", arm=arm, epoch=rng.randrange(2), event_s=NOW + rng.randrange(3 * DAY_S),
-            keep=True, other_version=rng.choice(["", f"v{2 - arm}"]), other_outputs=(1 - q, q),
+            keep=True, others=scored(rng, arm),
         )  # fmt: skip
         answers[one.nonce] = one
         stream.append(one)
@@ -283,7 +293,7 @@ def story(rng: random.Random, n: int) -> tuple[list[AnyRecord], dict[bytes, Answ
 @settings(deadline=None, max_examples=25)
 @given(st.randoms(use_true_random=False), st.integers(0, 60))
 def test_sums_and_pairs_are_those_of_every_single_record(rng: random.Random, n: int) -> None:
-    specs = {v: spec(v) for v in ("v1", "v2")}
+    specs = {v: spec(v) for v in ("v1", "v2", "v4")}
     stream, answers = story(rng, n)
     truth, told = Truth(specs), set[bytes]()
     for record in stream:
@@ -315,8 +325,8 @@ def test_sums_and_pairs_are_those_of_every_single_record(rng: random.Random, n: 
 @given(st.randoms(use_true_random=False), st.integers(1, 30))
 def test_folding_in_any_portions_gives_the_same_sums(rng: random.Random, n: int) -> None:
     stream, _ = story(rng, n)
-    whole = fold(stream, Memory(spec("v1"), spec("v2")))
-    memory = Memory(spec("v1"), spec("v2"))
+    whole = fold(stream, Memory(*(spec(v) for v in ("v1", "v2", "v4"))))
+    memory = Memory(*(spec(v) for v in ("v1", "v2", "v4")))
     total: collections.Counter[tuple[typing.Any, ...]] = collections.Counter()
     while stream:
         cut = rng.randint(1, len(stream))

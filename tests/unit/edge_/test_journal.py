@@ -7,11 +7,12 @@ import os
 import pathlib
 import typing
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.records import Answered, AnyRecord, Failed, OutcomeSeen
+from edge_agent.records import Answered, AnyRecord, Failed, OutcomeSeen, Scored
 from edge_agent.telemetry import journal
 from edge_agent.telemetry.journal import JournalWriter, Position, read_from, segment_path, segments
 from edge_agent.telemetry.recorder import Recorder
@@ -26,7 +27,7 @@ outputs = st.lists(floats, max_size=3).map(tuple)
 records: st.SearchStrategy[AnyRecord] = st.one_of(
     st.builds(
         Answered, words, words, ints, ints, ints, ints, ints, st.booleans(), st.binary(max_size=6), outputs,
-        st.booleans(), words, outputs,
+        st.booleans(), st.lists(st.builds(Scored, ints, words, outputs, ints), max_size=3).map(tuple),
     ),
     st.builds(Failed, words, words, ints, ints, st.booleans(), ints),
     st.builds(OutcomeSeen, words, words, ints, ints, ints, st.binary(max_size=6), floats, floats, ints),
@@ -105,12 +106,15 @@ def test_what_a_power_cut_leaves_at_the_end_is_passed_over(tmp_path: pathlib.Pat
     assert read(tmp_path) == [failed(i) for i in range(4)]
 
 
-def test_a_record_of_another_kind_is_passed_over_as_damage(tmp_path: pathlib.Path) -> None:
+def test_a_record_that_another_program_wrote_is_passed_over_and_what_follows_is_read(tmp_path: pathlib.Path) -> None:
+    """Of another kind; and an answer as it was written when there was one candidate."""
+    once = ("a", "late", "v1", 3, 0, 1, 5, 100, False, b"nonce1", (0.5, 0.5), True, "v2", (0.25, 0.75), 1)
     fill(tmp_path, 0, 1).close()
-    body = b"\x93\xa1z\x01\x02"
     with segment_path(tmp_path, 1).open("ab") as file:
-        file.write(journal._FRAME.pack(len(body), journal.zlib.crc32(body)) + body)
-    assert read(tmp_path) == [failed(0)]
+        for body in (b"\x93\xa1z\x01\x02", msgspec.msgpack.encode(once), msgspec.msgpack.encode(failed(1))):
+            file.write(journal._FRAME.pack(len(body), journal.zlib.crc32(body)) + body)
+    assert read(tmp_path) == [failed(0), failed(1)]
+    assert read(tmp_path, max_records=1) == [failed(0)]
 
 
 def test_files_of_others_in_the_folder_do_no_harm(tmp_path: pathlib.Path) -> None:

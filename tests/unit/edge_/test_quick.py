@@ -74,7 +74,7 @@ def test_a_reply_says_what_is_described(tmp_path: pathlib.Path, task: str, arm: 
     )
     def check(numbers: list[float], source: int) -> None:
         outputs = tuple(numbers[: manifest.n_outputs])
-        made = Prediction(active, {}, (), arm, outputs, source, "an-id", b"", 0, 0.0, fell_back=False)
+        made = Prediction(active, {}, (), arm, outputs, source, "an-id", b"", 0, 0.0, asked=arm)
         assert json.loads(say(outputs, source, "an-id")) == json.loads(replies.ok(replies.describe(made)).body)
 
     check()
@@ -236,7 +236,7 @@ def test_on_a_line_both_ways_give_one_reply_each_in_order_and_one_record(tmp_pat
             got += line.recv(1 << 16)
     assert len(ids) == 40
     fakes.wait_for(lambda: len(served.records) == 80)
-    assert all(isinstance(one, Answered) and one.other_version == "v2" for one in served.records)
+    assert all(isinstance(one, Answered) and [o.version for o in one.others] == ["v2"] for one in served.records)
     assert CANDIDATE not in {one.arm for one in served.records if isinstance(one, Answered)}
 
 

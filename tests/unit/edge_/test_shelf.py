@@ -146,10 +146,9 @@ def test_models_that_are_asked_in_turn_all_answer_and_the_budget_holds(tmp_path:
 def test_a_shadow_arm_does_not_bring_a_model_back(tmp_path: pathlib.Path) -> None:
     served = fakes.serve(tmp_path, fakes.make_bundle(), fakes.make_bundle("v2", slope=2.0), fakes.trial("shadow"))
     active = served.engine.model(None)
-    assert active.candidate is not None
-    active.candidate.park()
+    active.candidates[1].park()
     with fakes.listening(served.api) as address:
         assert fakes.post(f"http://{address[0]}:{address[1]}", "/v1/predict", {"features": ROW})[0] == 200
         fakes.wait_for(lambda: served.records)
-    assert not active.candidate.is_wanted
-    assert not active.candidate.is_loaded.is_set()
+    assert not active.candidates[1].is_wanted
+    assert not active.candidates[1].is_loaded.is_set()

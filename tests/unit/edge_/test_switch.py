@@ -17,7 +17,7 @@ from edge_agent.config import Layout
 from edge_agent.predict.engine import Engine
 from edge_agent.predict.loaded import LoadedBundle
 from edge_agent.predict.routes import EventClock
-from edge_agent.records import Answered, AnyRecord, Failed
+from edge_agent.records import Answered, AnyRecord, Failed, Scored
 from edge_agent.switch import Switch
 from edge_agent.telemetry.outbox import Outbox
 from edge_agent.telemetry.recorder import Recorder
@@ -236,11 +236,10 @@ def test_a_generation_that_fails_too_often_is_rolled_back(
     )
 
 
-def seen(version: str, other: str, outputs: tuple[float, float], said: tuple[float, float], *, slow: bool) -> Answered:
-    return Answered(
-        "late", version, 1, 0, 1, 0, 100, slow=slow, nonce=b"nonce1", outputs=outputs, other_version=other,
-        other_outputs=said,
-    )  # fmt: skip
+def seen(outputs: tuple[float, float], *said: tuple[float, float], slow: bool = False) -> Answered:
+    """An answer of v1, and what v2, v3, … would have said."""
+    others = tuple(Scored(arm, f"v{arm + 1}", one) for arm, one in enumerate(said, 1))
+    return Answered("late", "v1", 1, 0, 1, 0, 100, slow=slow, nonce=b"nonce1", outputs=outputs, others=others)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +266,7 @@ def test_a_generation_that_is_slow_or_decides_differently_is_rolled_back(
         for i in range(of):
             odd = i < n
             said = (0.9, 0.1) if odd and what == "disagree" else (0.2, 0.8)
-            device._record(seen("v1", "v2", (0.3, 0.7), said, slow=odd and what == "slow"))
+            device._record(seen((0.3, 0.7), said, slow=odd and what == "slow"))
         await asyncio.sleep(2 * PROBATION_S)
 
     on(layout, story)

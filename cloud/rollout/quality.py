@@ -80,7 +80,7 @@ def is_paired(kind: str, plan: RolloutSettings) -> bool:
 def questions(kind: str, seen: Seen, plan: RolloutSettings, judged: Judged, *, alpha: float) -> list[Question]:
     """Ask whether the candidate is better; the answer to the first question is what promotes it.
 
-    A stage of lists asks about lists and about the metric in the shadow of the other regions; a shadow about the latter.
+    A stage of lists asks about lists, and about the metric on the pairs of the shadow; the shadow about its own.
 
     Parameters
     ----------

@@ -69,7 +69,11 @@ class Device:
     Parameters
     ----------
     installs : str
-        ``ok``; ``refuses`` a candidate; ``hangs``, so that it goes on with what it has; or stays on ``trial``.
+        ``ok``; ``refuses`` every candidate; ``hangs``, so that it goes on with what it has; or stays on ``trial``.
+    refuses : str
+        One candidate that it refuses, and runs the others.
+    arms : dict
+        Model to the candidates that it runs, by arm.
     """
 
     name: str
@@ -79,7 +83,9 @@ class Device:
     clock_runs: bool = True
     sequence: int = 0
     day: int = 0
+    refuses: str = ""
     models: dict[str, ModelStatus] = dataclasses.field(default_factory=dict)
+    arms: dict[str, dict[int, str]] = dataclasses.field(default_factory=dict)
 
 
 class Fleet:
@@ -91,6 +97,8 @@ class Fleet:
         Devices in each region.
     gain : float
         Of the candidate over the incumbent, on each input.
+    gains : dict
+        The same, for a version that is different.
     """
 
     def __init__(
@@ -112,6 +120,9 @@ class Fleet:
         monkeypatch.setattr(time, "time", lambda: self.now_s)
         self.gain, self.served_gain, self.failed_ratio, self.requests = 0.0, 0.0, 0.0, 60
         self.incumbent_failed_ratio = 0.0
+        self.gains: dict[str, float] = {}
+        self.liked: dict[str, float] = {}  # version to how many more of its lists people prefer
+        self.failing: dict[str, float] = {}  # version to the share of its answers that fail
         self.slow = False  # whether the candidate takes eight times as long
         self.channels: dict[str, Channel] = {}
         self.publishings: list[list[str]] = []
@@ -136,14 +147,15 @@ class Fleet:
         models.set_manifest(model, str(made), "ab" * 32)
         return str(made)
 
-    def start(self, version: str = "", model: str = MODEL) -> int:
-        """Start a rollout, of a new version by default."""
+    def start(self, version: str = "", model: str = MODEL, *, also: int = 0) -> int:
+        """Start a rollout, of a new version by default, and of so many further ones."""
         settings = self.project.settings.rollout
         day = day_of(float(self.store.get_meta("event_s")))
         version = version or self.version(model)
         return plan.start(
-            self.store, settings, ORDER, model=model, version=version, why="a test", actor="ada", event_day=day
-        )
+            self.store, settings, ORDER, model=model, version=version, also=[self.version(model) for _ in range(also)],
+            why="a test", actor="ada", event_day=day,
+        )  # fmt: skip
 
     def install(self, model: str = MODEL) -> None:
         """Bring a first version everywhere."""
@@ -151,10 +163,10 @@ class Fleet:
         self.days(5)
         assert self.row(number)["state"] == "promoted", self.row(number)
 
-    def trial(self, *, days: int = 0, model: str = MODEL) -> int:
-        """Install v1 and start v2; let some days pass."""
+    def trial(self, *, days: int = 0, model: str = MODEL, also: int = 0) -> int:
+        """Install v1 and start v2, and so many further versions; let some days pass."""
         self.install(model)
-        number = self.start(model=model)
+        number = self.start(model=model, also=also)
         self.tick()
         self.days(days)
         return number
@@ -201,18 +213,21 @@ class Fleet:
         """Do what the channel says of one model."""
         before = device.models.get(entry.model, ModelStatus(model=entry.model))
         trial, refused = entry.experiment, dict(before.refused)
-        candidate = entry.candidate.version if entry.candidate else ""
-        if not candidate or trial is None or not in_stage(trial.salt, device.name, trial.device_share_bp):
-            candidate, trial = "", None
-        if device.installs == "hangs" and (candidate or not before.incumbent):
+        arms = {arm: ref.version for arm, ref in entry.arms.items()}
+        if not arms or trial is None or not in_stage(trial.salt, device.name, trial.device_share_bp):
+            arms, trial = {}, None
+        if device.installs == "hangs" and (arms or not before.incumbent):
             return before
-        if device.installs == "refuses" and candidate:
-            refused[candidate], candidate, trial = "golden inputs differ", "", None
+        bad = {arm for arm, version in arms.items() if device.installs == "refuses" or version == device.refuses}
+        refused |= {arms[arm]: "golden inputs differ" for arm in bad}
+        device.arms[entry.model] = arms = {arm: version for arm, version in arms.items() if arm not in bad}
+        candidate, *also = arms.values() or [""]
         return ModelStatus(
             model=entry.model,
             incumbent=entry.incumbent.version,
             candidate=candidate,
-            epoch=trial.epoch if trial else 0,
+            also=tuple(also),
+            epoch=trial.epoch if trial and arms else 0,
             refused=refused,
         )
 
@@ -222,7 +237,11 @@ class Fleet:
             return
         channel = self.channels.get(device.region)
         day = day_of(self.now_s) - 1
-        ran = [status for status in device.models.values() if status.incumbent and self.requests]
+        ran = [
+            (status, device.arms.get(status.model, {}))
+            for status in device.models.values()
+            if status.incumbent and self.requests
+        ]
         device.models = {entry.model: self.obey(device, entry) for entry in channel.models} if channel else {}
         device.day = day + 1 if device.clock_runs else device.day
         device.sequence += 1
@@ -238,8 +257,8 @@ class Fleet:
                 models=tuple(device.models.values()),
                 channel_sequence=channel.sequence if channel else 0,
             ),
-            sums=tuple(row for status in ran for row in self.sums(status, day)),
-            pairs=tuple(row for status in ran for row in self.pairs(status, day)),
+            sums=tuple(row for status, arms in ran for row in self.sums(status, arms, day)),
+            pairs=tuple(row for status, arms in ran for row in self.pairs(status, arms, day)),
         )
         assert ingest(self.store.db, batch, self.project.settings.serve.online_window_s)
 
@@ -247,29 +266,28 @@ class Fleet:
         """Stage that a device's epoch belongs to."""
         return self.store.db.row("select * from stages where id = ?", (status.epoch,))
 
-    def sums(self, status: ModelStatus, day: int) -> list[SumsRow]:
+    def sums(self, status: ModelStatus, arms: dict[int, str], day: int) -> list[SumsRow]:
         """A day's answers: of the incumbent alone, or shared out between the arms."""
         stage = self.trial_of(status)
         share = self.project.settings.rollout.canary.request_share if stage and stage["kind"] == "canary" else 0.0
         n = round(self.requests * share)
-        rows = [self.answers(status, day, arm=0, n=self.requests - n)]
-        if status.candidate:
-            rows.append(self.answers(status, day, arm=1, n=n) if n else self.answers(status, day, arm=1, n=0))
-        return rows
+        rows = [self.answers(status, day, arm=0, version=status.incumbent, n=self.requests - n * len(arms))]
+        return rows + [self.answers(status, day, arm=arm, version=version, n=n) for arm, version in arms.items()]
 
-    def answers(self, status: ModelStatus, day: int, *, arm: int, n: int) -> SumsRow:
+    def answers(self, status: ModelStatus, day: int, *, arm: int, version: str, n: int) -> SumsRow:
         """Answers of one arm; of the candidate, some fail."""
         loss = 0.5 - (self.served_gain if arm else 0.0) + self.rng.gauss(0, 0.01)
+        bad = self.failing.get(version, self.failed_ratio) if arm else self.incumbent_failed_ratio
         return SumsRow(
             model=status.model,
-            version=status.candidate if arm else status.incumbent,
+            version=version,
             epoch=status.epoch,
             arm=arm,
             served=n > 0,
             day=day,
             requests=n or self.requests,
             onnx=n or self.requests,
-            failed=round((n or self.requests) * (self.failed_ratio if arm else self.incumbent_failed_ratio)),
+            failed=round((n or self.requests) * bad),
             outcomes=n,
             metric_sum=quantise(loss) * n,
             metric_sumsq=quantise(loss * loss) * n,
@@ -283,20 +301,34 @@ class Fleet:
         bins[place], bins[place + 1] = n // 2 + self.rng.randint(-2, 2) * (n > 9), n - n // 2
         return tuple(bins)
 
-    def pairs(self, status: ModelStatus, day: int) -> list[PairsRow]:
-        """A day's pairs of both arms on the same inputs."""
-        stage = self.trial_of(status)
-        if not status.candidate or (stage and stage["kind"] == "canary" and not self.keeps_pairs):
+    def pairs(self, status: ModelStatus, arms: dict[int, str], day: int) -> list[PairsRow]:
+        """A day's pairs of each candidate and the incumbent: on the same inputs, or on lists of both."""
+        stage, canary = self.trial_of(status), self.project.settings.rollout.canary
+        answers = bool(stage and stage["kind"] == "canary")
+        if answers and canary.mode == "interleave":
+            return [self.lists(status, arm, version, day) for arm, version in arms.items()]
+        if answers and not canary.keep_pairs:
             return []
-        n, d = self.requests, self.gain + self.rng.gauss(0, 0.01)
-        return [PairsRow(status.model, status.epoch, day, n, quantise(d) * n, quantise(d * d) * n, n, 0)]
+        rows = []
+        for arm, version in arms.items():
+            n, d = self.requests, self.gains.get(version, self.gain) + self.rng.gauss(0, 0.01)
+            rows.append(PairsRow(status.model, status.epoch, day, n, quantise(d) * n, quantise(d * d) * n, n, 0, arm))
+        return rows
 
-    @property
-    def keeps_pairs(self) -> bool:
-        """Whether the other arm is scored too while the candidate answers."""
-        return self.project.settings.rollout.canary.keep_pairs
+    def lists(self, status: ModelStatus, arm: int, version: str, day: int) -> PairsRow:
+        """A day's lists: people take from four in ten, and what they take is more often the better arm's."""
+        n = self.requests
+        won = sum(self.rng.random() < 0.2 + self.liked.get(version, 0.0) / 2 for _ in range(n))
+        lost = sum(self.rng.random() < 0.2 - self.liked.get(version, 0.0) / 2 for _ in range(n - won))
+        return PairsRow(
+            status.model, status.epoch, day, n, quantise(won - lost), quantise(won + lost), won, lost, arm
+        )  # fmt: skip
 
     # ---- what is so
+
+    def candidates(self, number: int) -> dict[str, str]:
+        """Return the state of each candidate, by version."""
+        return {candidate["version"]: candidate["state"] for candidate in self.row(number)["candidates"]}
 
     def row(self, number: int) -> Row:
         """Return a rollout."""
@@ -312,8 +344,7 @@ class Fleet:
             region
             for region, channel in self.channels.items()
             for entry in channel.models
-            if entry.model == model
-            and version in (entry.incumbent.version, entry.candidate and entry.candidate.version)
+            if entry.model == model and version in {ref.version for ref in entry.refs}
         }
 
     def answering(self, model: str = MODEL) -> list[str]:

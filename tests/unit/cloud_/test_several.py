@@ -1,0 +1,259 @@
+"""Several candidates at once on a simulated fleet: who is dropped, who goes on, and who is promoted."""
+
+from __future__ import annotations
+
+import typing
+
+import msgspec
+import pytest
+
+from cloud.config import CanarySettings, RolloutSettings
+from cloud.rollout import choice, plan
+from cloud.rollout.verdict import Verdict
+from shared.channel import MAX_CANDIDATES
+from shared.errors import ConflictError, CoveyError, PlanError, UsageError
+from tests.unit.cloud_.simulated import MODEL, ORDER, Fleet
+
+Make = typing.Callable[..., Fleet]
+
+
+@pytest.fixture
+def fleet(make_fleet: Make) -> Fleet:
+    return make_fleet(canary="request_share = 0.2", rollout="max_days = 40")
+
+
+def arms(fleet: Fleet, region: str = "west") -> dict[int, str]:
+    """Arm to version, as a region's devices are told."""
+    (entry,) = fleet.channels[region].models
+    return {arm: ref.version for arm, ref in entry.arms.items()}
+
+
+# ---- dropped
+
+
+def test_a_bad_candidate_is_dropped_and_the_others_keep_their_arms_and_go_on(fleet: Fleet) -> None:
+    number = fleet.trial(also=2)
+    fleet.gains = {"v2": 0.02, "v3": -1.0, "v4": 0.05}
+    assert arms(fleet) == {1: "v2", 2: "v3", 3: "v4"}
+    fleet.until(lambda: fleet.candidates(number)["v3"] == "dropped")
+    assert fleet.row(number)["state"] == "running"
+    assert arms(fleet) == {1: "v2", 3: "v4"}
+    assert fleet.exposed("v3") == set()
+    (entry,) = fleet.store.audit.all(action="candidate dropped")
+    assert entry["subject"] == "late@v3"
+    assert "log_loss: roll back" in entry["reason"]
+    assert entry["reason"] in {candidate["why"] for candidate in fleet.row(number)["candidates"]}
+    fleet.until(lambda: fleet.row(number)["state"] == "promoted")
+    assert fleet.candidates(number) == {"v2": "dropped", "v3": "dropped", "v4": "promoted"}
+
+
+def test_the_last_one_to_fail_rolls_the_rollout_back(fleet: Fleet) -> None:
+    number = fleet.trial(also=1)
+    fleet.gains = {"v2": -1.0, "v3": 0.004}
+    fleet.until(lambda: fleet.answering() == ["west"])
+    assert fleet.candidates(number) == {"v2": "dropped", "v3": "running"}
+    assert arms(fleet) == {2: "v3"}
+    fleet.gains["v3"] = -1.0
+    fleet.until(lambda: fleet.row(number)["state"] == "rolled_back")
+    assert set(fleet.candidates(number).values()) == {"dropped"}
+    assert fleet.exposed("v2") | fleet.exposed("v3") == set()
+    assert set(fleet.store.models.incumbents(MODEL).values()) == {"v1"}
+    assert [row["subject"] for row in fleet.store.audit.all(action="rolled back")] == ["late@v2, v3"]
+
+
+def test_all_that_fail_at_the_same_look_roll_it_back_at_once(fleet: Fleet) -> None:
+    number = fleet.trial(also=1)
+    fleet.gain = -1.0
+    fleet.until(lambda: fleet.row(number)["state"] == "rolled_back")
+    why = fleet.row(number)["outcome"]
+    assert "v2: log_loss: roll back" in why
+    assert "v3: log_loss: roll back" in why
+    assert {verdict["arm"] for verdict in fleet.store.rollouts.verdicts(number) if verdict["word"] == "FAIL"} == {1, 2}
+
+
+def test_failing_answers_drop_the_candidate_that_gives_them_alone(fleet: Fleet) -> None:
+    number = fleet.trial(also=1)
+    fleet.gain, fleet.failing = 0.05, {"v2": 0.5}
+    fleet.days(3)
+    assert fleet.candidates(number) == {"v2": "dropped", "v3": "running"}
+
+
+def test_devices_that_refuse_one_candidate_count_against_that_one_alone(fleet: Fleet) -> None:
+    number = fleet.trial(also=1)
+    fleet.gain = 0.05
+    for device in fleet.devices[:4]:
+        device.refuses = "v2"
+    fleet.days(2)
+    dropped = fleet.row(number)["candidates"][0]
+    assert (dropped["version"], dropped["state"]) == ("v2", "dropped")
+    assert "4 devices failed" in dropped["why"]
+    fleet.until(lambda: fleet.row(number)["state"] == "promoted")
+    assert fleet.candidates(number)["v3"] == "promoted"
+
+
+def test_a_step_waits_for_every_candidate_and_its_deadline_drops_those_that_hold_it_up(make_fleet: Make) -> None:
+    fleet = make_fleet(canary="request_share = 0.2\nhold_days = 5", rollout="max_days = 60")
+    number = fleet.trial(also=1)
+    fleet.gains = {"v2": 0.05, "v3": 0.0}
+    fleet.until(lambda: fleet.answering() == ["west"])
+    fleet.gains["v3"] = -0.03  # over the whole rollout worse by half the margin, and not proven to be bad
+    fleet.until(lambda: fleet.candidates(number)["v3"] == "dropped")
+    why = fleet.row(number)["candidates"][1]["why"]
+    assert "has not passed after 5 days: log_loss looks" in why, why
+    fleet.until(lambda: fleet.row(number)["state"] == "promoted")
+
+
+# ---- promoted
+
+
+def test_of_two_that_are_proven_the_one_that_gains_more_is_promoted_and_can_be_undone(fleet: Fleet) -> None:
+    number = fleet.trial(also=1)
+    fleet.gains = {"v2": 0.03, "v3": 0.08}
+    fleet.until(lambda: fleet.row(number)["state"] == "promoted")
+    row = fleet.row(number)
+    assert row["to_version"] == "v3"
+    assert set(fleet.store.models.incumbents(MODEL).values()) == {"v3"}
+    assert fleet.candidates(number) == {"v2": "dropped", "v3": "promoted"}
+    assert row["candidates"][0]["why"].startswith("v3 was better: +0.0")
+    assert [e["subject"] for e in fleet.store.audit.all(action="promoted")] == ["late@v3", "late@v1"]
+    fleet.days(1)
+    assert fleet.order(number, "undo") == "done"
+    assert fleet.exposed("v3") == set()
+    assert set(fleet.store.models.incumbents(MODEL).values()) == {"v1"}
+
+
+def said(gain: float, *, promote: bool, word: str = "PASS") -> Verdict:
+    inputs = {"decision": {"numbers": {"difference": gain}}}
+    return Verdict(word=typing.cast("typing.Any", word), reasons=("r",), promote=promote, inputs=inputs)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "today", "last_day"),
+    [
+        ({1: said(0.1, promote=True), 2: said(0.2, promote=True)}, 2, 2),
+        ({1: said(0.1, promote=True), 2: said(0.2, promote=False)}, None, 1),
+        ({1: said(0.2, promote=True), 2: said(0.2, promote=True)}, 1, 1),
+        ({1: said(0.1, promote=False), 3: said(0.2, promote=False)}, None, None),
+        ({3: said(-0.01, promote=True)}, 3, 3),
+    ],
+)
+def test_the_leader_is_promoted_once_proven_and_on_the_last_day_whoever_is(
+    verdicts: dict[int, Verdict], today: int | None, last_day: int | None
+) -> None:
+    assert choice.best(verdicts) == today
+    assert choice.best(verdicts, is_last_day=True) == last_day
+
+
+def test_a_stage_passes_when_all_do_and_names_whom_it_waits_for() -> None:
+    verdicts = {1: said(0.1, promote=True), 2: said(0.0, promote=False, word="HOLD")}
+    assert choice.settle(verdicts, {1: "v2", 2: "v3"}) == ("HOLD", "v2: r; v3: r")
+    assert choice.held(verdicts) == [2]
+    assert choice.held({2: verdicts[2]}) == []
+    assert choice.settle({1: verdicts[1]}, {1: "v2"}) == ("PASS", "r")
+
+
+# ---- orders
+
+
+def test_abort_takes_every_candidate_back(fleet: Fleet) -> None:
+    number = fleet.trial(also=2, days=1)
+    assert fleet.order(number, "abort") == "done"
+    assert arms(fleet) == {}
+    assert set(fleet.candidates(number).values()) == {"dropped"}
+
+
+def test_a_rollout_of_several_is_superseded_by_others_and_not_by_itself(fleet: Fleet) -> None:
+    number = fleet.trial(also=1, days=1)
+    again: dict[str, typing.Any] = {"model": MODEL, "why": "a test", "actor": "ada", "event_day": 0, "supersede": True}
+    settings = fleet.project.settings.rollout
+    with pytest.raises(ConflictError, match="v2, v3 is being rolled out already"):
+        plan.start(fleet.store, settings, ORDER, version="v2", also=["v3"], **again)
+    plan.start(fleet.store, settings, ORDER, version="v3", **again)
+    assert fleet.row(number)["outcome"] == "superseded by v3"
+    fleet.tick()
+    assert arms(fleet) == {1: "v3"}
+
+
+# ---- who may be tried
+
+
+@pytest.mark.parametrize(
+    ("versions", "error", "says"),
+    [
+        (["v2", "v2"], UsageError, "named twice"),
+        (["v2", "v1"], ConflictError, "is the incumbent"),
+        (["v2", "v4"], ConflictError, "not signed"),
+        (["v2", "v5"], ConflictError, "is training"),
+        (["v2", "v9"], CoveyError, "no version"),
+    ],
+)
+def test_each_candidate_must_be_ready_signed_and_another(
+    fleet: Fleet, versions: list[str], error: type[CoveyError], says: str
+) -> None:
+    fleet.install()
+    for _ in range(2):
+        fleet.version()
+    models = fleet.store.models
+    for _ in range(2):
+        made = models.allocate(MODEL, parent="", why="", data_version="d", features="f", stateful=False)
+    models.finish(MODEL, "v4", "ready", {})
+    assert str(made) == "v5"
+    with pytest.raises(error, match=says):
+        plan.start(
+            fleet.store, fleet.project.settings.rollout, ORDER, model=MODEL, version=versions[0], also=versions[1:],
+            why="a test", actor="ada", event_day=0,
+        )  # fmt: skip
+    assert fleet.store.rollouts.running(MODEL) is None
+
+
+SETTINGS = RolloutSettings(canary=CanarySettings(request_share=0.25))
+PAIRED = CanarySettings(request_share=0.25, keep_pairs=True)
+
+
+@pytest.mark.parametrize(
+    ("n", "canary", "guardrails", "fix"),
+    [
+        (3, {}, "prove", ""),
+        (4, {}, "prove", "0.2 or less"),  # the incumbent would answer nothing: no latency of its own
+        (4, {}, "watch", ""),
+        (4, {"keep_pairs": False}, "watch", "0.2 or less"),
+        (5, {}, "watch", "0.16 or less"),
+        (4, {"mode": "interleave"}, "prove", ""),
+        (5, {"mode": "interleave"}, "prove", "0.16 or less"),
+    ],
+)
+def test_a_plan_has_room_for_its_candidates_or_says_what_to_set(
+    n: int, canary: dict[str, typing.Any], guardrails: str, fix: str
+) -> None:
+    settings = RolloutSettings(
+        canary=msgspec.structs.replace(PAIRED, **canary), guardrails=typing.cast("typing.Any", guardrails)
+    )
+    if not fix:
+        assert plan.stages_of(ORDER, is_first=False, settings=settings, n_candidates=n)
+        return
+    with pytest.raises(PlanError) as raised:
+        plan.stages_of(ORDER, is_first=False, settings=settings, n_candidates=n)
+    assert raised.value.field == "rollout.canary.request_share"
+    assert fix in str(raised.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("change", "first", "n", "says"),
+    [
+        ({"expedited": True}, False, 2, "can not say which of several is the best"),
+        ({}, True, 2, "nothing runs yet"),
+        ({}, False, MAX_CANDIDATES + 1, f"at most {MAX_CANDIDATES}"),
+    ],
+)
+def test_several_at_once_are_refused_where_they_make_no_sense(
+    change: dict[str, typing.Any], first: bool, n: int, says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        plan.stages_of(ORDER, is_first=first, settings=msgspec.structs.replace(SETTINGS, **change), n_candidates=n)
+
+
+def test_a_model_of_several_classes_has_no_lists_to_interleave() -> None:
+    settings = msgspec.structs.replace(SETTINGS, canary=CanarySettings(mode="interleave"))
+    assert plan.stages_of(ORDER, is_first=False, settings=settings, task="regression")
+    with pytest.raises(PlanError, match="ranks nothing"):
+        plan.stages_of(ORDER, is_first=False, settings=settings, task="multiclass")

@@ -19,6 +19,7 @@ from edge_agent.files import lock
 from edge_agent.predict.apart import SlowModelError, in_place
 from edge_agent.predict.engine import ActiveModel, Prediction, Row
 from edge_agent.predict.loaded import NotReadyError
+from edge_agent.predict.numbers import NO_LABEL
 from edge_agent.predict.replies import label_index
 from edge_agent.records import ARM_NAMES
 from shared.errors import ConflictError, ModelError
@@ -186,16 +187,25 @@ class Predictor:
                     raise
                 time.sleep(_RETRY_LOADING_S)
 
-    def outcome(self, prediction_id: str, label: object) -> None:
+    def outcome(
+        self, prediction_id: str, label: object = NO_LABEL, *, numbers: typing.Mapping[str, object] | None = None
+    ) -> None:
         """Say what became of an earlier answer.
+
+        Parameters
+        ----------
+        label : object, optional
+            The truth; may be left out where there are numbers.
+        numbers : mapping, optional
+            What came of it, such as ``{"revenue": 12.5}``: numbers that the model's settings name.
 
         Raises
         ------
         DataError
-            The id is not one of this device's, or the label is not one of the model's.
+            The id is not one of this device's, the label is not one of the model's, or a number is none or unknown.
         """
         self._finish(len(self._unfinished))  # the answer's own record must come first
-        self._engine.outcome(prediction_id, label, now_s=self._now())
+        self._engine.outcome(prediction_id, label, now_s=self._now(), numbers=numbers)
 
     def status(self) -> dict[str, object]:
         """Return what ``GET /v1/status`` shows."""

@@ -30,10 +30,11 @@ class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class OutcomeItem(msgspec.Struct, forbid_unknown_fields=True):
-    """The truth about one answer."""
+    """The truth about one answer, numbers that came of it, or both."""
 
     prediction_id: str
-    label: Scalar
+    label: Scalar | msgspec.UnsetType = msgspec.UNSET
+    numbers: dict[str, object] = {}
 
 
 class OutcomesRequest(msgspec.Struct, forbid_unknown_fields=True):

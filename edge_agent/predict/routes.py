@@ -208,7 +208,7 @@ class Api:
     def _rank(self, body: bytes) -> Ask | Response:
         request = replies.read_with(rank.decode, body)
         active = self.engine.model(request.model)
-        return rank.ask(active, request, self._event_s(active, request.event_time))
+        return rank.ask(self.engine, active, request, self._event_s(active, request.event_time))
 
     def _event_s(self, active: ActiveModel, said: replies.Time) -> float:
         return self.clock.of_request(said, active.incumbent.manifest.label_window_s)
@@ -218,7 +218,8 @@ class Api:
         rejected: list[dict[str, object]] = []
         for i, item in enumerate(request.outcomes):
             try:
-                self.engine.outcome(item.prediction_id, item.label, now_s=self.clock.now())
+                now_s = self.clock.now()
+                self.engine.outcome(item.prediction_id, item.label, now_s=now_s, numbers=item.numbers)
             except (DataError, NotFoundError) as err:
                 rejected.append({"index": i, "error": str(err)})
         return replies.ok({"accepted": len(request.outcomes) - len(rejected), "rejected": rejected})

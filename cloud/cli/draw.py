@@ -27,6 +27,7 @@ def rollout_lines(view: Row) -> list[str]:
     lines += [f"  promotion waits: {said}" for said in view["promotion"]["waits"]]
     if view["promotion"]["more_outcomes"]:
         lines.append(f"  about {view['promotion']['more_outcomes']:,} more outcomes prove it, if they go on like this")
+    lines += [f"  {said}" for said in view["beside"]["lines"]]
     if view["outcome"]:
         lines.append(f"  {state}: {view['outcome']}")
     return lines

@@ -22,6 +22,7 @@ from cloud.cli.base import (
 )
 from cloud.job import do_job
 from cloud.pipeline import Order, Trained, override, train
+from cloud.rollout.beside import calibration
 from cloud.store.audit import this_user
 
 _WHY = click.option("--why", default="asked for", metavar="TEXT", help="Why now; kept in the lineage.")
@@ -154,8 +155,9 @@ def _regions_of(here: Here, row: dict[str, typing.Any]) -> list[str]:
 @pass_here
 def show_(here: Here, name: str, model: str | None, as_json: bool) -> None:
     """Show everything about a VERSION: v1.1, @incumbent, @candidate or @latest."""
-    model_name, _ = here.project.model(model)
+    model_name, settings = here.project.model(model)
     row = here.store.models.resolve(model_name, name)
+    row["calibration"] = calibration(here.store, model_name, row["version"], settings)
     detail = row["detail"]
     lines = [f"{row['model']}@{row['version']}: {row['kind']}, {row['status']}"]
     lines += [f"  from {row['parent']}"] if row["parent"] else []
@@ -163,6 +165,9 @@ def show_(here: Here, name: str, model: str | None, as_json: bool) -> None:
     lines += [
         f"  {key}: {json.dumps(detail[key], default=str)}" for key in sorted(detail) if detail[key] not in (None, "")
     ]
+    if row["calibration"]:
+        said = row["calibration"]
+        lines.append(f"  calibration error on devices: {said['error']:.3f} of {said['outcomes']:,} outcomes")
     show(row, lines, as_json=as_json)
 
 

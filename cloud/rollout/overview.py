@@ -7,7 +7,9 @@ import time
 import typing
 
 from cloud.analysis.forecast import more_outcomes_of
-from cloud.config import Project
+from cloud.config import ModelSettings, Project
+from cloud.rollout import standing
+from cloud.rollout.beside import beside
 from cloud.rollout.devices import status_of
 from cloud.rollout.plan import stage_name
 from cloud.rollout.verdict import WAITS
@@ -56,7 +58,9 @@ def _device(row: Row, project: Project, now_s: float) -> Row:
         "watermark_s": status.watermark_s,
         "channel_sequence": status.channel_sequence,
         "versions": {entry.model: entry.incumbent for entry in status.models},
-        "candidates": {entry.model: entry.candidate for entry in status.models if entry.candidate},
+        "candidates": {
+            entry.model: ", ".join((entry.candidate, *entry.also)) for entry in status.models if entry.candidate
+        },
         "refused": {entry.model: entry.refused for entry in status.models if entry.refused},
         "stale_s": status.stale_s,
     }
@@ -112,12 +116,20 @@ def brief(store: Store, row: Row) -> Row:
         "model": row["model"],
         "from": row["from_version"],
         "to": row["to_version"],
+        "tried": tried(row),
         "state": row["state"],
         "paused": bool(row["paused"]),
         "expedited": bool(row["plan"].get("expedited")),
         "stage": stage_name(opened[-1]) if opened else "",
         "outcome": row["outcome"],
     }
+
+
+def tried(row: Row) -> list[str]:
+    """Return the versions that a rollout is about now: those that run; else the one promoted, or all there were."""
+    running = [one["version"] for one in row["candidates"] if one["state"] == "running"]
+    won = [one["version"] for one in row["candidates"] if one["state"] == "promoted"]
+    return running or won or [one["version"] for one in row["candidates"]]
 
 
 def _day(day: int) -> str:
@@ -127,10 +139,12 @@ def _day(day: int) -> str:
 
 def rollout(project: Project, store: Store, number: int) -> Row:
     """Return a rollout with its stages, numbers, reasons and history of verdicts."""
-    row = store.rollouts.get(number)
-    verdicts = store.rollouts.verdicts(number)
-    newest = {verdict["stage"]: verdict for verdict in verdicts}
+    of = standing.told(store, number)
+    row = of.row
     _, model = project.model(row["model"])
+    candidates = standing.candidates(store, of, model)
+    lead = standing.leader(candidates)
+    newest = {(verdict["stage"], verdict["arm"]): verdict for verdict in of.verdicts}
     return brief(store, row) | {
         "why": row["why"],
         "created": format_time(row["created_s"]),
@@ -138,16 +152,26 @@ def rollout(project: Project, store: Store, number: int) -> Row:
         "ended_day": _day(row["ended_day"]),
         "metric": model.metric_name,
         "margin": model.margin,
+        "candidates": candidates,
+        "leader": {key: lead[key] for key in ("arm", "version")},
         "stages": [
-            _stage(store, row, stage, newest.get(stage["id"]), model.metric_scale)
-            for stage in store.rollouts.stages(number)
+            _stage(
+                store,
+                row,
+                stage,
+                {arm: one for (of_stage, arm), one in newest.items() if of_stage == stage["id"]},
+                lead["arm"],
+                model,
+            )
+            for stage in of.stages
         ],
-        "history": [_point(verdict, model.metric_scale) for verdict in verdicts],
-        "promotion": _promotion(store, row, verdicts),
+        "history": [_point(verdict, model) for verdict in of.verdicts],
+        "promotion": _promotion(store, row, standing.of_arm(of.verdicts, lead["arm"])),
         "exposed": store.evidence.devices_that_answered(
-            row["model"], [stage["id"] for stage in store.rollouts.stages(number) if stage["opened_s"]], 1
+            row["model"], [stage["id"] for stage in of.stages if stage["opened_s"]]
         ),
         "devices": len(store.fleet.all()),
+        "beside": beside(project, store, row),
     }
 
 
@@ -156,13 +180,16 @@ def _promotion(store: Store, row: Row, verdicts: list[Row]) -> Row:
     if row["state"] != "running":
         return {"waits": [], "more_outcomes": None}
     said = str(store.get_meta(WAITS.format(row["id"]), ""))
-    newest: Row = next((one["inputs"] for one in reversed(verdicts) if "decide" in one["inputs"]), {})
+    newest = standing.question_of(verdicts)
     more = more_outcomes_of(newest["decision"]["numbers"], newest["decide"]["margin"]) if newest else None
     return {"waits": said.split("\n") if said else [], "more_outcomes": more}
 
 
-def _stage(store: Store, row: Row, stage: Row, verdict: Row | None, scale: float) -> Row:
-    inputs = verdict["inputs"] if verdict else {}
+def _stage(store: Store, row: Row, stage: Row, newest: dict[int, Row], lead: int, model: ModelSettings) -> Row:
+    """Return a stage with the numbers of the candidate that leads, and the devices of the one that has fewest."""
+    inputs = newest[lead]["inputs"] if lead in newest else {}
+    runs = [one["arm"] for one in row["candidates"] if one["state"] != "dropped"] or list(newest)
+    seen = [newest[arm]["inputs"].get("devices", {}) for arm in runs if arm in newest]
     pairs = inputs.get("decide", {}).get("pairs") or {}
     return {
         "name": stage_name(stage),
@@ -177,11 +204,11 @@ def _stage(store: Store, row: Row, stage: Row, verdict: Row | None, scale: float
         "why": stage["why"],
         "opened_day": _day(stage["opened_day"]),
         "passed_day": _day(stage["passed_day"]),
-        "devices": inputs.get("devices", {}),
+        "devices": min(seen, key=lambda devices: devices.get("verified", 0), default={}),
         "pairs": pairs.get("n", 0),
-        "gain": _gain(pairs, scale),
+        "gain": _gain(pairs, standing.scale_of(inputs, model)),
         "numbers": inputs.get("decision", {}).get("numbers", {}),
-        "exposed": store.evidence.devices_that_answered(row["model"], [stage["id"]], 1) if stage["opened_s"] else 0,
+        "exposed": store.evidence.devices_that_answered(row["model"], [stage["id"]]) if stage["opened_s"] else 0,
     }
 
 
@@ -190,14 +217,15 @@ def _gain(pairs: Row, scale: float) -> float | None:
     return pairs["sum"] / pairs["n"] * scale if pairs.get("n") else None
 
 
-def _point(verdict: Row, scale: float) -> Row:
+def _point(verdict: Row, model: ModelSettings) -> Row:
     decision = verdict["inputs"].get("decision", {})
     pairs = verdict["inputs"].get("decide", {}).get("pairs") or {}
     return {
         "stage": verdict["stage"],
+        "arm": verdict["arm"],
         "day": format_day(verdict["event_day"]),
         "word": verdict["word"],
         "n": pairs.get("n", 0),
-        "gain": _gain(pairs, scale),
+        "gain": _gain(pairs, standing.scale_of(verdict["inputs"], model)),
         "numbers": decision.get("numbers", {}),
     }

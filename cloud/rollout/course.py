@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import math
 import typing
 
 import msgspec
 
-from cloud.analysis.decide import decide
-from cloud.analysis.records import DecideInput
 from cloud.config import ModelSettings, Project, RolloutSettings
-from cloud.rollout import history, overview
-from cloud.rollout.band import band_of
+from cloud.rollout import history, overview, standing
 from cloud.rollout.guardrails import FAILS, SLOW
+from cloud.rollout.look import running
 from cloud.rollout.plan import for_stage, stage_name
+from cloud.rollout.quality import PREFERENCE, is_interleaved, is_paired
+from cloud.rollout.standing import Told
 from cloud.rollout.sums import faults_of, pairs_of
 from cloud.store.store import Store
-from shared.clock import DAY_S, day_of, format_day, format_time
+from shared.clock import day_of, format_day, format_time
 from shared.metrics import get_metric
 from shared.summary import latency_quantile
 
@@ -27,16 +26,19 @@ _AUDITED = 10_000
 
 
 def course(project: Project, store: Store, number: int) -> Row:
-    """Return what `overview.rollout` does, and how it came to that."""
-    row = store.rollouts.get(number)
+    """Return what `overview.rollout` does, and how it came to that; of several candidates, for the one that leads."""
+    of = standing.told(store, number)
+    row, stages = of.row, of.stages
     name, model = project.model(row["model"])
-    stages = store.rollouts.stages(number)
-    verdicts = store.rollouts.verdicts(number)
     plan = msgspec.convert(row["plan"], RolloutSettings)
     view = overview.rollout(project, store, number)
     del view["history"]
+    lead = view["leader"]["arm"]
+    mine = standing.of_arm(of.verdicts, lead)
+    question = standing.question_of(mine)
     return view | {
-        "measure": history.metric_of(model),
+        "measure": _measure(question, model),
+        "margin": question["decide"]["margin"] if _is_about_lists(question) else model.margin,
         "roles": history.roles(store, name),
         "incumbents": store.models.incumbents(name),
         "regions_order": list(project.settings.regions.order),
@@ -44,15 +46,27 @@ def course(project: Project, store: Store, number: int) -> Row:
         "started": format_time(row["created_s"]),
         "ended": format_time(row["ended_s"]) if row["ended_s"] else "",
         "actor": _actor(store, number),
-        "version": _version(store, name, row["to_version"]),
+        "version": _version(store, name, view["leader"]["version"]),
         "undo_until": format_day(row["ended_day"] + plan.undo_window_days) if row["ended_day"] else "",
-        "band": _band(store, row, stages, verdicts, model),
-        "guardrails": _guardrails(store, row, stages, verdicts, plan),
-        "by_region": _by_region(project, store, row, stages, model),
+        "band": standing.band(store, of, model, lead),
+        "guardrails": _guardrails(store, row, stages, mine, plan, view["leader"]),
+        "by_region": _by_region(project, store, of, model, lead, question),
         "progress": _progress(store, row, stages, plan, model),
-        "said": _said(stages, verdicts),
+        "said": _said(of),
         "event_day": format_day(day_of(float(store.get_meta("event_s")))),
     }
+
+
+def _is_about_lists(question: Row) -> bool:
+    return bool(question.get("question") == PREFERENCE)
+
+
+def _measure(question: Row, model: ModelSettings) -> Row:
+    """Return what the estimate is of: the model's metric, or which arm's items people take from lists."""
+    measure = history.metric_of(model)
+    if not _is_about_lists(question):
+        return measure
+    return {"name": PREFERENCE, "kind": "bernoulli", "better": "higher", "margin": question["decide"]["margin"]}
 
 
 def _actor(store: Store, number: int) -> str:
@@ -72,52 +86,9 @@ def _version(store: Store, name: str, version: str) -> Row:
     }
 
 
-def _band(store: Store, row: Row, stages: list[Row], verdicts: list[Row], model: ModelSettings) -> list[Row]:
-    """Return the estimate and its band by event day: the last verdict of each day that had something to compare.
-
-    Once every stage has passed no verdict is kept any more, though the evidence for promotion goes on growing: the
-    newest estimate is then made from the pairs.
-    """
-    points = {}
-    for verdict in verdicts:
-        asked, decision = (verdict["inputs"].get(name, {}) for name in ("decide", "decision"))
-        points[verdict["event_day"]] = _point(verdict["event_day"], asked, decision.get("numbers", {}), model)
-    if verdicts and stages and all(stage["passed_s"] for stage in stages) and row["from_version"]:
-        newest: Row = next((one["inputs"]["decide"] for one in reversed(verdicts) if "decide" in one["inputs"]), {})
-        pairs = pairs_of(_pairs(store, row, stages, model), bernoulli=newest["metric"]["kind"] == "bernoulli")
-        if newest.get("pairs") and pairs.n:
-            asked = msgspec.convert(newest | {"pairs": msgspec.to_builtins(pairs)}, DecideInput)
-            day = row["ended_day"] or day_of(float(store.get_meta("event_s")))
-            points[day] = _point(day, msgspec.to_builtins(asked), decide(asked).numbers, model)
-    return [point for _, point in sorted(points.items()) if point]
-
-
-def _point(day: int, asked: Row, numbers: Row, model: ModelSettings) -> Row:
-    band = band_of(asked, numbers)
-    if band is None:
-        return {}
-    return {
-        "day": format_day(day),
-        "n": int(numbers["outcomes"]),
-        "gain": numbers["difference"] * model.metric_scale,
-        "low": band.low * model.metric_scale,
-        "high": band.high * model.metric_scale,
-        "log_e_not_worse": numbers["log_e_not_worse_by_margin"],
-    }
-
-
-def _pairs(store: Store, row: Row, stages: list[Row], model: ModelSettings) -> list[Row]:
-    """Return the mature pairs of a rollout; after its end nothing is added that its verdict did not know."""
-    opened = [stage["id"] for stage in stages if stage["opened_s"] and stage["kind"] != "install"]
-    if not opened:
-        return []
-    until = _mature_day(store, model)
-    if row["ended_s"]:
-        until = min(until, math.ceil(row["ended_day"] + 1 - model.label_window_days) - 1)
-    return store.evidence.pairs(row["model"], opened, before_day=until)
-
-
-def _guardrails(store: Store, row: Row, stages: list[Row], verdicts: list[Row], plan: RolloutSettings) -> Row:
+def _guardrails(
+    store: Store, row: Row, stages: list[Row], verdicts: list[Row], plan: RolloutSettings, lead: Row
+) -> Row:
     """Return both arms' failed or slow answers and latencies, and the devices that could not install."""
     opened = [stage["id"] for stage in stages if stage["opened_s"]]
     newest = {verdict["stage"]: verdict["inputs"] for verdict in verdicts}
@@ -127,7 +98,7 @@ def _guardrails(store: Store, row: Row, stages: list[Row], verdicts: list[Row], 
     judged = [one["guardrails"] for one in newest.values() if one.get("guardrails")]
     return {
         "answers": {
-            "arms": [_faults_of(faults, arm) for arm in (0, 1)],
+            "arms": [_faults_of(faults, arm) for arm in (0, lead["arm"])],
             "margin": plan.request_error_margin,
             "word": _word_of(judged, FAILS),
         },
@@ -139,7 +110,7 @@ def _guardrails(store: Store, row: Row, stages: list[Row], verdicts: list[Row], 
             "limit": plan.error_ratio,
             "min_executed": plan.error_min_executed,
         },
-        "p95_s": [_p95(store, row["model"], row[side], opened) for side in ("from_version", "to_version")],
+        "p95_s": [_p95(store, row["model"], one, opened) for one in (row["from_version"], lead["version"])],
     }
 
 
@@ -172,19 +143,16 @@ def _p95(store: Store, name: str, version: str, epochs: list[int]) -> float | No
     return latency_quantile(store.evidence.bins(name, version, epochs=epochs, what="latency_bins"), _P95) or None
 
 
-def _mature_day(store: Store, model: ModelSettings) -> int:
-    return day_of(float(store.get_meta("event_s")) - model.label_window_days * DAY_S)
-
-
-def _by_region(project: Project, store: Store, row: Row, stages: list[Row], model: ModelSettings) -> list[Row]:
+def _by_region(project: Project, store: Store, of: Told, model: ModelSettings, arm: int, question: Row) -> list[Row]:
     """Return the paired gain in each region."""
-    pairs = _pairs(store, row, stages, model)
-    bernoulli = get_metric(model.metric_name, model.task).kind == "bernoulli"
+    pairs = standing.pairs(store, of, model, arm, question)
+    scale = standing.scale_of(question, model)
+    bernoulli = get_metric(model.metric_name, model.task).kind == "bernoulli" or _is_about_lists(question)
     out = []
     for region in project.settings.regions.order:
         here = pairs_of([pair for pair in pairs if pair["region"] == region], bernoulli=bernoulli)
         gain = history.ratio(here.sum, here.n)
-        out.append({"region": region, "n": int(here.n), "gain": None if gain is None else gain * model.metric_scale})
+        out.append({"region": region, "n": int(here.n), "gain": None if gain is None else gain * scale})
     return out
 
 
@@ -197,32 +165,39 @@ def _progress(store: Store, row: Row, stages: list[Row], plan: RolloutSettings, 
     view = {"stage": stage_name(stage), "kind": stage["kind"], "region": stage["region"]}
     if stage["kind"] == "install":
         return view
-    mature, here = _mature_day(store, model), [stage["id"]]
+    mature, here = standing.mature_day(store, model), [stage["id"]]
     own = for_stage(plan, stage)
     wanted = own.shadow if stage["kind"] == "shadow" else own.canary
-    if stage["kind"] == "shadow" or plan.canary.keep_pairs:
+    if is_paired(stage["kind"], plan):
         counted, column = store.evidence.pairs(row["model"], here, before_day=mature), "n"
     else:
-        served = store.evidence.served(row["model"], here, before_day=mature)
-        counted, column = [one for one in served if one["arm"] == 1], "outcomes"
+        counted, column = store.evidence.served(row["model"], here, before_day=mature), "outcomes"
+    # The one that has least is waited for.
+    each = [[one for one in counted if one["arm"] == candidate["arm"]] for candidate in running(row)]
     return view | {
-        "days": len({one["day"] for one in counted}),
+        "days": min(len({one["day"] for one in rows}) for rows in each),
         "min_days": wanted.min_days,
-        "outcomes": sum(one[column] for one in counted),
+        "outcomes": min(sum(one[column] for one in rows) for rows in each),
         "min_outcomes": wanted.min_outcomes,
+        "counts": "lists" if is_interleaved(stage["kind"], plan) else "outcomes",
     }
 
 
-def _said(stages: list[Row], verdicts: list[Row]) -> list[Row]:
+def _said(of: Told) -> list[Row]:
     """Return the verdicts in words, newest first; waiting for the same stage counts as one."""
-    names = {stage["id"]: stage_name(stage) for stage in stages}
-    groups = itertools.groupby(verdicts, key=lambda row: (row["stage"], row["word"]))
+    names = {stage["id"]: stage_name(stage) for stage in of.stages}
+    versions = {one["arm"]: one["version"] for one in of.row["candidates"]}
+    # By candidate, so that those who are judged at the same look do not interrupt each other.
+    ordered = sorted(of.verdicts, key=lambda row: (row["arm"], row["id"]))
+    groups = itertools.groupby(ordered, key=lambda row: (row["arm"], row["stage"], row["word"]))
     said = []
-    for (stage, word), rows in groups:
+    for (arm, stage, word), rows in groups:
         run = list(rows)
         said.append(
             {
+                "id": run[-1]["id"],
                 "stage": names.get(stage, str(stage)),
+                "version": versions.get(arm, "") if len(versions) > 1 else "",
                 "word": word,
                 "from_day": format_day(run[0]["event_day"]) if run[0]["event_day"] else "",
                 "to_day": format_day(run[-1]["event_day"]) if run[-1]["event_day"] else "",
@@ -231,4 +206,4 @@ def _said(stages: list[Row], verdicts: list[Row]) -> list[Row]:
                 "reasons": run[-1]["reasons"],
             }
         )
-    return said[::-1]
+    return sorted(said, key=lambda one: one["id"], reverse=True)

@@ -114,6 +114,30 @@ class MemorySeen(msgspec.Struct, frozen=True, array_like=True, tag="m"):
     size_bytes: int
 
 
+class Visited(msgspec.Struct, frozen=True, array_like=True, tag="v"):
+    """A list was drawn from the incumbent and a candidate, and shown.
+
+    Parameters
+    ----------
+    arm : int
+        The candidate's.
+    event_s, closes_s : int, float
+        Event time, and until when outcomes count.
+    nonce : bytes
+        The visit's own.
+    shown : tuple of (bytes, int)
+        Nonce of each answer, from the first place on, and the arm that picked it.
+    """
+
+    model: str
+    epoch: int
+    arm: int
+    event_s: int
+    closes_s: float
+    nonce: bytes
+    shown: tuple[tuple[bytes, int], ...]
+
+
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """What must be known about a version to judge its answers, also after the version is gone from the device."""
 
@@ -125,5 +149,5 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     label_window_s: float
 
 
-AnyRecord = Answered | Failed | OutcomeSeen | NumbersSeen | MemorySeen
+AnyRecord = Answered | Failed | OutcomeSeen | NumbersSeen | MemorySeen | Visited
 Recorder = typing.Callable[[AnyRecord], None]

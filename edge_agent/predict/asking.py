@@ -9,12 +9,29 @@ from edge_agent.predict.apart import SlowModelError, SlowRun
 from edge_agent.predict.engine import ActiveModel, Engine, Prediction, Row
 from edge_agent.predict.loaded import NotReadyError
 from edge_agent.predict.replies import Response
+from edge_agent.records import INCUMBENT
 from shared.errors import DataError, LimitError
+from shared.telemetry import APPROXIMATE
 
 TURN_ROWS = 32
 Pause = SlowRun | NotReadyError | None
 Answering = typing.Generator[Pause, None, Response]
 Finishing = typing.Generator[SlowRun | None, None, None]
+
+
+class Draw(typing.NamedTuple):
+    """How a list is drawn from two rankers.
+
+    Parameters
+    ----------
+    arm : int
+        The candidate that is drawn with the incumbent.
+    say : callable
+        Turns the incumbent's answers and the candidate's into a reply.
+    """
+
+    arm: int
+    say: typing.Callable[[list[Prediction], list[Prediction]], Response]
 
 
 class Ask(typing.NamedTuple):
@@ -30,6 +47,8 @@ class Ask(typing.NamedTuple):
         Turns the answers into a reply.
     rows_are : str
         What the request calls its rows, for messages; nothing if there is one that needs no name.
+    draw : Draw, optional
+        The incumbent and a candidate both answer all rows. Where the candidate fails, `say` has the incumbent's.
     """
 
     active: ActiveModel
@@ -39,6 +58,7 @@ class Ask(typing.NamedTuple):
     is_one_arm: bool
     say: typing.Callable[[list[Prediction]], Response]
     rows_are: str
+    draw: Draw | None = None
 
 
 class Paused(typing.NamedTuple):
@@ -57,7 +77,7 @@ def begin(engine: Engine, ask: Ask) -> Response | Paused:
     CoveyError
         What the rows or the model are guilty of.
     """
-    if len(ask.rows) == 1:
+    if len(ask.rows) == 1 and ask.draw is None:
         ask = ask._replace(unit=ask.active.unit_of(ask.unit))
         made: Prediction | None = None
         try:
@@ -98,13 +118,29 @@ def complete(paused: Paused) -> Response:
 
 
 def _answering(engine: Engine, ask: Ask) -> Answering:
-    made = yield from _answers(engine, ask, is_substitute=False)
+    if ask.draw is not None:
+        return (yield from _drawing(engine, ask, ask.draw))
+    made = yield from _answers(engine, ask)
     if ask.is_one_arm and any(one.arm != made[0].arm for one in made):
         made = yield from _answers(engine, ask, is_substitute=True)
     return ask.say(made)
 
 
-def _answers(engine: Engine, ask: Ask, *, is_substitute: bool) -> typing.Generator[Pause, None, list[Prediction]]:
+def _drawing(engine: Engine, ask: Ask, draw: Draw) -> Answering:
+    """Ask the incumbent and the candidate; a list with an approximate answer in it compares nobody."""
+    made = yield from _answers(engine, ask, arm=INCUMBENT)
+    rival = yield from _answers(engine, ask, arm=draw.arm)
+    if any(one.arm == draw.arm and one.source in APPROXIMATE for one in rival):
+        engine.note_failed(ask.active, draw.arm, ask.event_s)
+    elif all(one.arm == draw.arm for one in rival) and not any(one.source in APPROXIMATE for one in made):
+        return draw.say(made, rival)
+    return ask.say(made)
+
+
+def _answers(
+    engine: Engine, ask: Ask, *, arm: int | None = None, is_substitute: bool = False
+) -> typing.Generator[Pause, None, list[Prediction]]:
+    """Answer all rows; where an arm is named, up to the first row at which it fails."""
     made: list[Prediction] = []
     for i, row in enumerate(ask.rows):
         if i and i % TURN_ROWS == 0:
@@ -120,6 +156,7 @@ def _answers(engine: Engine, ask: Ask, *, is_substitute: bool) -> typing.Generat
                     unit=unit,
                     event_s=ask.event_s,
                     since_s=since_s,
+                    arm=arm,
                     is_substitute=stands_in,
                 )
             except (SlowModelError, NotReadyError) as wait:
@@ -134,6 +171,8 @@ def _answers(engine: Engine, ask: Ask, *, is_substitute: bool) -> typing.Generat
             except DataError as err:
                 raise _in_row(ask, i, err) from err
         made.append(answer)
+        if answer.arm != answer.asked and arm is not None:
+            break
     return made
 
 

@@ -13,7 +13,7 @@ from edge_agent.predict.apart import HOLDS_UP_S, SlowModelError
 from edge_agent.predict.loaded import ONNX, PRECOMPUTED, NotReadyError
 from edge_agent.predict.numbers import NO_LABEL, checked
 from edge_agent.predict.parity import Parity
-from edge_agent.records import INCUMBENT, Answered, Failed, NumbersSeen, OutcomeSeen, Recorder, Scored
+from edge_agent.records import INCUMBENT, Answered, Failed, NumbersSeen, OutcomeSeen, Recorder, Scored, Visited
 from shared import codec, experiment
 from shared.errors import DataError, ModelError, NotFoundError, shown
 from shared.features.compiled import Codes
@@ -130,6 +130,14 @@ class Engine:
         prediction_id = active.write_id[arm](arm, source, active.epoch, at_s, score, nonce)
         latency_s = time.perf_counter() - start
         return Prediction(active, row, codes, arm, outputs, source, prediction_id, nonce, at_s, latency_s, asked)
+
+    def new_nonce(self) -> bytes:
+        """Bytes that this device has not used yet."""
+        return (self._next_nonce() & _NONCE_MASK).to_bytes(experiment.NONCE_BYTES, "big")
+
+    def visited(self, visit: Visited) -> None:
+        """Record that a list is shown which was drawn from two arms."""
+        self._record(visit)
 
     def _answer(self, active: ActiveModel, arm: int, row: Row, event_s: int) -> _Answered:
         """Answer from the arm; a candidate that fails is counted and the incumbent answers in its place.

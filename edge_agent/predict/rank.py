@@ -1,4 +1,7 @@
-"""Put candidates in order, best first, by the model's main score; each one that is shown gets a prediction id."""
+"""Put candidates in order, best first, by the model's main score; each one that is shown gets a prediction id.
+
+While two versions are compared by interleaving, a list is drawn from the orders of both.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ import typing
 import msgspec
 
 from edge_agent.predict import replies
-from edge_agent.predict.asking import Ask
-from edge_agent.predict.engine import ActiveModel, Prediction
+from edge_agent.predict.asking import Ask, Draw
+from edge_agent.predict.engine import ActiveModel, Engine, Prediction
 from edge_agent.predict.replies import MAX_ROWS, Response, Scalar
+from edge_agent.records import INCUMBENT, Visited
 from shared.errors import DataError, UsageError
+from shared.interleave import coins, team_draft
 
 Id = str | int
 
@@ -45,11 +50,12 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True):
 decode = msgspec.json.Decoder(RankRequest).decode
 
 
-def ask(active: ActiveModel, request: RankRequest, event_s: float) -> Ask | Response:
+def ask(engine: Engine, active: ActiveModel, request: RankRequest, event_s: float) -> Ask | Response:
     """Read what is to be put in order.
 
-    All candidates of a list are scored by one arm, since scores of two models can not be compared. Only what is shown
-    is recorded as answered: nobody can have chosen what nobody saw.
+    All candidates of a list are scored by one arm, since scores of two models can not be compared; or by two arms, and
+    then a list is drawn from their two orders. Only what is shown is recorded as answered: nobody can have chosen what
+    nobody saw.
 
     Raises
     ------
@@ -73,13 +79,44 @@ def ask(active: ActiveModel, request: RankRequest, event_s: float) -> Ask | Resp
     rows = [{**context, **candidate} for candidate in request.candidates] if context else request.candidates
 
     def say(made: list[Prediction]) -> Response:
-        order = sorted(range(len(made)), key=lambda i: made[i].score, reverse=True)[: request.top_k]
-        shown = [made[i] for i in order]
-        ranked = [_describe(i, None if ids is None else ids[i], made[i]) for i in order]
-        return replies.ok({"model": active.entry.model, "ranked": ranked}, tuple(shown))
+        return _say(active, ids, [(i, made[i]) for i in _order(made)[: request.top_k]])
 
-    unit = request.unit or (os.urandom(8).hex() if active.share_bp else None)
-    return Ask(active, rows, unit, event_s, is_one_arm=True, say=say, rows_are="candidates")
+    unit = request.unit or (os.urandom(8).hex() if active.share_bp or active.draw_bp else None)
+    drawn_arm = active.arm_of(unit) if unit and active.draw_bp else INCUMBENT
+
+    def say_drawn(made: list[Prediction], rival: list[Prediction]) -> Response:
+        nonce = engine.new_nonce()
+        picked = team_draft(_order(made), _order(rival), coins(nonce.hex()), request.top_k)
+        shown = [(item, (made, rival)[team][item]) for item, team in picked]
+        engine.visited(_visited(active, drawn_arm, nonce, [one for _, one in shown]))
+        return _say(active, ids, shown, {"visit": nonce.hex()})
+
+    draw = Draw(drawn_arm, say_drawn) if drawn_arm else None
+    return Ask(active, rows, unit, event_s, is_one_arm=True, say=say, rows_are="candidates", draw=draw)
+
+
+def _order(made: list[Prediction]) -> list[int]:
+    """Places by score, best first; equals stay in the order in which they came, whoever scored them."""
+    return sorted(range(len(made)), key=lambda i: made[i].score, reverse=True)
+
+
+def _visited(active: ActiveModel, arm: int, nonce: bytes, shown: list[Prediction]) -> Visited:
+    """Say what is shown in which places; it closes before an outcome of either arm would be late."""
+    windows = [active.bundle(one).manifest.label_window_s for one in (INCUMBENT, arm)]
+    event_s = shown[0].event_s
+    items = tuple((one.nonce, one.arm) for one in shown)
+    return Visited(active.entry.model, active.epoch, arm, event_s, event_s + min(windows), nonce, items)
+
+
+def _say(
+    active: ActiveModel,
+    ids: list[Id] | None,
+    shown: list[tuple[int, Prediction]],
+    more: dict[str, object] | None = None,
+) -> Response:
+    ranked = [_describe(i, None if ids is None else ids[i], one) for i, one in shown]
+    said = {"model": active.entry.model} | (more or {}) | {"ranked": ranked}
+    return replies.ok(said, tuple(one for _, one in shown))
 
 
 def _check_ids(ids: list[Id], n: int) -> None:
@@ -93,7 +130,7 @@ def _check_ids(ids: list[Id], n: int) -> None:
 
 
 def _describe(index: int, own_id: Id | None, made: Prediction) -> dict[str, object]:
-    """Describe one place; it names its arm, since a list may one day be drawn from two."""
+    """Describe one place; it names its arm, since a list may be drawn from two."""
     said: dict[str, object] = {"index": index}
     if own_id is not None:
         said["id"] = own_id

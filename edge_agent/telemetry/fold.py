@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import sys
 import typing
 
-from edge_agent.records import INCUMBENT, Answered, AnyRecord, Failed, OutcomeSeen, Scored, Spec
+import msgspec
+
+from edge_agent.records import INCUMBENT, Answered, AnyRecord, Failed, OutcomeSeen, Scored, Spec, Visited
 from edge_agent.telemetry.measures import Measures
 from shared.clock import day_of
+from shared.interleave import preference
 from shared.metrics import expected_log_loss, get_metric
 from shared.summary import N_LATENCY_BINS, N_SCORE_BINS, quantise, score_bin
 from shared.telemetry import APPROXIMATE, SOURCES
@@ -23,17 +25,15 @@ _COUNTER_OF = tuple("fallback" if i in APPROXIMATE else source for i, source in 
 _LARGEST = sys.float_info.max
 
 
-@dataclasses.dataclass
-class Sums:
+class Sums(msgspec.Struct):
     """Increments of one row of sums."""
 
-    counts: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(COUNTERS + QUALITY, 0))
-    score_bins: list[int] = dataclasses.field(default_factory=lambda: [0] * _N_SCORES)
-    latency_bins: list[int] = dataclasses.field(default_factory=lambda: [0] * N_LATENCY_BINS)
+    counts: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(COUNTERS + QUALITY, 0))
+    score_bins: list[int] = msgspec.field(default_factory=lambda: [0] * _N_SCORES)
+    latency_bins: list[int] = msgspec.field(default_factory=lambda: [0] * N_LATENCY_BINS)
 
 
-@dataclasses.dataclass
-class Pairs:
+class Pairs(msgspec.Struct):
     """Increments of one row of pairs."""
 
     n: int = 0
@@ -62,26 +62,40 @@ class Memory(typing.Protocol):
     def spec(self, model: str, version: str) -> Spec | None:
         """Return how a version's answers are judged."""
 
+    def open_visit(self, visited: Visited) -> None:
+        """Remember a list until its outcomes can no longer come."""
 
-@dataclasses.dataclass
-class Folded:
+    def take_gain(self, nonce: bytes, gain: float, seen_s: float) -> None:
+        """Remember what an answer in a list was worth, if it is in one that is open."""
+
+    def close_visits(self, up_to_s: float) -> typing.Iterable[tuple[Visited, dict[bytes, float]]]:
+        """Return and forget the lists whose outcomes had to come before a time, with the gains that came."""
+
+
+class Folded(msgspec.Struct):
     """What a stretch of the journal adds up to."""
 
-    sums: dict[SumsKey, Sums] = dataclasses.field(default_factory=lambda: collections.defaultdict(Sums))
-    pairs: dict[PairsKey, Pairs] = dataclasses.field(default_factory=lambda: collections.defaultdict(Pairs))
-    waiting: dict[bytes, tuple[int, Waiting]] = dataclasses.field(default_factory=dict)
-    measures: Measures = dataclasses.field(default_factory=Measures)
+    sums: dict[SumsKey, Sums] = msgspec.field(default_factory=lambda: collections.defaultdict(Sums))
+    pairs: dict[PairsKey, Pairs] = msgspec.field(default_factory=lambda: collections.defaultdict(Pairs))
+    waiting: dict[bytes, tuple[int, Waiting]] = msgspec.field(default_factory=dict)
+    measures: Measures = msgspec.field(default_factory=Measures)
     n_duplicates: int = 0
     n_late: int = 0
     n_unknown: int = 0
     n_approximate: int = 0
 
 
-def fold(records: typing.Iterable[AnyRecord], memory: Memory) -> Folded:
+def fold(records: typing.Iterable[AnyRecord], memory: Memory, watermark_s: float | None = None) -> Folded:
     """Add up records in the order of the journal.
 
     An outcome whose label window has closed is counted as late and left out, so that a day that counts as mature
-    never changes any more. The outcome of an approximate answer is counted as such and judges nobody.
+    never changes any more. The outcome of an approximate answer is counted as such and judges nobody. A visit is
+    judged when its window closes, before the watermark has passed that.
+
+    Parameters
+    ----------
+    watermark_s : float, optional
+        Event time up to which everything is added up with these records.
     """
     out = Folded()
     for record in records:
@@ -91,9 +105,22 @@ def fold(records: typing.Iterable[AnyRecord], memory: Memory) -> Folded:
             _failed(out, record)
         elif isinstance(record, OutcomeSeen):
             _outcome(out, record, memory)
+        elif isinstance(record, Visited):
+            memory.open_visit(record)
         else:
             out.measures.take(record, memory)
+    if watermark_s is not None:
+        # Event times are whole seconds: the last that is within its window may have been cut off by nearly one.
+        for visited, gains in memory.close_visits(watermark_s - 1.0):
+            _visit(out, visited, gains)
     return out
+
+
+def _visit(out: Folded, visited: Visited, gains: typing.Mapping[bytes, float]) -> None:
+    """Judge a list by where it was clicked; one without a click counts as one in which neither arm was better."""
+    clicks = collections.Counter(arm for nonce, arm in visited.shown if gains.get(nonce, 0.0) > 0)
+    d = preference(clicks[INCUMBENT], clicks[visited.arm])
+    _pair(out, (visited.model, visited.epoch, day_of(visited.event_s), visited.arm), d)
 
 
 def _answered(out: Folded, record: Answered) -> None:
@@ -135,6 +162,7 @@ def _outcome(out: Folded, record: OutcomeSeen, memory: Memory) -> None:
     if not memory.see_outcome(record.nonce, record.event_s):
         out.n_duplicates += 1
         return
+    memory.take_gain(record.nonce, record.label, record.seen_s)
     waits = _outputs(out, record, memory, spec.task)
     if record.source in APPROXIMATE:
         out.n_approximate += 1
@@ -150,7 +178,8 @@ def _outcome(out: Folded, record: OutcomeSeen, memory: Memory) -> None:
     incumbent = values.pop(INCUMBENT, None)
     if incumbent is not None:
         for arm, value in values.items():
-            _pair(out, record, arm, get_metric(spec.metric, spec.task).gain(value, incumbent))
+            key = (record.model, record.epoch, day_of(record.event_s), arm)
+            _pair(out, key, get_metric(spec.metric, spec.task).gain(value, incumbent))
 
 
 def _outputs(out: Folded, record: OutcomeSeen, memory: Memory, task: str) -> Waiting | None:
@@ -197,8 +226,8 @@ def quantise_square(value: float) -> int:
     return (restored * restored) >> 20
 
 
-def _pair(out: Folded, record: OutcomeSeen, arm: int, gain: float) -> None:
-    row = out.pairs[record.model, record.epoch, day_of(record.event_s), arm]
+def _pair(out: Folded, key: PairsKey, gain: float) -> None:
+    row = out.pairs[key]
     row.n += 1
     row.sum += quantise(gain)
     row.sumsq += quantise_square(gain)

@@ -20,7 +20,7 @@ import zlib
 
 import msgspec
 
-from edge_agent.records import Answered, AnyRecord, Failed, MemorySeen, NumbersSeen, OutcomeSeen
+from edge_agent.records import Answered, AnyRecord, Failed, MemorySeen, NumbersSeen, OutcomeSeen, Visited
 
 _FRAME = struct.Struct("<II")
 _pack, _crc = _FRAME.pack, zlib.crc32
@@ -30,7 +30,7 @@ _RETRY_S = 1.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SUFFIX = ".journal"
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Answered | Failed | OutcomeSeen | NumbersSeen | MemorySeen).decode
+_decode = msgspec.msgpack.Decoder(Answered | Failed | OutcomeSeen | NumbersSeen | MemorySeen | Visited).decode
 
 
 class Position(typing.NamedTuple):

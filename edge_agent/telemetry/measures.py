@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sqlite3
 import typing
+
+import msgspec
 
 from edge_agent.records import MemorySeen, NumbersSeen, Spec
 from shared.clock import DAY_S, day_of
@@ -29,8 +30,7 @@ class Memory(typing.Protocol):
         """Return how a version's answers are judged."""
 
 
-@dataclasses.dataclass
-class Measures:
+class Measures(msgspec.Struct):
     """What a stretch of the journal adds up to.
 
     Attributes
@@ -41,8 +41,8 @@ class Measures:
         Numbers that came twice, late, or for an answer of a version that nobody knows.
     """
 
-    rows: dict[Key, list[int]] = dataclasses.field(default_factory=dict)
-    counts: dict[str, int] = dataclasses.field(
+    rows: dict[Key, list[int]] = msgspec.field(default_factory=dict)
+    counts: dict[str, int] = msgspec.field(
         default_factory=lambda: {"duplicate_numbers": 0, "late_numbers": 0, "unknown_numbers": 0}
     )
 

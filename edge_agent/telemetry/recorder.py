@@ -81,10 +81,11 @@ class Recorder:
         return done
 
     def _store(self, records: list[AnyRecord], position: journal.Position, event_s: float, *, caught_up: bool) -> None:
-        def add_up() -> Folded:
-            return fold(records, self.spool)
-
         watermark_s = event_s if caught_up else None
+
+        def add_up() -> Folded:
+            return fold(records, self.spool, watermark_s)
+
         if records or (watermark_s or 0.0) > self.spool.watermark_s:
             self.spool.store(add_up, position, watermark_s)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
-import secrets
 import struct
 import time
 import typing
@@ -11,13 +11,14 @@ import typing
 import msgspec
 
 from edge_agent.database import open_database, transaction, used_bytes
-from edge_agent.records import Spec
-from edge_agent.telemetry import measures
+from edge_agent.records import Spec, Visited
+from edge_agent.telemetry import measures, visits
 from edge_agent.telemetry.fold import COUNTERS, QUALITY, Folded, Pairs, Sums, Waiting
 from edge_agent.telemetry.journal import Position
 from shared.summary import N_LATENCY_BINS, N_SCORE_BINS
 
 _COUNTS = COUNTERS + QUALITY
+_DROPPED = 500
 BINS = struct.Struct(f"<{2 * N_SCORE_BINS + N_LATENCY_BINS}q")
 STEPS = (
     f"""
@@ -48,6 +49,7 @@ drop table pairs;
 alter table pairs_by_arm rename to pairs;
 delete from waiting;
 """,
+    visits.STEP,
 )
 
 
@@ -59,14 +61,14 @@ class Spool:
     path : Path
         The database.
     limit_bytes : int
-        Budget; beyond it events go first, then waiting outputs, both counted; sums stay.
+        Budget; beyond it events go first, then waiting outputs, then open visits, all counted; sums stay.
     """
 
     def __init__(self, path: pathlib.Path, limit_bytes: int) -> None:
         self._db = open_database(path, STEPS)
         self._limit_bytes = limit_bytes
         with transaction(self._db):
-            self._default("spool_id", secrets.token_hex(8))
+            self._default("spool_id", os.urandom(8).hex())
             self._default("next_sequence", 1)
         self.spool_id = str(self._get("spool_id"))
 
@@ -93,6 +95,18 @@ class Spool:
         """Return how a version's answers are judged."""
         row = self._db.execute("select body from specs where model = ? and version = ?", (model, version)).fetchone()
         return msgspec.msgpack.decode(row[0], type=Spec) if row else None
+
+    def open_visit(self, visited: Visited) -> None:
+        """Remember a list until its outcomes can no longer come."""
+        visits.open_visit(self._db, visited)
+
+    def take_gain(self, nonce: bytes, gain: float, seen_s: float) -> None:
+        """Remember what an answer in a list was worth, if it is in one that is open."""
+        visits.take_gain(self._db, nonce, gain, seen_s)
+
+    def close_visits(self, up_to_s: float) -> typing.Iterator[visits.Closed]:
+        """Return and forget the lists whose outcomes had to come before a time, with the gains that came."""
+        return visits.close_visits(self._db, up_to_s)
 
     def add_specs(self, specs: typing.Iterable[Spec]) -> None:
         """Keep how versions are judged, so that late outcomes can be, after the version is gone."""
@@ -185,17 +199,18 @@ class Spool:
         with transaction(self._db):
             self._db.execute("delete from waiting where event_s < ?", (oldest,))
             self._db.execute("delete from seen where event_s < ?", (oldest,))
-        for table, order in (("events", "id"), ("waiting", "event_s")):
-            while used_bytes(self._db) > self._limit_bytes and self._drop_oldest(table, order):
+        for table in ("events", "waiting", "visits"):
+            while used_bytes(self._db) > self._limit_bytes and self._drop_oldest(table):
                 pass
 
-    def _drop_oldest(self, table: str, order: str) -> bool:
+    def _drop_oldest(self, table: str) -> bool:
         with transaction(self._db):
-            gone = self._db.execute(
-                f"delete from {table} where rowid in (select rowid from {table} order by {order} limit 500)"  # noqa: S608
-                if table == "events"
-                else f"delete from {table} where nonce in (select nonce from {table} order by {order} limit 500)"  # noqa: S608
-            ).rowcount
+            if table == "visits":
+                gone = visits.drop_oldest(self._db, _DROPPED)
+            else:
+                key, order = ("id", "id") if table == "events" else ("nonce", "event_s")
+                oldest = f"select {key} from {table} order by {order} limit {_DROPPED}"  # noqa: S608 - constant text
+                gone = self._db.execute(f"delete from {table} where {key} in ({oldest})").rowcount  # noqa: S608
             name = f"dropped_{table}"
             self._db.execute(
                 "insert into totals values (?, ?) on conflict (name) do update set value = value + excluded.value",

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-import traceback
-import typing
 
 from edge_agent import lean
 
 lean.prepare(sys.argv)  # before anything imports asyncio
 
-from edge_agent import commands, keys, show  # noqa: E402
+import types  # noqa: E402
+import typing  # noqa: E402
+
+from edge_agent import commands  # noqa: E402
 from shared import __version__  # noqa: E402
 from shared.errors import CoveyError  # noqa: E402
 
-_USAGE_STATUS = 2
+if typing.TYPE_CHECKING:
+    import argparse
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="covey-edge", description="Answer predictions on this device, offline, and keep its models up to date."
     )
@@ -43,6 +46,8 @@ def _seconds(text: str) -> float:
 
 
 def _add_joining(verbs: Verbs) -> None:
+    from edge_agent import keys
+
     join = verbs.add_parser("join", help="join a fleet and fetch the first models")
     join.add_argument("url", metavar="URL", help="the cloud's address, such as http://cloud.example:8080")
     join.add_argument("--token", required=True, help="join token, or @FILE to read it from a file")
@@ -71,6 +76,8 @@ def _add_joining(verbs: Verbs) -> None:
 
 
 def _add_running(verbs: Verbs) -> None:
+    import argparse
+
     run = verbs.add_parser("run", help="answer predictions and keep in sync, until stopped")
     run.add_argument("--host", help="address to answer on (default 127.0.0.1)")
     run.add_argument("--port", type=int, help="port to answer on (default 8765; 0 picks a free one)")
@@ -98,6 +105,8 @@ def _add_running(verbs: Verbs) -> None:
 
 
 def _add_looking(verbs: Verbs) -> None:
+    from edge_agent import show
+
     predict = verbs.add_parser("predict", help="answer one row, or a file of rows")
     predict.add_argument("features", nargs="*", metavar="NAME=VALUE", help="the features of one row")
     predict.add_argument("--file", help="rows as JSON lines; - reads standard input")
@@ -122,23 +131,32 @@ def _add_looking(verbs: Verbs) -> None:
     outbox.set_defaults(do=show.outbox)
 
 
+def _plain(words: typing.Sequence[str]) -> types.SimpleNamespace | None:
+    read = lean.plain_arguments(words)
+    return None if read is None else types.SimpleNamespace(**read, do=commands.run)
+
+
 def main(argv: typing.Sequence[str] | None = None) -> int:
     """Run a command; return the exit status."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments: commands.Arguments = _plain(words) or _parser().parse_args(words)
     try:
         return int(arguments.do(arguments) or 0)
     except CoveyError as err:
-        if arguments.debug:
-            traceback.print_exc()
-        sys.stderr.write(f"covey-edge: {err}\n")
-        return err.exit_status
+        return _failed(err, err.exit_status, arguments)
     except (BrokenPipeError, KeyboardInterrupt):
         return 1
     except OSError as err:
-        if arguments.debug:
-            traceback.print_exc()
-        sys.stderr.write(f"covey-edge: {err}\n")
-        return 1
+        return _failed(err, 1, arguments)
+
+
+def _failed(err: Exception, status: int, arguments: commands.Arguments) -> int:
+    if arguments.debug:
+        import traceback
+
+        traceback.print_exception(err)
+    sys.stderr.write(f"covey-edge: {err}\n")
+    return status
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import logging
 import os
 import pathlib
@@ -13,7 +11,7 @@ import sys
 import time
 import typing
 
-from edge_agent import control
+from edge_agent import control, lean
 from edge_agent.config import Layout, find_store
 from shared import logs
 from shared.errors import AuthError, NotFoundError, UnreachableError, UsageError
@@ -23,7 +21,7 @@ if typing.TYPE_CHECKING:
 
     from edge_agent.sync import Sync
 
-Arguments = argparse.Namespace
+Arguments = typing.Any  # as argparse makes them, or `lean.plain_arguments`
 _FIRST_SYNC_PAUSE_S = 0.5
 _NICE = 10
 
@@ -36,6 +34,8 @@ def layout_of(arguments: Arguments) -> Layout:
 def print_out(value: object, lines: typing.Iterable[str], *, as_json: bool) -> None:
     """Print JSON, or lines for people."""
     if as_json:
+        import json
+
         sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
     else:
         sys.stdout.writelines(line + "\n" for line in lines)
@@ -146,7 +146,10 @@ def run(arguments: Arguments) -> int:
         sys.stdout.flush()
 
     with asyncio.Runner(loop_factory=_loop_factory(settings.serve.loop)) as runner:
-        runner.run(Agent(layout, identity, settings).run(on_ready, with_sync=not arguments.no_sync))
+        loop, agent = runner.get_loop(), Agent(layout, identity, settings)
+        lean.begin()
+        # The agent hears signals itself; a runner would prepare for them too, and imports half of ast for that.
+        loop.run_until_complete(agent.run(on_ready, with_sync=not arguments.no_sync))
     return 0
 
 

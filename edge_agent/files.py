@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import os
 import pathlib
-import secrets
 import typing
 
 from shared.errors import ConflictError, TrustError
@@ -26,7 +25,7 @@ def fsync_folder(folder: pathlib.Path) -> None:
 
 def _aside(path: pathlib.Path) -> pathlib.Path:
     """Name of a temporary file beside a path; it tells whose it is."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(6)}.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(6).hex()}.tmp")
 
 
 def sweep(folder: pathlib.Path) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
-import secrets
 import typing
 
 import msgspec
@@ -113,7 +112,7 @@ class Generations:
         if (self.folder / digest / FILE).exists():
             fsync_folder(self.folder)  # whoever wrote it may have been killed before its name was durable
             return digest
-        staging = self.folder / f".{digest}.{secrets.token_hex(4)}.tmp"
+        staging = self.folder / f".{digest}.{os.urandom(4).hex()}.tmp"
         staging.mkdir()
         for entry in generation.models:
             for version, sha256 in entry.versions.items():

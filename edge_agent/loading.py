@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
+import sys
 import threading
 import typing
 
@@ -74,5 +74,9 @@ def give_memory_back() -> None:
     """Return what loading left behind to the system."""
     gc.collect()
     gc.freeze()
+    if "numpy" not in sys.modules:  # nothing large was loaded; what asks for the rest would take more than it brings
+        return
+    import ctypes
+
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -6,7 +6,6 @@ import asyncio
 import os
 import pathlib
 import resource
-import secrets
 import socket
 import stat
 import typing
@@ -50,7 +49,7 @@ class UnixListener:
         """
         self._check()
         # Made aside and renamed: it has its permissions, and listens, before anybody can find it.
-        aside = self._path.with_name(f".{secrets.token_hex(3)}")
+        aside = self._path.with_name(f".{os.urandom(3).hex()}")
         line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             line.bind(str(aside))

@@ -12,7 +12,6 @@ import typing
 from edge_agent.predict.apart import SLOW_S, Outcome, SlowModelError, SlowRun, fastest_s
 from edge_agent.predict.runtime import Runtime, resident_bytes
 from shared import codec
-from shared.admission import check_model
 from shared.bundle import COARSE_FILE, FEATURES_FILE, GOLDEN_FILE, MODEL_FILE, TABLE_FILE, Golden, Manifest
 from shared.errors import DataError, ModelError, TrustError
 from shared.features import Encoder, FeatureSet
@@ -103,6 +102,8 @@ class LoadedBundle:
         ModelError
             It holds what the device does not run.
         """
+        from shared.admission import check_model
+
         if self.manifest.file(MODEL_FILE):
             data = (self.folder / MODEL_FILE).read_bytes()
             check_model(data, width=self.encoder.width, listed=self.manifest.operators)

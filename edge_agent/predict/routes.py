@@ -1,13 +1,15 @@
-"""The device's HTTP routes, without any socket: method, path, body and a few headers in, reply out."""
+"""The device's HTTP routes, without any socket: method, path, body and a few headers in, reply out.
+
+What stands behind a route that many devices are never asked for is imported when it is.
+"""
 
 from __future__ import annotations
 
 import typing
-import urllib.parse
 
 import msgspec
 
-from edge_agent.predict import encodings, infer, metadata, metrics, rank, replies
+from edge_agent.predict import encodings, replies
 from edge_agent.predict.asking import Ask, Paused, begin, complete
 from edge_agent.predict.clock import EventClock
 from edge_agent.predict.engine import ActiveModel, Engine, Prediction
@@ -98,11 +100,11 @@ class Api:
             "/": self._say_status,
             "/v1/status": self._say_status,
             "/metrics": self._say_metrics,
-            "/v2": lambda _body: replies.ok(metadata.server()),
+            "/v2": self._say_server,
             "/v2/health/live": lambda _body: replies.ok(self._health()),
             "/v2/health/ready": self._say_ready,
-            "/v2/models/stats": lambda _body: replies.ok(metadata.statistics(self.meters, engine)),
-            "/v2/repository/index": lambda body: metadata.index(engine, body),
+            "/v2/models/stats": self._say_statistics,
+            "/v2/repository/index": self._say_index,
         }
 
     def handle(self, method: str, path: str, body: bytes, head: Head = _NO_HEAD) -> Response:
@@ -150,18 +152,22 @@ class Api:
 
     def _route_model(self, method: str, path: str, body: bytes, head: Head) -> Ask | Response:
         """Answer what is below a model's name, which may be percent-encoded."""
+        from edge_agent.predict import metadata
+
         if path.startswith(_MODELS):
             name, *rest = path[len(_MODELS) :].split("/")
             version = ""
             if len(rest) > 1 and rest[0] == _VERSIONS and rest[1]:
-                version, rest = urllib.parse.unquote(rest[1]), rest[2:]
+                version, rest = _unquoted(rest[1]), rest[2:]
             verb = rest[0] if rest else ""
             wanted = _OF_A_MODEL.get(verb)
             if name and wanted and len(rest) < 2 and (verb or not rest):  # noqa: PLR2004 - one verb at the most
-                active = self.engine.model(urllib.parse.unquote(name))
+                active = self.engine.model(_unquoted(name))
                 bundle = metadata.bundle_of(active, version)
                 _need(method, wanted, verb or "a model")
                 if verb == "infer":
+                    from edge_agent.predict import infer
+
                     return infer.ask(active, body, head.header_length, self.clock.of_request)
                 if verb == "ready":
                     ready = metadata.is_ready(bundle)
@@ -174,11 +180,13 @@ class Api:
             name, _, verb = path[len(_REPOSITORY) :].partition("/")
             if name and verb in _OF_THE_REPOSITORY:
                 _need(method, "POST", verb)
-                metadata.refuse_change(urllib.parse.unquote(name), verb)
+                metadata.refuse_change(_unquoted(name), verb)
         raise NotFoundError(f"no route {path[:100]!r}", field="path")
 
     def _health(self) -> dict[str, object]:
         """Liveness and readiness in one, since clients look for either in either reply."""
+        from edge_agent.predict import metadata
+
         return {"live": True, "ready": metadata.is_all_ready(self.engine)}
 
     def _say_ready(self, _body: bytes) -> Response:
@@ -188,7 +196,24 @@ class Api:
     def _say_status(self, _body: bytes) -> Response:
         return replies.ok(self._status())
 
+    def _say_server(self, _body: bytes) -> Response:
+        from edge_agent.predict import metadata
+
+        return replies.ok(metadata.server())
+
+    def _say_statistics(self, _body: bytes) -> Response:
+        from edge_agent.predict import metadata
+
+        return replies.ok(metadata.statistics(self.meters, self.engine))
+
+    def _say_index(self, body: bytes) -> Response:
+        from edge_agent.predict import metadata
+
+        return metadata.index(self.engine, body)
+
     def _say_metrics(self, _body: bytes) -> Response:
+        from edge_agent.predict import metrics
+
         numbers = {name: value for more in self.gauges for name, value in more().items()}
         text = metrics.render(metrics.gather(self.meters, self.engine, self._status(), numbers))
         return Response(200, text.encode(), kind=PLAIN)
@@ -206,6 +231,8 @@ class Api:
         return Ask(active, request.rows, request.unit, event_s, is_one_arm=False, say=_say_many, rows_are="rows")
 
     def _rank(self, body: bytes) -> Ask | Response:
+        from edge_agent.predict import rank
+
         request = replies.read_with(rank.decode, body)
         active = self.engine.model(request.model)
         return rank.ask(self.engine, active, request, self._event_s(active, request.event_time))
@@ -235,6 +262,14 @@ def _say_one(made: list[Prediction]) -> Response:
 
 def _say_many(made: list[Prediction]) -> Response:
     return replies.ok({"predictions": [replies.describe(one) for one in made]}, tuple(made))
+
+
+def _unquoted(text: str) -> str:
+    if "%" not in text:
+        return text
+    from urllib.parse import unquote
+
+    return unquote(text)
 
 
 def _need(method: str, wanted: str, what: str) -> None:

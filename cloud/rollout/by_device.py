@@ -1,0 +1,64 @@
+"""Arms of whole devices: every answer of a device is its arm's, less what its own earlier days foretold. Pure."""
+
+from __future__ import annotations
+
+import collections
+import typing
+
+from cloud.analysis.cuped import Cell, adjust
+from cloud.analysis.records import Stratum
+from cloud.rollout.measured import VALUES
+from cloud.rollout.sums import QUALITY, Row, strata_of
+from shared.summary import restore
+
+EARLIER_DAYS = 28  # before a region's first step, four of each day of the week
+
+
+class Taken(typing.NamedTuple):
+    """What was taken out in one region and stage; see `cloud.analysis.cuped.Adjusted`."""
+
+    region: str
+    epoch: int
+    theta: float
+    explained: float
+    known: float
+
+
+def strata_by_device(
+    served: typing.Sequence[Row], earlier: typing.Sequence[Row]
+) -> tuple[tuple[Stratum, ...], list[Taken]]:
+    """Return both arms for each (region, epoch), and what was taken out there.
+
+    A device to which the candidate was given is the candidate's, also with the answers that the incumbent gave in its
+    place: which device those come from is not left to chance.
+
+    Parameters
+    ----------
+    served : list of rows
+        Mature sums of both arms' own answers.
+    earlier : list of rows
+        Sums of outcomes of the same devices before the region's first step, by (region, device).
+    """
+    means = {
+        (row["region"], row["device"]): restore(row["metric_sum"]) / row["outcomes"]
+        for row in earlier
+        if row["outcomes"] > 0
+    }
+    groups: dict[tuple[str, int], list[Row]] = collections.defaultdict(list)
+    for row in served:
+        groups[row["region"], row["epoch"]].append(row)
+    rows: list[Row] = []
+    taken = []
+    for (region, epoch), group in sorted(groups.items()):
+        tried = {row["device"] for row in group if row["arm"]}
+        if not tried:
+            continue  # a shadow: the incumbent answers everywhere
+        cells = [
+            Cell(int(row["device"] in tried), row["device"], row["day"], float(row["outcomes"]),
+                 QUALITY.total(row), QUALITY.square(row))
+            for row in group
+        ]  # fmt: skip
+        found = adjust(cells, {device: mean for (where, device), mean in means.items() if where == region})
+        taken.append(Taken(region, epoch, found.theta, found.explained, found.known))
+        rows += [{"region": region, "epoch": epoch} | cell._asdict() for cell in found.cells]
+    return strata_of(rows, VALUES), taken

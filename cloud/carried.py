@@ -60,7 +60,7 @@ def export_repository(project: Project, folder: pathlib.Path, regions: typing.Se
         says = channel.parse_channel(repository.target("channels", channel.target_path(region)))
         wanted.append(_target_file(repository, "channels", channel.target_path(region)))
         for entry in says.models:
-            for ref in filter(None, (entry.incumbent, entry.candidate)):
+            for ref in entry.refs:
                 for variant in ref.variants:
                     wanted += _bundle_files(repository, target_path(entry.model, ref.version, variant))
     # The timestamp last: a copy that is cut off shows what was there before, or nothing.

@@ -102,7 +102,7 @@ def show_(here: Here, name: str, as_json: bool) -> None:
     for entry in report.get("models", ()):
         lines.append(
             f"  {entry['model']}: {entry['incumbent']}"
-            + (f", candidate {entry['candidate']}" if entry["candidate"] else "")
+            + (f", candidate {', '.join((entry['candidate'], *entry.get('also', ())))}" if entry["candidate"] else "")
         )
         lines += [f"    refused {version}: {why}" for version, why in entry["refused"].items()]
     lines += [f"  {format_time(e['at_s'])} {e['kind'].replace('-', ' ')}: {e['detail']}".rstrip(": ") for e in events]

@@ -11,7 +11,8 @@ _MARKS = {"PASS": "v", "HOLD": ">", "FAIL": "x", "WAITING": "."}
 def rollout_lines(view: Row) -> list[str]:
     """Return the lines of ``covey rollout show``."""
     state = "paused" if view["paused"] and view["state"] == "running" else view["state"].replace("_", " ")
-    lines = [f"{view['model']}  {view['from'] or 'none'} -> {view['to']}   {state}   (rollout {view['id']})"]
+    tried = ", ".join(view["tried"])
+    lines = [f"{view['model']}  {view['from'] or 'none'} -> {tried}   {state}   (rollout {view['id']})"]
     lines.append(f"  because {view['why']}")
     if view["expedited"]:
         lines.append("  expedited: guardrails and a person decide, there is no verdict on quality")
@@ -24,10 +25,24 @@ def rollout_lines(view: Row) -> list[str]:
         mark = _MARKS[stage["verdict"]]
         head = f"  {mark} {stage['name']:{width}}  {share:>9}  {pairs:>13}  {gain:>8}"
         lines.append(f"{head}  {stage['verdict']:7} {stage['why']}".rstrip())
-    lines += [f"  promotion waits: {said}" for said in view["promotion"]["waits"]]
+    if len(view["candidates"]) > 1:
+        lines += _candidates(view["candidates"])
+    else:
+        lines += [f"  promotion waits: {said}" for said in view["promotion"]["waits"]]
     if view["promotion"]["more_outcomes"]:
         lines.append(f"  about {view['promotion']['more_outcomes']:,} more outcomes prove it, if they go on like this")
     lines += [f"  {said}" for said in view["beside"]["lines"]]
     if view["outcome"]:
         lines.append(f"  {state}: {view['outcome']}")
+    return lines
+
+
+def _candidates(rows: typing.Sequence[Row]) -> list[str]:
+    """One line for each of several candidates: its gain with the band around it, and why it is where it is."""
+    width = max(len(row["version"]) for row in rows)
+    lines = []
+    for row in rows:
+        gain = f"{row['gain']:+.4f} ({row['low']:+.4f} .. {row['high']:+.4f})" if row["gain"] is not None else "-"
+        head = f"  arm {row['arm']}  {row['version']:{width}}  {row['state']:8}  {gain:28}"
+        lines.append(f"{head}  {'; '.join(row['why'])}".rstrip())
     return lines

@@ -25,6 +25,7 @@ from cloud.pipeline import Order, Trained, override, train
 from cloud.rollout.beside import calibration
 from cloud.store.audit import this_user
 
+_OTHERS_WENT_ON = ("running", "promoted", "undone")
 _WHY = click.option("--why", default="asked for", metavar="TEXT", help="Why now; kept in the lineage.")
 _DATA = click.option("--data", default="", metavar="SET", help="Data set to learn from (default: the model's own).")
 
@@ -180,7 +181,10 @@ def lineage(here: Here, model: str | None, as_json: bool) -> None:
     name, _ = here.project.model(model)
     rows = here.store.models.all(name)
     outcomes = {
-        row["to_version"]: row["state"] for row in reversed(here.store.rollouts.all(1000)) if row["model"] == name
+        one["version"]: "dropped" if one["state"] == "dropped" and row["state"] in _OTHERS_WENT_ON else row["state"]
+        for row in reversed(here.store.rollouts.all(1000))
+        if row["model"] == name
+        for one in row["candidates"]
     }
     tree = [
         {

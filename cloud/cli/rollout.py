@@ -34,6 +34,15 @@ from shared.errors import ConflictError, TimeoutExpiredError, UsageError
 
 _BAD_STATUS = 3
 _WAIT_S = 0.5
+_COLUMNS = {
+    "id": "id",
+    "model": "model",
+    "from": "from",
+    "tried": "to",
+    "state": "state",
+    "stage": "stage",
+    "outcome": "outcome",
+}
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -44,6 +53,7 @@ def rollout() -> None:
 
 @rollout.command("start")
 @click.argument("version", default="@latest")
+@click.option("--also", multiple=True, metavar="VERSION", help="Try this one at the same time; several are allowed.")
 @plan_option
 @click.option("--expedite", is_flag=True, help="Guardrails and a person decide, not quality. Needs --reason; expires.")
 @click.option("--supersede", is_flag=True, help="End the rollout of this model that is running.")
@@ -55,6 +65,7 @@ def rollout() -> None:
 def start(
     here: Here,
     version: str,
+    also: tuple[str, ...],
     path: pathlib.Path | None,
     expedite: bool,
     supersede: bool,
@@ -66,34 +77,35 @@ def start(
     """Roll a VERSION out: shadow on the whole fleet, then region by region."""
     if expedite and not reason:
         raise UsageError("an expedited rollout needs a reason", field="--reason", fix="Say why it can not wait.")
-    name, _ = here.project.model(model)
-    row = here.store.models.resolve(name, version)
+    name, own = here.project.model(model)
+    versions = [here.store.models.resolve(name, one)["version"] for one in (version, *also)]
+    named = f"{name}@{', '.join(versions)}"
     settings, order = read_plan(here.project, path), here.project.settings.regions.order
     settings = msgspec.structs.replace(settings, expedited=expedite)
     if dry_run:
         first = not here.store.models.incumbents(name)
-        stages = [plan.stage_name(s._asdict()) for s in plan.stages_of(order, is_first=first, settings=settings)]
-        show(
-            {"version": row["version"], "stages": stages},
-            [f"would roll {name}@{row['version']} out:", *stages],
-            as_json=as_json,
-        )
+        made = plan.stages_of(order, is_first=first, settings=settings, n_candidates=len(versions), task=own.task)
+        stages = [plan.stage_name(stage._asdict()) for stage in made]
+        said = {"version": versions[0], "also": versions[1:], "stages": stages}
+        show(said, [f"would roll {named} out:", *stages], as_json=as_json)
         return
     number = plan.start(
         here.store,
         settings,
         order,
         model=name,
-        version=row["version"],
+        version=versions[0],
+        also=versions[1:],
+        task=own.task,
         why=reason or "asked for",
         actor=this_user(),
         event_day=day_of(float(here.store.get_meta("event_s"))),
         supersede=supersede,
     )
-    lines = [f"rollout {number}: {name}@{row['version']}. Watch it: covey rollout show {number} -w"]
+    lines = [f"rollout {number}: {named}. Watch it: covey rollout show {number} -w"]
     if time.time() - float(here.store.get_meta("ticked_s")) > 10 * here.project.settings.serve.tick_interval_s:
         lines.append("No worker is at work; it begins when one is: covey serve")
-    show({"rollout": number, "model": name, "version": row["version"]}, lines, as_json=as_json)
+    show({"rollout": number, "model": name, "version": versions[0], "also": versions[1:]}, lines, as_json=as_json)
 
 
 @rollout.command("list")
@@ -102,16 +114,8 @@ def start(
 def list_(here: Here, as_json: bool) -> None:
     """List rollouts, newest first."""
     rows = [overview.brief(here.store, row) for row in here.store.rollouts.all()]
-    columns = {
-        "id": "id",
-        "model": "model",
-        "from": "from",
-        "to": "to",
-        "state": "state",
-        "stage": "stage",
-        "outcome": "outcome",
-    }
-    show(rows, table(rows, columns) if rows else ["no rollout yet: covey rollout start"], as_json=as_json)
+    lines = table([row | {"tried": ", ".join(row["tried"])} for row in rows], _COLUMNS)
+    show(rows, lines if rows else ["no rollout yet: covey rollout start"], as_json=as_json)
 
 
 @rollout.command("show")

@@ -25,6 +25,7 @@ _TROUBLE = frozenset(
 _TONES = {
     "promoted": "good",
     "rolled back": "bad",
+    "candidate dropped": "bad",
     "rollout given up": "bad",
     "gate overridden": "bad",
     "alarm": "bad",
@@ -37,6 +38,7 @@ _SAID = {
     "alarm": "{subject} fails more often since its promotion",
     "promoted": "{subject} promoted",
     "rolled back": "{subject} rolled back",
+    "candidate dropped": "{subject} dropped, the others go on",
     "rollout given up": "{subject} given up",
     "trigger fired": "A trigger of {subject} fired",
     "model train": "{subject} trained",

@@ -75,7 +75,13 @@ def roles(store: Store, name: str) -> dict[str, str]:
     incumbents = set(store.models.incumbents(name).values())
     rollouts = [row for row in store.rollouts.all() if row["model"] == name]
     led = {row["to_version"] for row in rollouts if row["state"] in _LED} | {row["from_version"] for row in rollouts}
-    running = {row["to_version"] for row in rollouts if row["state"] == "running" and row["from_version"]}
+    running = {
+        one["version"]
+        for row in rollouts
+        if row["state"] == "running" and row["from_version"]
+        for one in row["candidates"]
+        if one["state"] == "running"
+    }
 
     def role(version: str) -> str:
         if version in incumbents and version not in running:

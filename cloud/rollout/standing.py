@@ -50,6 +50,7 @@ def candidates(store: Store, of: Told, model: ModelSettings) -> list[Row]:
         out.append(
             {key: candidate[key] for key in ("arm", "version", "state")}
             | {"why": _why(store, of, candidate), "ended_day": _day(candidate["ended_day"])}
+            | {"failed": any(one["word"] == "FAIL" for one in of_arm(of.verdicts, candidate["arm"]))}
             | {key: newest[key] for key in ("gain", "low", "high", "n")}
         )
     return out
@@ -90,8 +91,12 @@ def of_arm(verdicts: typing.Iterable[Row], arm: int) -> list[Row]:
 
 
 def question_of(verdicts: typing.Sequence[Row]) -> Row:
-    """Return the question that was asked last: what was asked, its name if it is not the metric, and the answer."""
-    return next((one["inputs"] for one in reversed(verdicts) if "decide" in one["inputs"]), {})
+    """Return the question that was asked last: what was asked, its name if it is not the metric, and the answer.
+
+    One that had something to compare goes before a later one that has not: the first lists are not in yet.
+    """
+    asked: list[Row] = [one["inputs"] for one in reversed(verdicts) if "decide" in one["inputs"]]
+    return next((one for one in asked if "standard_error" in one["decision"]["numbers"]), asked[0] if asked else {})
 
 
 def scale_of(inputs: Row, model: ModelSettings) -> float:

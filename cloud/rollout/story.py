@@ -66,6 +66,20 @@ def date(iso: str) -> str:
 # ---- one rollout
 
 
+def named(versions: typing.Sequence[str], last: str = "and") -> str:
+    """List versions as people do.
+
+    >>> named(["v2"]), named(["v2", "v3", "v4"]), named(["v2", "v3"], "or")
+    ('v2', 'v2, v3 and v4', 'v2 or v3')
+    """
+    *others, final = versions
+    return f"{', '.join(others)} {last} {final}" if others else final
+
+
+def _are(view: Row, plural: str = "are", singular: str = "is") -> str:
+    return f"{named(view['tried'])} {singular if len(view['tried']) == 1 else plural}"
+
+
 def rollout_headline(view: Row) -> str:
     """Return the sentence that answers "is it all right?" for one rollout.
 
@@ -78,36 +92,39 @@ def rollout_headline(view: Row) -> str:
         said = _running(view) + (" (expedited, without a verdict on quality)" if view["expedited"] else "")
         return f"{said}; paused" if view["paused"] else said
     to, before = view["to"], view["from"] or "nothing"
+    others = [one["version"] for one in view["candidates"] if one["version"] != to]
     if view["state"] == "promoted":
         answering = set(view["incumbents"].values())
         done = "was promoted" if view["from"] else "was installed"
         if answering == {to}:
-            return f"{to} {done} and answers everywhere"
+            over = f"; it was better than {named(others)}" if others else ""
+            return f"{to} {done} and answers everywhere{over}"
         now = " and ".join(sorted(answering)) or "nothing"
         return f"{to} {done}; {now} answers now"
     if view["state"] == "undone":
         return f"{to} was undone; {before} answers again"
-    word = "was rolled back" if view["state"] == "rolled_back" else "was aborted"
-    return f"{to} {word}{_where(view)}; {_exposed(view)} with it"
+    word = "rolled back" if view["state"] == "rolled_back" else "aborted"
+    it = "them" if others else "it"
+    return f"{_are(view, 'were', 'was')} {word}{_where(view)}; {_exposed(view)} with {it}"
 
 
 def _running(view: Row) -> str:
     opened = [stage for stage in view["stages"] if stage["verdict"] != "WAITING"]
     if not opened:
-        return f"{view['to']} is about to start"
+        return f"{_are(view)} about to start"
     stage = opened[-1]
     if stage["kind"] == "shadow":
         verified = devices_text(stage["devices"].get("verified", 0))
-        return f"{view['to']} is in shadow on {verified}; {view['from']} answers everywhere"
+        return f"{_are(view)} in shadow on {verified}; {view['from']} answers everywhere"
     if stage["kind"] == "install":
         done = sum(stage["verdict"] == "PASS" for stage in view["stages"])
         return f"{view['to']} is being installed: {done} of {len(view['stages'])} regions done"
     if all(stage["verdict"] == "PASS" for stage in view["stages"]):
         waits = "somebody has to promote it" if view["expedited"] else "the evidence for promotion is still growing"
-        return f"{view['to']} is in every region; {waits}"
+        return f"{_are(view)} in every region; {waits}"
     share = stage.get("device_share", 1.0)
     some = f"{place(stage['region'])}, on {percent(share)} of its devices"
-    return f"{view['to']} is in {some if share < 1 else f'{stage_title(stage)}, {_share(stage)}'}"
+    return f"{_are(view)} in {some if share < 1 else f'{stage_title(stage)}, {_share(stage)}'}"
 
 
 def _share(stage: Row) -> str:
@@ -180,16 +197,22 @@ def _needs(progress: Row, plan: Row) -> str:
         return verified
     wanted = "1 day" if progress["min_days"] == 1 else f"{progress['min_days']} days"
     days = f"{wanted} ({progress['days']} so far)"
-    outcomes = f"{progress['min_outcomes']:,} outcomes ({progress['outcomes']:,} so far) are in"
+    outcomes = f"{progress['min_outcomes']:,} {progress['counts']} ({progress['outcomes']:,} so far) are in"
     return f"{days} and {outcomes}, and {verified}"
 
 
 def _promotion(view: Row) -> str:
     newest = view["band"][-1] if view["band"] else None
     have = f"{_E ** min(newest['log_e_not_worse'], 600.0):,.3g}" if newest else "none yet"
+    # A chance of error is shared by all candidates that the rollout began with.
+    need = len(view["candidates"]) / view["plan"]["alpha_promote"]
+    who = view["tried"][0]
+    if len(view["tried"]) > 1:
+        leads = view["leader"]["version"]
+        who = f"Whichever of {named(view['tried'], 'or')} gains most, now {leads},"
     return (
-        f"Every stage has passed. {view['to']} is promoted when the evidence that it is not worse by"
-        f" {view['margin']:g} reaches {1 / view['plan']['alpha_promote']:g}; it is {have} now.{_more(view)}"
+        f"Every stage has passed. {who} is promoted when the evidence that it is not worse by"
+        f" {view['margin']:g} reaches {need:g}; it is {have} now.{_more(view)}"
     )
 
 
@@ -197,14 +220,16 @@ def _more(view: Row) -> str:
     more = view["promotion"]["more_outcomes"]
     harm = [said.partition(" (")[0] for said in view["promotion"]["waits"] if "harmless" in said]
     said = f" If it goes on like this, about {more:,} more outcomes will do." if more else ""
-    return said + "".join(f" It also waits for {one.partition(':')[0]}, which {_NOT_YET}." for one in harm)
+    return said + "".join(f" It also waits for {one.rpartition(':')[0]}, which {_NOT_YET}." for one in harm)
 
 
 def _always(view: Row) -> list[str]:
     if not view["from"]:
         return []
+    several = len(view["tried"]) > 1
+    back = "it is dropped, and the others go on" if several else f"every device goes back to {view['from']} by itself"
     return [
-        f"If {view['to']} proves worse at any look, every device goes back to {view['from']} by itself.",
+        f"If {named(view['tried'], 'or')} proves worse at any look, {back}.",
         f"Without a verdict after {view['plan']['max_days']} days it is aborted.",
     ]
 
@@ -217,7 +242,7 @@ def _after(view: Row) -> list[str]:
     if view["state"] == "promoted":
         return ["Nothing: this rollout is over."]
     back = f"every device went back to {before}" if before else "no version was left where it ran"
-    return [f"Nothing more by itself: {back}. {to} is not offered again unless somebody starts a new rollout."]
+    return [f"Nothing more by itself: {back}. {_are(view)} not offered again unless somebody starts a new rollout."]
 
 
 # ---- the fleet

@@ -123,8 +123,15 @@ class Registry:
                 raise NotFoundError(f"regions have different incumbents of {model}: {said}", fix="Name the version.")
             return self.get(model, versions.pop())
         if name == "@candidate":
-            running = self._db.row("select to_version from rollouts where model = ? and state = 'running'", (model,))
-            if running is None:
+            running = self._db.rows(
+                "select c.version from candidates c join rollouts r on r.id = c.rollout"
+                " where r.model = ? and r.state = 'running' and c.state = 'running' order by c.arm",
+                (model,),
+            )
+            if not running:
                 raise NotFoundError(f"no rollout of {model} is running", fix="Name the version.")
-            return self.get(model, running["to_version"])
+            if len(running) > 1:
+                said = ", ".join(row["version"] for row in running)
+                raise NotFoundError(f"{model} has several candidates: {said}", fix="Name the version.")
+            return self.get(model, running[0]["version"])
         return self.get(model, str(parse_version(name)))

@@ -109,8 +109,9 @@ def band(view: Row) -> Markup:
     def write(value: float) -> str:
         return formats.change(value, kind)
 
+    lead = view["leader"]["version"]
     label = (
-        f"{view['to']} against {view['from']}, {formats.words(view['measure']['name'])}, higher is better:"
+        f"{lead} against {view['from']}, {formats.words(view['measure']['name'])}, higher is better:"
         f" {write(newest['gain'])} on {formats.day(newest['day'])}, band from {write(newest['low'])} to"
         f" {write(newest['high'])}; the limit is {write(-view['margin'])}"
     )
@@ -118,7 +119,7 @@ def band(view: Row) -> Markup:
         [Estimate(one["day"], one["gain"], one["low"], one["high"]) for one in view["band"]],
         [Mark(stage["opened_day"], stage_title(stage)) for stage in view["stages"] if stage["opened_day"]],
         margin=view["margin"],
-        role=view["roles"].get(view["to"], "candidate"),
+        role=view["roles"].get(lead, "candidate"),
         write=write,
         label=label,
     )

@@ -36,6 +36,10 @@ test *arguments:
 faults:
     COVEY_EVERY_CALL=1 {{python}} -m pytest tests/faults
 
+# Let the controller live many more lives than the tests do, and look for the shortest that breaks a promise.
+fuzz lives="300":
+    COVEY_FUZZ_EXAMPLES={{lives}} COVEY_FUZZ_SHRINK=1 {{python}} -m pytest -n 0 --timeout 0 tests/unit/cloud_/test_controller_fuzz.py
+
 # Check the pages of docs/ against the code.
 docs:
     {{python}} -m pytest tests/contract/test_docs.py

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import pathlib
-import random
 import shutil
 import sqlite3
 import threading
@@ -16,13 +15,12 @@ import pytest
 
 from cloud.config import load_project
 from cloud.publish import repository
-from cloud.rollout import controller, look, plan
+from cloud.rollout import controller, look
 from cloud.store.store import Store
 from shared.channel import parse_channel
-from shared.clock import day_of
-from shared.errors import ConflictError
 from tests.small_fleet import DEVICES, FIRST_DAY, Said, SmallFleet
-from tests.unit.cloud_.simulated import MODEL, ORDER, Fleet
+from tests.unit.cloud_.killing import Connection, Fuse, Killed
+from tests.unit.cloud_.simulated import Fleet
 
 Plain = typing.Any
 
@@ -67,33 +65,6 @@ def test_two_controllers_at_once_never_both_act(tmp_path: pathlib.Path, monkeypa
 
 
 # ---- killed between any two writes
-
-
-class Killed(BaseException):
-    """The process ends here."""
-
-
-class Fuse:
-    """Ends the process at the n-th write, to the database or to the signed repository."""
-
-    def __init__(self, n: int) -> None:
-        self.left = n
-
-    def burn(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
-
-
-class Connection(sqlite3.Connection):
-    """A connection on which the process can end."""
-
-    fuse: typing.ClassVar[Fuse] = Fuse(0)
-
-    def execute(self, sql: str, *more: Plain) -> sqlite3.Cursor:
-        if sql.split(None, 1)[0].lower() in ("insert", "update", "delete", "commit"):
-            self.fuse.burn()
-        return super().execute(sql, *more)
 
 
 def _prepare(fleet: SmallFleet, what: str) -> None:
@@ -192,160 +163,6 @@ def test_a_controller_killed_between_any_two_writes_ends_where_it_would_have(
         if Connection.fuse.left > 0:
             break
     assert n_deaths >= 10
-
-
-# ---- a walk of events
-
-
-class Walk:
-    """Does at random what can happen to a fleet, and looks after each step whether all is as it must be."""
-
-    def __init__(self, fleet: Fleet, seed: int) -> None:
-        self.fleet, self.rng = fleet, random.Random(seed)
-        self.sequences: dict[str, int] = {}
-        self.event_s = 0.0
-
-    def step(self) -> None:
-        """Do something, and look."""
-        common, rare = (self.day,) * 6, (self.device, self.quality, self.order, self.start, self.join, self.blackout)
-        self.rng.choice((*common, *rare))()
-        self.look()
-
-    def day(self) -> None:
-        self.fleet.days()
-
-    def device(self) -> None:
-        """Something becomes of a device."""
-        device = self.rng.choice(self.fleet.devices)
-        device.online = self.rng.random() < 0.8
-        device.installs = self.rng.choice(["ok", "ok", "ok", "refuses", "hangs", "trial"])
-        device.clock_runs = self.rng.random() < 0.8
-
-    def quality(self) -> None:
-        self.fleet.gain = self.rng.choice([0.05, 0.05, 0.0, -0.3])
-        self.fleet.served_gain = self.fleet.gain
-        self.fleet.failed_ratio = self.rng.choice([0.0, 0.0, 0.0, 0.3])
-        self.fleet.requests = self.rng.choice([60, 60, 60, 0])
-
-    def order(self) -> None:
-        newest = max((row["id"] for row in self.fleet.store.rollouts.all()), default=0)
-        if newest:
-            self.fleet.order(newest, self.rng.choice(["pause", "resume", "resume", "abort", "undo", *["approve"] * 3]))
-
-    def start(self) -> None:
-        fleet, rng = self.fleet, self.rng
-        settings = msgspec.structs.replace(fleet.project.settings.rollout, expedited=rng.random() < 0.3)
-        with contextlib.suppress(ConflictError):  # another one is running
-            plan.start(
-                fleet.store, settings, ORDER, model=MODEL, version=fleet.version(), why="a walk", actor="ada",
-                event_day=day_of(self.event_s), supersede=rng.random() < 0.3,
-            )  # fmt: skip
-
-    def join(self) -> None:
-        self.fleet.devices.append(self.fleet.join(self.rng.choice(ORDER), len(self.fleet.devices)))
-
-    def blackout(self) -> None:
-        """Nothing can be published for a day."""
-
-        def fail(files: typing.Mapping[str, bytes]) -> None:
-            if files:
-                raise OSError("no space left")
-
-        self.fleet.now_s += 86_400.0
-        for device in self.fleet.devices:
-            self.fleet.deliver(device)
-        with contextlib.suppress(OSError):
-            controller.tick(self.fleet.project, self.fleet.store, fail)
-        self.fleet.tick()
-
-    # ---- what must be so
-
-    def look(self) -> None:
-        self.fleet.tick()
-        store = self.fleet.store
-        event_s = float(store.get_meta("event_s"))
-        assert event_s >= self.event_s
-        self.event_s = event_s
-        rows = {row["to_version"]: row for row in store.rollouts.all()}
-        incumbents = store.models.incumbents(MODEL)
-        assert sum(row["state"] == "running" for row in rows.values()) <= 1
-        for region, channel in self.fleet.channels.items():
-            assert channel.sequence >= self.sequences.get(region, 0)
-            self.sequences[region] = channel.sequence
-            assert len(channel.models) == (region in incumbents)
-            for entry in channel.models:
-                assert entry.incumbent.version == incumbents[region]
-                if entry.candidate:
-                    self.look_at_trial(region, entry.candidate.version, rows)
-        for row in rows.values():
-            self.look_at_rollout(row, set(incumbents.values()))
-
-    def look_at_trial(self, region: str, version: str, rows: dict[str, Plain]) -> None:
-        """A candidate is out only where its turn has come."""
-        assert rows[version]["state"] == "running"
-        stages = self.fleet.store.rollouts.stages(rows[version]["id"])
-        if region in self.fleet.answering():
-            turn = next(i for i, stage in enumerate(stages) if stage["region"] == region)
-            assert stages[turn]["opened_s"]
-            assert all(stage["passed_s"] for stage in stages[:turn])
-
-    def look_at_rollout(self, row: dict[str, Plain], incumbents: set[str]) -> None:
-        verdicts = self.fleet.store.rollouts.verdicts(row["id"])
-        stages = self.fleet.store.rollouts.stages(row["id"])
-        opened = [bool(stage["opened_s"]) for stage in stages]
-        assert opened == sorted(opened, reverse=True)
-        if row["state"] in ("rolled_back", "aborted", "undone"):
-            assert self.fleet.exposed(row["to_version"]) == set()
-        if row["state"] == "promoted":
-            assert {verdict["stage"] for verdict in verdicts if verdict["word"] == "PASS"} == {s["id"] for s in stages}
-            assert all(stage["passed_s"] for stage in stages)
-        by_hand = row["plan"]["expedited"] and "without a verdict on quality" in row["outcome"]
-        if row["state"] == "promoted" and row["from_version"] and not by_hand:
-            passed = [v["inputs"]["decide"]["pairs"] for v in verdicts]
-            assert any(pairs and pairs["n"] > 0 for pairs in passed)
-        if row["state"] == "promoted" and row["from_version"] and not row["plan"]["expedited"]:
-            passed = [v["inputs"]["decide"]["pairs"] for v in verdicts if v["word"] == "PASS"]
-            assert all(pairs["n"] > 0 and pairs["days"]["g"] >= 2 for pairs in passed)
-        if row["state"] == "running" and row["from_version"]:
-            assert incumbents == {row["from_version"]}
-
-
-def some_plan(rng: random.Random) -> dict[str, str]:
-    """A plan that makes sense: steps, deadlines, approvals, and a region that is different."""
-    shares = sorted({rng.choice([0.1, 0.25, 0.5]), 1.0})
-    steps = "".join(
-        f"[[rollout.canary.step]]\ndevice_share = {share}\nmin_days = {rng.randint(0, 2)}\n"
-        f"approve = {str(rng.random() < 0.2).lower()}\n"
-        for share in shares
-    )
-    region = f"[rollout.region.{rng.choice(ORDER)}]\nmin_outcomes = {rng.choice([1, 500])}\napprove = true\n"
-    own = rng.choice(["", region])
-    deadline = f'hold_days = {rng.randint(4, 9)}\nat_deadline = "{rng.choice(["pause", "abort"])}"\n'
-    order = f"order = {list(rng.sample(ORDER, len(ORDER)))}\n".replace("'", '"') if rng.random() < 0.5 else ""
-    top = f'max_days = 60\nguardrails = "{rng.choice(["prove", "watch"])}"\n{order}'
-    return {"rollout": f"{top}{own}", "canary": rng.choice(["", deadline]) + rng.choice(["", steps])}
-
-
-@pytest.mark.parametrize("seed", range(7))
-def test_whatever_happens_each_region_has_one_incumbent_and_no_candidate_before_its_turn(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    fleet = Fleet(tmp_path, monkeypatch, n=2, **(some_plan(random.Random(seed)) if seed > 2 else {}))
-    fleet.install()
-    walk = Walk(fleet, seed)
-    for _ in range(120):
-        walk.step()
-    assert len(fleet.store.rollouts.all()) > 2
-    fleet.requests = 60
-    for _ in range(70):
-        walk.look()
-        running = fleet.store.rollouts.running(MODEL)
-        if running is None:
-            break
-        fleet.order(running["id"], "resume")
-        fleet.days()
-    assert fleet.store.rollouts.running(MODEL) is None, "every rollout comes to an end"
-    fleet.store.close()
 
 
 def test_what_was_published_last_is_what_the_database_says(

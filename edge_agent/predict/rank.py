@@ -10,13 +10,13 @@ import typing
 
 import msgspec
 
+from edge_agent.interleave import coins, team_draft
 from edge_agent.predict import replies
 from edge_agent.predict.asking import Ask, Draw
 from edge_agent.predict.engine import ActiveModel, Engine, Prediction
 from edge_agent.predict.replies import MAX_ROWS, Response, Scalar
 from edge_agent.records import INCUMBENT, Visited
 from shared.errors import DataError, UsageError
-from shared.interleave import coins, team_draft
 
 Id = str | int
 

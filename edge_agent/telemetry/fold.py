@@ -8,10 +8,10 @@ import typing
 
 import msgspec
 
+from edge_agent.interleave import preference
 from edge_agent.records import INCUMBENT, Answered, AnyRecord, Failed, OutcomeSeen, Scored, Spec, Visited
 from edge_agent.telemetry.measures import Measures
 from shared.clock import day_of
-from shared.interleave import preference
 from shared.metrics import expected_log_loss, get_metric
 from shared.summary import N_LATENCY_BINS, N_SCORE_BINS, quantise, score_bin
 from shared.telemetry import APPROXIMATE, SOURCES

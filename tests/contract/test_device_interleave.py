@@ -9,9 +9,9 @@ import typing
 
 import pytest
 
+from edge_agent.interleave import coins, team_draft
 from edge_agent.records import Answered, Failed, Visited
 from shared import experiment
-from shared.interleave import coins, team_draft
 from tests import fakes
 
 Said = dict[str, typing.Any]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.interleave import CANDIDATE, INCUMBENT, coins, preference, team_draft
+from edge_agent.interleave import CANDIDATE, INCUMBENT, coins, preference, team_draft
 
 Orders = tuple[list[int], list[int]]
 

@@ -7,10 +7,12 @@ import typing
 
 import msgspec
 
+from cloud.analysis.cuped import LEAST_DEVICES
 from cloud.analysis.decide import decide
 from cloud.analysis.records import DecideInput, Decision, Minimum
 from cloud.analysis.records import Metric as DecideMetric
 from cloud.config import NumberSettings, RolloutSettings
+from cloud.rollout.by_device import strata_by_device
 from cloud.rollout.sums import QUALITY, Row, pairs_of, strata_of
 from shared.metrics import Metric
 
@@ -52,11 +54,14 @@ class Seen(typing.NamedTuple):
         Mature pairs on the same inputs, and on interleaved lists; never mixed, since their units differ.
     served : list of rows
         Mature sums of both arms' own answers.
+    earlier : list of rows
+        Where whole devices are arms: outcomes of each before its region's first step.
     """
 
     pairs: typing.Sequence[Row]
     lists: typing.Sequence[Row]
     served: typing.Sequence[Row]
+    earlier: typing.Sequence[Row] = ()
 
 
 class Question(typing.NamedTuple):
@@ -74,7 +79,8 @@ def is_interleaved(kind: str, plan: RolloutSettings) -> bool:
 
 def is_paired(kind: str, plan: RolloutSettings) -> bool:
     """Whether a stage judges both arms on the same inputs, in place of each on its own answers."""
-    return kind == "shadow" or plan.canary.keep_pairs or plan.canary.mode == "interleave"
+    canary = plan.canary
+    return kind == "shadow" or canary.mode == "interleave" or (canary.keep_pairs and canary.unit == "request")
 
 
 def questions(kind: str, seen: Seen, plan: RolloutSettings, judged: Judged, *, alpha: float) -> list[Question]:
@@ -135,9 +141,19 @@ def _decide(asked: DecideInput) -> tuple[DecideInput, Decision]:
 
 
 def _metric_input(kind: str, seen: Seen, plan: RolloutSettings, judged: Judged, alpha: float) -> DecideInput:
-    """Pairs decide where they are kept, what each arm's own answers did otherwise."""
+    """Pairs decide where they are kept, what each arm's own answers did otherwise.
+
+    Beside pairs, each arm's own answers only say how many outcomes never came, of the fleet as a whole.
+    """
     paired = is_paired(kind, plan)
     metric = judged.metric
+    strata = () if kind == "shadow" or is_interleaved(kind, plan) else strata_of(seen.served, QUALITY)
+    if paired:
+        strata = tuple(msgspec.structs.replace(stratum, region=None) for stratum in strata)
+    least, kind_of = plan.min_devices, metric.kind
+    if not paired and plan.canary.unit == "device":
+        strata, _ = strata_by_device(seen.served, seen.earlier)
+        least, kind_of = max(least, LEAST_DEVICES), "continuous"  # what is left of a rate is no rate
     return DecideInput(
         schema=_SCHEMA,
         mode="canary",
@@ -145,10 +161,10 @@ def _metric_input(kind: str, seen: Seen, plan: RolloutSettings, judged: Judged, 
         alpha_promote=plan.alpha_promote,
         margin=judged.margin,
         n_candidates=judged.n_candidates,
-        metric=DecideMetric(kind=metric.kind, direction=metric.direction),
-        strata=() if paired else strata_of(seen.served, QUALITY),
+        metric=DecideMetric(kind=kind_of, direction=metric.direction),
+        strata=strata,
         pairs=pairs_of(seen.pairs, bernoulli=metric.kind == "bernoulli") if paired else None,
-        minimum=Minimum(devices=plan.min_devices, days=(plan.shadow if paired else plan.canary).min_days),
+        minimum=Minimum(devices=least, days=(plan.shadow if paired else plan.canary).min_days),
     )
 
 

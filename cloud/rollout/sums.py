@@ -56,11 +56,12 @@ def pairs_of(rows: typing.Sequence[Row], *, bernoulli: bool) -> Pairs:
 
 
 class Measure(typing.NamedTuple):
-    """Which columns of the sums make an arm: a count, a sum, and the sum of squares."""
+    """Which columns of the sums make an arm: a count, a sum, the sum of squares, and what the count should be."""
 
     n: str
     total: typing.Callable[[Row], float]
     square: typing.Callable[[Row], float]
+    given: typing.Callable[[Row], float] | None = None
 
 
 def faults_of(row: Row) -> float:
@@ -69,8 +70,16 @@ def faults_of(row: Row) -> float:
 
 
 FAULTS = Measure("requests", faults_of, faults_of)
-QUALITY = Measure("outcomes", lambda row: restore(row["metric_sum"]), lambda row: restore(row["metric_sumsq"]))
 
+
+def judged_of(row: Row) -> float:
+    """Answers whose outcome would judge the arm: those that the model or its table gave."""
+    return float(max(row["outcomes"], row["requests"] - row["failed"] - row["fallback"]))
+
+
+QUALITY = Measure(
+    "outcomes", lambda row: restore(row["metric_sum"]), lambda row: restore(row["metric_sumsq"]), judged_of
+)
 
 LATENCY = Measure("requests", lambda row: float(row["log2_sum"]), lambda row: float(row["log2_sumsq"]))
 
@@ -105,6 +114,7 @@ def _arm(rows: typing.Sequence[Row], measure: Measure) -> Arm:
         g_nn=nn,
         g_ns=ns,
         g_ss=ss,
+        assigned=float(sum(map(measure.given, rows))) if measure.given else None,
         days=Days(*squares(by(rows, "day", measure.n, measure.total))),
     )
 

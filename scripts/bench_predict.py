@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +18,7 @@ import typing
 
 import bench_report
 import predict_cases as cases
+import predict_costs as memory
 import predict_peers as peers
 import predict_world as world
 from predict_soak import soak
@@ -28,7 +27,6 @@ from edge_agent import Predictor
 
 NAMED, SHIPPED = "run, named inputs", "run, as shipped"
 FOREST = "forest of 500: run, as shipped"
-PYTHON = sys.executable
 Found = dict[str, list[dict[str, float]]]
 
 
@@ -97,61 +95,8 @@ def judge(found: Found, costs: dict[str, float]) -> list[dict[str, typing.Any]]:
     bars += [
         (f"CPU: {name} / {to}", ratio(found, name, to, "cpu"), limit) for name, to, limit in CPU_RATIOS if to in found
     ]
-    bars += [(name, costs[name], limit) for name, limit in COSTS.items() if name in costs]
+    bars += [(name, costs[name], limit) for name, limit in memory.COSTS.items() if name in costs]
     return [{"name": name, "value": value, "limit": limit, "ok": value <= limit} for name, value, limit in bars]
-
-
-# ---- memory, and the first answer
-
-COSTS = {
-    "memory, model + shadow + 100,000 keys / import onnxruntime": 1.45,
-    "memory, table only / import onnxruntime": 0.5,
-    "CPU to the first precomputed answer / import onnxruntime": 0.45,
-}
-_IMPORT = "import onnxruntime, pathlib; print(pathlib.Path('/proc/self/status').read_text())"
-
-
-def import_costs() -> tuple[float, float]:
-    """CPU seconds and KiB of a process that imports onnxruntime and does nothing."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [PYTHON, "-c", _IMPORT], check=True, capture_output=True, text=True, env=os.environ | world.COMPILED
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return cpu, float(done.stdout.split("VmRSS:")[1].split()[0])
-
-
-def first_answer(layout: world.Layout, trained: world.Trained) -> tuple[float, float]:
-    """CPU seconds of a new agent up to its first answer, which is in the table; and its memory after some more."""
-    with world.agent(layout, COVEY_SERVE__LOOP="asyncio") as process:
-        client = cases.covey_client(process, trained)
-        client(1)
-        cpu = world.cpu_s(process.pids[0])
-        client(20)
-        time.sleep(2)  # so that the model is loaded
-        client(480)
-        client.close()
-        time.sleep(1.2)
-        return cpu, float(world.memory_kib(process.pids[0]))
-
-
-def costs_of(folder: pathlib.Path, trained: world.Trained, shadow: world.Trained, size: Size) -> dict[str, float]:
-    """Measure what a process takes; the rows that are asked are all in the table."""
-    table = world.table_of(trained, 100_000, len(trained.rows))
-    bundles = [world.sealed(trained, "v1", table), world.sealed(shadow, "v2", None)]
-    full = world.make_store(folder / "full", *bundles)
-    only = world.sealed(trained, "v1", table, answer_order="precomputed_only")
-    light = world.make_store(folder / "light", only)
-    found: dict[str, list[float]] = {name: [] for name in COSTS}
-    import_costs(), first_answer(full, trained)  # the first start of all compiles
-    for _ in range(size.starts):
-        base_cpu, base_kib = import_costs()
-        cpu, kib = first_answer(full, trained)
-        _, light_kib = first_answer(light, trained)
-        for name, value in zip(COSTS, (kib / base_kib, light_kib / base_kib, cpu / base_cpu), strict=True):
-            found[name].append(value)
-    return {name: statistics.median(values) for name, values in found.items()}
 
 
 # ---- everything
@@ -175,13 +120,15 @@ def add_peers(stack: contextlib.ExitStack, folder: pathlib.Path, trained: world.
     return some
 
 
-def run(size: Size, peers_folder: pathlib.Path | None) -> tuple[Found, dict[str, float]]:
+def run(size: Size, peers_folder: pathlib.Path | None, *, only_costs: bool) -> tuple[Found, dict[str, float]]:
     """Train, serve and measure."""
     trained, shadow = world.train("boosting"), world.train("boosting", seed=2)
     forest = world.train("forest of 500", n_rows=4000)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)
-        costs = costs_of(folder, trained, shadow, size)
+        costs = memory.costs_of(folder, trained, shadow, size.starts)
+        if only_costs:
+            return {}, costs
         miss = world.table_of(trained, 100_000, 0)
         bundles = [world.sealed(trained, "v1", miss), world.sealed(shadow, "v2", None)]
         some = cases.plain_runs(trained)
@@ -223,6 +170,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--with-peers", metavar="FOLDER", type=pathlib.Path, help="install other servers there too")
+    parser.add_argument("--costs", action="store_true", help="only memory and the first answer")
     parser.add_argument("--soak", action="store_true", help="answer 1M requests over HTTP and 10M in process instead")
     parser.add_argument("--soak-quick", action="store_true", help="answer 40k and 200k")
     args = parser.parse_args()
@@ -231,10 +179,13 @@ def main() -> int:
         if not args.json:
             show([], bars)
         return bench_report.end([], bars, packages=PACKAGES, as_json=args.json)
-    found, costs = run(QUICK if args.quick else FULL, args.with_peers and args.with_peers.absolute())
+    size = QUICK if args.quick else FULL
+    found, costs = run(size, args.with_peers and args.with_peers.absolute(), only_costs=args.costs)
     rows, bars = rows_of(found), judge(found, costs)
     if not args.json:
         show(rows, bars)
+        print("\n".join(f"least  {name:62s} {costs[name]:9.4g}" for name in memory.FLOORS))
+    rows += [{"name": name, "ratio": costs[name]} for name in memory.FLOORS]
     return bench_report.end(rows, bars, packages=PACKAGES, as_json=args.json)
 
 

@@ -176,6 +176,11 @@ def covey_client(process: world.Process, trained: world.Trained) -> Client:
     return Client(process, "/v1/predict", bodies, trained.answers, read_covey)
 
 
+def hello_client(process: world.Process) -> Client:
+    """Ask a server that says the same to everybody."""
+    return Client(process, "/", [b"{}"], np.array([[0.5, 0.5]]), read_covey)
+
+
 # ---- in process
 
 

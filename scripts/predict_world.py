@@ -253,7 +253,17 @@ class Process(typing.NamedTuple):
 @contextlib.contextmanager
 def agent(layout: Layout, **environment: str) -> collections.abc.Iterator[Process]:
     """Run ``covey-edge run`` on a store."""
-    command = [sys.executable, "-m", "edge_agent.cli", "--store", str(layout.store), "run", "--port", "0", "--no-sync"]
+    # What the installed program does; python -m looks for modules first.
+    program = "import sys; from edge_agent.cli import main; sys.exit(main())"
+    command = ["-c", program, "--store", str(layout.store), "run", "--port", "0", "--no-sync"]
+    with started(command, **environment) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def started(arguments: list[str], **environment: str) -> collections.abc.Iterator[Process]:
+    """Run a Python program that prints its address, until it is left."""
+    command = [sys.executable, *arguments]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | COMPILED | environment
     ) as process:

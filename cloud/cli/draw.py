@@ -44,5 +44,6 @@ def _candidates(rows: typing.Sequence[Row]) -> list[str]:
     for row in rows:
         gain = f"{row['gain']:+.4f} ({row['low']:+.4f} .. {row['high']:+.4f})" if row["gain"] is not None else "-"
         head = f"  arm {row['arm']}  {row['version']:{width}}  {row['state']:8}  {gain:28}"
-        lines.append(f"{head}  {'; '.join(row['why'])}".rstrip())
+        why = row["why"] if row["state"] == "running" else row["why"][:1]  # the rest is among the verdicts
+        lines.append(f"{head}  {'; '.join(why)}".rstrip())
     return lines

@@ -13,6 +13,8 @@ import pathlib
 import random
 import typing
 
+import msgspec
+
 from cloud import enrol
 from cloud.config import Project
 from cloud.data.parts import add_file
@@ -141,6 +143,7 @@ class World:
         self.answered = dict.fromkeys(NAMES, 0)
         self.outcomes = dict.fromkeys(NAMES, 0)
         self.arms: dict[str, int] = {}
+        self.versions: dict[str, int] = {}
         self.failed = 0
 
     # ---- setting up and clearing up
@@ -194,14 +197,17 @@ class World:
         """Train a version."""
         return train(self.project, self.store, Order(model=MODEL, actor="test", **order)).version
 
-    def roll_out(self, version: str) -> int:
-        """Start a rollout."""
+    def roll_out(self, version: str, *also: str, request_share: float = 0.5) -> int:
+        """Start a rollout, of several candidates if there are more."""
+        settings = self.project.settings.rollout
+        canary = msgspec.structs.replace(settings.canary, request_share=request_share)
         return plan.start(
             self.store,
-            self.project.settings.rollout,
+            msgspec.structs.replace(settings, canary=canary),
             REGIONS,
             model=MODEL,
             version=version,
+            also=also,
             why="test",
             actor="test",
             event_day=day_of(float(self.store.get_meta("event_s"))),
@@ -239,6 +245,8 @@ class World:
             self.answered[device.name] += 1
             arm = reply["parameters"]["arm"]
             self.arms[arm] = self.arms.get(arm, 0) + 1
+            version = reply["parameters"]["version"]
+            self.versions[version] = self.versions.get(version, 0) + 1
             known.append({"prediction_id": reply["parameters"]["prediction_id"], "label": sale.sold})
         status, reply = device.post("/v1/outcomes", {"outcomes": known})
         assert status == 200, reply

@@ -69,6 +69,10 @@ class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         other requests are the incumbent's.
     preference_margin : float
         Of interleaved lists: how much larger a share may prefer the incumbent than the candidate.
+    unit : str
+        What is given to an arm. ``request``: each device shares its requests out. ``device``: a device that takes part
+        answers all of them with the candidate, and a control group as large answers with the incumbent; no pairs are
+        kept. Devices differ, so that takes far more of them: at least 20 in each group, for any promotion.
     """
 
     mode: typing.Literal["canary", "interleave"] = "canary"
@@ -78,6 +82,7 @@ class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     min_days: Count = 3
     min_outcomes: Count = 300
     keep_pairs: bool = True
+    unit: typing.Literal["request", "device"] = "request"
     hold_days: Count = 0
     at_deadline: typing.Literal["pause", "abort"] = "pause"
     step: tuple[RolloutStep, ...] = ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import typing
 
+import msgspec
+
 from cloud.analysis.cuped import Cell, adjust
 from cloud.analysis.records import Stratum
 from cloud.rollout.measured import VALUES
@@ -48,17 +50,29 @@ def strata_by_device(
     for row in served:
         groups[row["region"], row["epoch"]].append(row)
     rows: list[Row] = []
+    plain: list[Row] = []
     taken = []
     for (region, epoch), group in sorted(groups.items()):
         tried = {row["device"] for row in group if row["arm"]}
         if not tried:
             continue  # a shadow: the incumbent answers everywhere
+        mine = [{**row, "arm": int(row["device"] in tried)} for row in group]
+        plain += mine
         cells = [
-            Cell(int(row["device"] in tried), row["device"], row["day"], float(row["outcomes"]),
+            Cell(row["arm"], row["device"], row["day"], float(row["outcomes"]),
                  QUALITY.total(row), QUALITY.square(row))
-            for row in group
+            for row in mine
         ]  # fmt: skip
         found = adjust(cells, {device: mean for (where, device), mean in means.items() if where == region})
         taken.append(Taken(region, epoch, found.theta, found.explained, found.known))
         rows += [{"region": region, "epoch": epoch} | cell._asdict() for cell in found.cells]
-    return strata_of(rows, VALUES), taken
+    # How many outcomes there should have been is what it was.
+    strata = tuple(
+        msgspec.structs.replace(
+            one,
+            control=msgspec.structs.replace(one.control, assigned=before.control.assigned),
+            candidate=msgspec.structs.replace(one.candidate, assigned=before.candidate.assigned),
+        )
+        for one, before in zip(strata_of(rows, VALUES), strata_of(plain, QUALITY), strict=True)
+    )
+    return strata, taken

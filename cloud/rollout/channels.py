@@ -39,16 +39,18 @@ def model_channel(
     if rollout is None or stage is None:
         return ModelChannel(model=model, incumbent=refer(incumbent))
     canary = rollout["plan"]["canary"] | stage["settings"]
-    is_canary = stage["kind"] == "canary"
+    is_canary, by_device = stage["kind"] == "canary", is_by_device(rollout, stage)
+    share_bp = BASIS_POINTS if by_device else round(canary["request_share"] * BASIS_POINTS)
     first, *also = [candidate for candidate in rollout["candidates"] if candidate["state"] == "running"]
     arms = tuple(candidate["arm"] for candidate in (first, *also))
     trial = Experiment(
         mode=canary.get("mode", "canary") if is_canary else "shadow",
         epoch=stage["id"],
         salt=rollout["salt"],
-        request_share_bp=round(canary["request_share"] * BASIS_POINTS) if is_canary else 0,
+        request_share_bp=share_bp if is_canary else 0,
         device_share_bp=device_share_bp(rollout, stage),
-        keep_pairs=canary["keep_pairs"],
+        keep_pairs=canary["keep_pairs"] and not by_device,
+        control_share_bp=control_share_bp(rollout, stage),
         arms=() if arms == tuple(range(1, len(arms) + 1)) else arms,
     )
     return ModelChannel(
@@ -66,6 +68,16 @@ def device_share_bp(rollout: Row, stage: Row) -> int:
         return BASIS_POINTS
     share: float = (rollout["plan"]["canary"] | stage["settings"])["device_share"]
     return round(share * BASIS_POINTS)
+
+
+def control_share_bp(rollout: Row, stage: Row) -> int:
+    """Share of a region's devices that no candidate is given to; where arms are whole devices, as many as have it."""
+    return device_share_bp(rollout, stage) if is_by_device(rollout, stage) else 0
+
+
+def is_by_device(rollout: Row, stage: Row) -> bool:
+    """Whether a stage gives whole devices to an arm; plans of earlier versions do not say."""
+    return bool(stage["kind"] == "canary" and rollout["plan"]["canary"].get("unit") == "device")
 
 
 def bundle_ref(store: Store, model: str, version: str) -> BundleRef:

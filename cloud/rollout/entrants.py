@@ -85,6 +85,40 @@ def check_room(settings: RolloutSettings, shares: typing.Collection[float], n: i
         )
 
 
+def check_unit(settings: RolloutSettings, shares: typing.Collection[float], n: int) -> None:
+    """Refuse arms of whole devices that leave no devices to compare with.
+
+    Parameters
+    ----------
+    shares : collection of float
+        Of the devices that take part in each step of the plan.
+    n : int
+        Number of candidates.
+
+    Raises
+    ------
+    PlanError, UsageError
+        Names the setting.
+    """
+    if settings.canary.unit != "device":
+        return
+    if n > 1:
+        raise UsageError("arms of whole devices are two: one candidate at a time", field="--also", fix="Leave it out.")
+    if settings.canary.mode == "interleave":
+        raise PlanError(
+            "a list is drawn from both models, so no device has one alone",
+            field="rollout.canary.unit",
+            fix='Set it to "request".',
+        )
+    most = max(shares, default=0.0)
+    if 2 * most > 1:
+        raise PlanError(
+            f"{most:g} of the devices get the candidate, and as many are to be compared with them",
+            field="rollout.canary.device_share",
+            fix="Set it to 0.5 or less.",
+        )
+
+
 def _fits(n: int) -> float:
     """Return a round share that n candidates and the incumbent can have alike."""
     return int(100 / (n + 1)) / 100

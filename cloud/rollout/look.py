@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 
 from cloud.config import Project, RolloutSettings
+from cloud.rollout.by_device import EARLIER_DAYS
 from cloud.rollout.channels import device_share_bp
 from cloud.rollout.devices import Wanted, count
 from cloud.rollout.quality import Judged, is_interleaved
@@ -129,8 +130,22 @@ def _evidence(
         latencies=store.evidence.log_latencies(model, epochs),
         lists=[row for row in pairs if row["epoch"] in lists],
         memory=store.measures.memory(model, epochs),
+        earlier=_earlier(store, model, stages) if plan.canary.unit == "device" else [],
         posted=[row for row in store.measures.numbers(model, epochs, before_day=mature_day) if _is_of(row, opened)],
     )
+
+
+def _earlier(store: Store, model: str, stages: typing.Sequence[Row]) -> list[Row]:
+    """How each device did before its region's first step opened."""
+    first: dict[str, int] = {}
+    for stage in stages:
+        if stage["kind"] == "canary" and stage["opened_s"]:
+            first[stage["region"]] = min(stage["opened_day"], first.get(stage["region"], stage["opened_day"]))
+    return [
+        row | {"region": region, "arm": 0}
+        for region, day in sorted(first.items())
+        for row in store.measures.earlier(model, region, from_day=day - EARLIER_DAYS, before_day=day)
+    ]
 
 
 def _is_of(row: Row, opened: typing.Mapping[int, int]) -> bool:

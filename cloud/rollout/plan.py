@@ -9,7 +9,7 @@ import msgspec
 
 from cloud.config import RegionPlan, RolloutSettings
 from cloud.config.rollout import RolloutStep
-from cloud.rollout.entrants import check_lists, check_room, check_versions
+from cloud.rollout.entrants import check_lists, check_room, check_unit, check_versions
 from cloud.store.rollouts import StagePlan
 from cloud.store.store import Store
 from shared.errors import ConflictError, PlanError
@@ -77,6 +77,7 @@ def stages_of(
     check_lists(settings, task)
     shares = {step.request_share for region in regions for step in steps_of(settings, region)}
     check_room(settings, shares, n_candidates, is_first=is_first)
+    check_unit(settings, {step.device_share for region in regions for step in steps_of(settings, region)}, n_candidates)
     if is_first:
         return [StagePlan("install", region) for region in regions]
     if settings.expedited:
@@ -188,7 +189,7 @@ def _check_steps(settings: RolloutSettings) -> None:
             field="rollout.canary.step",
             fix="Each step takes more of them than the one before.",
         )
-    if shares and shares[-1] < 1 and not settings.expedited:
+    if shares and shares[-1] < 1 and not settings.expedited and settings.canary.unit == "request":
         raise PlanError(
             f"the last step takes {shares[-1]:g} of the devices: the rest would never have seen the candidate",
             field="rollout.canary.step",

@@ -34,6 +34,8 @@ class Evidence(typing.NamedTuple):
         Mature pairs of the whole rollout on interleaved lists.
     memory, posted : list of rows
         Memory that versions take, up to now; numbers that came with outcomes, of mature days.
+    earlier : list of rows
+        Where whole devices are arms: outcomes of each before its region's first step, by (region, device).
     """
 
     pairs: typing.Sequence[Row]
@@ -45,6 +47,7 @@ class Evidence(typing.NamedTuple):
     lists: typing.Sequence[Row] = ()
     memory: typing.Sequence[Row] = ()
     posted: typing.Sequence[Row] = ()
+    earlier: typing.Sequence[Row] = ()
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +84,7 @@ def judge(kind: str, counts: Counts, evidence: Evidence, plan: RolloutSettings, 
         if counts.total == 0:
             return _verdict([], [], "no devices have joined yet", inputs=inputs)
         return _verdict(bad, waits, f"{counts.verified} of {counts.online} online devices verified", inputs=inputs)
-    seen = Seen(evidence.pairs, evidence.lists, evidence.served)
+    seen = Seen(evidence.pairs, evidence.lists, evidence.served, evidence.earlier)
     found = quality.questions(kind, seen, plan, judged, alpha=plan.alpha)
     inputs |= quality.inputs_of(found)
     bad += quality.failed(found, seen, judged) + quality.failed_in_regions(kind, seen, plan, judged)

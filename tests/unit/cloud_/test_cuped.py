@@ -165,6 +165,7 @@ def test_a_device_without_an_outcome_yet_is_no_device() -> None:
 
 def served(device: str, arm: int, loss: float, n: int = 40, epoch: int = 7) -> Row:
     return {"region": "west", "epoch": epoch, "device": device, "arm": arm, "day": 3, "requests": n, "outcomes": n,
+            "failed": 0, "fallback": 0,
             "metric_sum": n * quantise(loss), "metric_sumsq": n * quantise(loss * loss)}  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 
+from cloud.rollout.quality import PREFERENCE, preferred
 from cloud.rollout.verdict import Verdict, Word
 
 Verdicts = typing.Mapping[int, Verdict]  # by arm, of the candidates that run
@@ -65,3 +66,13 @@ def beaten_by(verdicts: Verdicts, names: Names, winner: int, arm: int) -> str:
     if gain_of(verdicts[winner]) >= gain_of(verdicts[arm]):
         return f"{names[winner]} was better: {gain_of(verdicts[winner]):+.4g} against {gain_of(verdicts[arm]):+.4g}"
     return f"{names[winner]} was proven, and this was not"
+
+
+def proof_of(verdict: Verdict, candidate: str, incumbent: str) -> str:
+    """Say what a promotion rests on."""
+    inputs = verdict.inputs
+    said = list(inputs["decision"]["reasons"])
+    if inputs.get("question") == PREFERENCE:
+        seen = inputs["decide"]["pairs"]
+        said.insert(1, preferred(seen["n"], seen["pos"], seen["neg"], candidate, incumbent))
+    return "; ".join(said)

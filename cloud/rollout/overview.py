@@ -117,6 +117,7 @@ def brief(store: Store, row: Row) -> Row:
         "from": row["from_version"],
         "to": row["to_version"],
         "tried": tried(row),
+        "candidates": [{key: one[key] for key in ("arm", "version", "state", "why")} for one in row["candidates"]],
         "state": row["state"],
         "paused": bool(row["paused"]),
         "expedited": bool(row["plan"].get("expedited")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 
 import pytest
@@ -38,6 +39,7 @@ def test_a_candidate_that_people_prefer_is_promoted_though_its_metric_is_no_bett
     (passed,) = [v for v in fleet.store.rollouts.verdicts(number) if v["word"] == "PASS" and v["stage"] == 5]
     assert "preferred v2" in passed["reasons"][0]
     assert passed["inputs"]["question"] == "preference"
+    assert re.search(r"; of [\d,]+ lists, [\d,]+ preferred v2, [\d,]+ v1; ", fleet.row(number)["outcome"])
 
 
 def test_a_candidate_whose_items_people_leave_is_rolled_back_though_its_metric_is_better(fleet: Fleet) -> None:

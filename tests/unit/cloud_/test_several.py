@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 
 import msgspec
@@ -150,6 +151,24 @@ def test_a_stage_passes_when_all_do_and_names_whom_it_waits_for() -> None:
     assert choice.held(verdicts) == [2]
     assert choice.held({2: verdicts[2]}) == []
     assert choice.settle({1: verdicts[1]}, {1: "v2"}) == ("PASS", "r")
+
+
+def test_all_chances_of_error_are_shared_by_as_many_as_began_also_once_some_have_dropped_out(fleet: Fleet) -> None:
+    number = fleet.trial(also=2)
+    fleet.gains = {"v2": 0.02, "v3": -1.0, "v4": 0.05}
+    fleet.until(lambda: fleet.answering() == ["west"])
+    fleet.days(1)
+    rolls, newest = fleet.row(number)["plan"], {v["arm"]: v["inputs"] for v in fleet.store.rollouts.verdicts(number)}
+    for inputs in newest.values():
+        guards = inputs["guardrails"].values()
+        for one in (inputs, *guards):
+            assert one["decide"]["n_candidates"] == 3
+            share = 1 if one is inputs else len(guards)
+            numbers = one["decision"]["numbers"]
+            assert numbers["log_e_worse_needed"] == pytest.approx(math.log(3 * share / rolls["alpha"]))
+            needed = numbers["log_e_not_worse_by_margin_needed"]
+            assert needed == pytest.approx(math.log(3 / rolls["alpha_promote"]))
+    assert "needed 180" in fleet.row(number)["candidates"][1]["why"]  # in a region: of 3, in 3 regions, at 5 %
 
 
 # ---- orders

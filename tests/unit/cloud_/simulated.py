@@ -23,7 +23,7 @@ from cloud.store.ingest import ingest
 from cloud.store.store import Store
 from shared.channel import Channel, ModelChannel, parse_channel
 from shared.clock import DAY_S, day_of
-from shared.experiment import in_stage
+from shared.experiment import in_control, in_stage
 from shared.summary import N_LATENCY_BINS, latency_bin, quantise
 from shared.telemetry import Batch, DeviceStatus, ModelStatus, PairsRow, SumsRow
 
@@ -120,6 +120,7 @@ class Fleet:
         monkeypatch.setattr(time, "time", lambda: self.now_s)
         self.gain, self.served_gain, self.failed_ratio, self.requests = 0.0, 0.0, 0.0, 60
         self.incumbent_failed_ratio = 0.0
+        self.differ, self.own_loss = 0.0, 0.0  # how much devices differ, and by how much the one that delivers does
         self.gains: dict[str, float] = {}
         self.liked: dict[str, float] = {}  # version to how many more of its lists people prefer
         self.failing: dict[str, float] = {}  # version to the share of its answers that fail
@@ -214,8 +215,9 @@ class Fleet:
         before = device.models.get(entry.model, ModelStatus(model=entry.model))
         trial, refused = entry.experiment, dict(before.refused)
         arms = {arm: ref.version for arm, ref in entry.arms.items()}
+        is_control = trial is not None and in_control(trial.salt, device.name, trial.control_share_bp)
         if not arms or trial is None or not in_stage(trial.salt, device.name, trial.device_share_bp):
-            arms, trial = {}, None
+            arms, trial = {}, trial if is_control else None
         if device.installs == "hangs" and (arms or not before.incumbent):
             return before
         bad = {arm for arm, version in arms.items() if device.installs == "refuses" or version == device.refuses}
@@ -227,7 +229,7 @@ class Fleet:
             incumbent=entry.incumbent.version,
             candidate=candidate,
             also=tuple(also),
-            epoch=trial.epoch if trial and arms else 0,
+            epoch=trial.epoch if trial and (arms or is_control) else 0,
             refused=refused,
         )
 
@@ -236,6 +238,7 @@ class Fleet:
         if not device.online:
             return
         channel = self.channels.get(device.region)
+        self.own_loss = random.Random(device.name).gauss(0.0, self.differ)
         day = day_of(self.now_s) - 1
         ran = [
             (status, device.arms.get(status.model, {}))
@@ -269,14 +272,17 @@ class Fleet:
     def sums(self, status: ModelStatus, arms: dict[int, str], day: int) -> list[SumsRow]:
         """A day's answers: of the incumbent alone, or shared out between the arms."""
         stage = self.trial_of(status)
-        share = self.project.settings.rollout.canary.request_share if stage and stage["kind"] == "canary" else 0.0
+        canary = self.project.settings.rollout.canary
+        share = canary.request_share if stage and stage["kind"] == "canary" else 0.0
+        if share and arms and canary.unit == "device":
+            return [self.answers(status, day, arm=arm, version=one, n=self.requests) for arm, one in arms.items()]
         n = round(self.requests * share)
         rows = [self.answers(status, day, arm=0, version=status.incumbent, n=self.requests - n * len(arms))]
         return rows + [self.answers(status, day, arm=arm, version=version, n=n) for arm, version in arms.items()]
 
     def answers(self, status: ModelStatus, day: int, *, arm: int, version: str, n: int) -> SumsRow:
         """Answers of one arm; of the candidate, some fail."""
-        loss = 0.5 - (self.served_gain if arm else 0.0) + self.rng.gauss(0, 0.01)
+        loss = 0.5 + self.own_loss - (self.served_gain if arm else 0.0) + self.rng.gauss(0, 0.01)
         bad = self.failing.get(version, self.failed_ratio) if arm else self.incumbent_failed_ratio
         return SumsRow(
             model=status.model,
@@ -307,7 +313,7 @@ class Fleet:
         answers = bool(stage and stage["kind"] == "canary")
         if answers and canary.mode == "interleave":
             return [self.lists(status, arm, version, day) for arm, version in arms.items()]
-        if answers and not canary.keep_pairs:
+        if answers and (not canary.keep_pairs or canary.unit == "device"):
             return []
         rows = []
         for arm, version in arms.items():

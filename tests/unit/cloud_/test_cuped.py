@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import random
 import typing
 
@@ -12,10 +13,15 @@ from sklearn.linear_model import LinearRegression
 
 from cloud.analysis.cuped import LEAST_DEVICES, Cell, adjust
 from cloud.analysis.difference import clustered_difference
+from cloud.config import CanarySettings, RolloutSettings
+from cloud.config.rollout import RolloutStep
+from cloud.rollout import plan
 from cloud.rollout.by_device import strata_by_device
 from cloud.rollout.measured import VALUES
 from cloud.rollout.sums import strata_of
+from shared.errors import CoveyError
 from shared.summary import quantise
+from tests.unit.cloud_.simulated import Fleet
 
 Row = dict[str, typing.Any]
 
@@ -190,3 +196,76 @@ def test_each_region_has_its_own_earlier_days() -> None:
     _, taken = strata_by_device(rows, earlier)
     assert {one.region: round(one.theta, 1) for one in taken} == {"west": 1.0, "east": 0.5}
     assert all(one.explained > 0.9 for one in taken)
+
+
+# ---- in a rollout
+
+BY_DEVICE = 'unit = "device"\ndevice_share = 0.5'
+
+
+def fleet_of(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, devices: int = 60) -> Fleet:
+    """A fleet whose west has so many devices, which differ ten times as much as the candidate does."""
+    fleet = Fleet(folder, monkeypatch, n=1, canary=BY_DEVICE, rollout='max_days = 40\nguardrails = "watch"')
+    fleet.devices += [fleet.join("west", i) for i in range(1, devices)]
+    fleet.differ, fleet.requests = 0.5, 40
+    return fleet
+
+
+def test_devices_that_take_part_answer_all_with_the_candidate_beside_as_many_that_never_do(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = fleet_of(tmp_path, monkeypatch, devices=2)
+    number = fleet.trial()
+    shadow = fleet.channels["west"].models[0].experiment
+    assert shadow is not None
+    assert (shadow.mode, shadow.control_share_bp) == ("shadow", 0)
+    fleet.until(lambda: bool(fleet.stages(number)["west"]["opened_s"]))
+    trial = fleet.channels["west"].models[0].experiment
+    assert trial is not None
+    assert (trial.request_share_bp, trial.device_share_bp, trial.control_share_bp) == (10_000, 5000, 5000)
+    assert not trial.keep_pairs
+    fleet.store.close()
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(-0.06, "FAIL"), (0.06, "PASS")])
+def test_what_devices_did_before_tells_a_small_difference_from_theirs(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, gain: float, verdict: str
+) -> None:
+    fleet = fleet_of(tmp_path, monkeypatch)
+    number = fleet.trial()
+    fleet.served_gain = gain
+    fleet.until(lambda: fleet.stages(number)["west"]["verdict"] in ("PASS", "FAIL"), most=12)
+    assert fleet.stages(number)["west"]["verdict"] == verdict
+    last = fleet.store.rollouts.verdicts(number)[-1]["inputs"]
+    (stratum,) = last["decide"]["strata"]
+    assert last["decision"]["numbers"]["difference"] == pytest.approx(gain, abs=0.02)
+    assert last["decide"]["metric"]["kind"] == "continuous"
+    assert last["decide"]["minimum"]["devices"] == LEAST_DEVICES
+    assert min(stratum["control"]["g"], stratum["candidate"]["g"]) >= LEAST_DEVICES
+    assert last["decision"]["numbers"]["standard_error"] < 0.01  # of 60 devices that differ by 0.5 it would be 0.13
+    fleet.store.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "also", "field"),
+    [
+        ({"device_share": 1.0}, 1, "rollout.canary.device_share"),
+        ({"device_share": 0.5, "mode": "interleave"}, 1, "rollout.canary.unit"),
+        ({"device_share": 0.5, "step": (RolloutStep(device_share=0.3), RolloutStep(device_share=0.6))}, 1,
+         "rollout.canary.device_share"),
+        ({"device_share": 0.5}, 2, "--also"),
+    ],
+)  # fmt: skip
+def test_a_plan_that_leaves_no_devices_to_compare_with_is_refused(change: Row, also: int, field: str) -> None:
+    settings = RolloutSettings(canary=CanarySettings(unit="device", request_share=0.3, **change))
+    with pytest.raises(CoveyError) as caught:
+        plan.stages_of(["west"], is_first=False, settings=settings, n_candidates=also)
+    assert caught.value.field == field
+
+
+def test_steps_of_a_plan_by_device_end_with_half_of_them() -> None:
+    steps = (RolloutStep(device_share=0.1), RolloutStep(device_share=0.5))
+    settings = RolloutSettings(canary=CanarySettings(unit="device", step=steps))
+    assert [stage.kind for stage in plan.stages_of(["west"], is_first=False, settings=settings)] == [
+        "shadow", "canary", "canary",
+    ]  # fmt: skip

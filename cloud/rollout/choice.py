@@ -26,7 +26,10 @@ def failing(verdicts: Verdicts) -> list[int]:
 def settle(verdicts: Verdicts, names: Names) -> Stage:
     """Say what becomes of a stage, none of whose candidates is proven bad: it passes when all of them do."""
     word: Word = "PASS" if all(verdict.word == "PASS" for verdict in verdicts.values()) else "HOLD"
-    return Stage(word, "; ".join(said for arm in verdicts for said in spoken(verdicts[arm].reasons, names, arm)))
+    whys = {arm: "; ".join(verdict.reasons) for arm, verdict in verdicts.items()}
+    if len(set(whys.values())) == 1:
+        return Stage(word, next(iter(whys.values())))
+    return Stage(word, "; ".join(f"{names[arm]}: {why}" for arm, why in whys.items()))
 
 
 def spoken(sentences: typing.Iterable[str], names: Names, arm: int) -> list[str]:

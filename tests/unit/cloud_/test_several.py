@@ -123,9 +123,9 @@ def test_of_two_that_are_proven_the_one_that_gains_more_is_promoted_and_can_be_u
     assert set(fleet.store.models.incumbents(MODEL).values()) == {"v1"}
 
 
-def said(gain: float, *, promote: bool, word: str = "PASS") -> Verdict:
+def said(gain: float, *, promote: bool, word: str = "PASS", why: str = "r") -> Verdict:
     inputs = {"decision": {"numbers": {"difference": gain}}}
-    return Verdict(word=typing.cast("typing.Any", word), reasons=("r",), promote=promote, inputs=inputs)
+    return Verdict(word=typing.cast("typing.Any", word), reasons=("all verified", why), promote=promote, inputs=inputs)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +146,13 @@ def test_the_leader_is_promoted_once_proven_and_on_the_last_day_whoever_is(
 
 
 def test_a_stage_passes_when_all_do_and_names_whom_it_waits_for() -> None:
-    verdicts = {1: said(0.1, promote=True), 2: said(0.0, promote=False, word="HOLD")}
-    assert choice.settle(verdicts, {1: "v2", 2: "v3"}) == ("HOLD", "v2: r; v3: r")
+    verdicts = {1: said(0.1, promote=True), 2: said(0.0, promote=False, word="HOLD", why="1 of 3 days")}
+    waits = "v2: all verified; r; v3: all verified; 1 of 3 days"
+    assert choice.settle(verdicts, {1: "v2", 2: "v3"}) == ("HOLD", waits)
     assert choice.held(verdicts) == [2]
     assert choice.held({2: verdicts[2]}) == []
-    assert choice.settle({1: verdicts[1]}, {1: "v2"}) == ("PASS", "r")
+    alike = {1: verdicts[1], 2: verdicts[1]}
+    assert choice.settle(alike, {1: "v2", 2: "v3"}) == ("PASS", "all verified; r")
 
 
 def test_all_chances_of_error_are_shared_by_as_many_as_began_also_once_some_have_dropped_out(fleet: Fleet) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import typing
 
 import msgspec
@@ -9,6 +10,8 @@ import msgspec
 from cloud.config.table import AtLeastOne, Count, NotNegative, Positive, Ratio, Table
 
 Share = typing.Annotated[float, msgspec.Meta(gt=0, le=1)]
+ControlShare = typing.Annotated[float, msgspec.Meta(ge=0, lt=1)]
+Weekday = typing.Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
 class ShadowSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,10 +46,17 @@ class RegionPlan(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Parameters
     ----------
-    request_share, device_share, min_days, min_outcomes, hold_days : float, float, int, int, int
+    request_share, device_share, control_share, min_days, min_outcomes, hold_days : float, float, float, int, int, int
         In place of those in ``[rollout.canary]``.
     approve : bool
         The region's first step opens only when somebody says so.
+    window : str
+        Hours of the wall clock in which a stage of the region may open, its shares may grow, and a promotion may come:
+        ``22:00-05:00``. What goes back is never held up.
+    timezone : str
+        Whose wall clock: a name of the tz database, UTC by default.
+    days : tuple of str
+        Weekdays on which the window begins, ``mon`` to ``sun``; all by default.
     """
 
     request_share: Share | None = None
@@ -55,6 +65,26 @@ class RegionPlan(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     min_outcomes: Count | None = None
     hold_days: Count | None = None
     approve: bool = False
+    control_share: ControlShare | None = None
+    window: str = ""
+    timezone: str = ""
+    days: tuple[Weekday, ...] = ()
+
+
+class FreezeSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[rollout.freeze]]``: days on which nothing opens, grows or is promoted anywhere; what goes back still does.
+
+    Parameters
+    ----------
+    from_, to : date
+        First and last day, in each region's own time; written without quotes: ``to = 2027-01-03``.
+    why : str
+        Shown to whoever waits.
+    """
+
+    from_: dt.date = msgspec.field(name="from")
+    to: dt.date
+    why: str = ""
 
 
 class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +99,9 @@ class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         other requests are the incumbent's.
     preference_margin : float
         Of interleaved lists: how much larger a share may prefer the incumbent than the candidate.
+    control_share : float
+        A random part of each region's devices that no candidate is given to, in any stage, until one is promoted; what
+        they answer counts for the incumbent. With `device_share` at most 1.
     unit : str
         What is given to an arm. ``request``: each device shares its requests out. ``device``: a device that takes part
         answers all of them with the candidate, and a control group as large answers with the incumbent; no pairs are
@@ -83,6 +116,7 @@ class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     min_outcomes: Count = 300
     keep_pairs: bool = True
     unit: typing.Literal["request", "device"] = "request"
+    control_share: ControlShare = 0.0
     hold_days: Count = 0
     at_deadline: typing.Literal["pause", "abort"] = "pause"
     step: tuple[RolloutStep, ...] = ()
@@ -112,6 +146,9 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Set by ``covey rollout start --expedite``: guardrails and a person decide in place of a verdict on quality.
     order : tuple of str
         Regions in the order in which they open; that of ``[regions]`` by default.
+    fleet_window : str
+        When the regions have windows: whether what concerns the whole fleet (the shadow, the promotion) waits until
+        ``all`` of them are open, or ``any``.
     verified_share : float
         Share of the online devices in a stage that must run the new generation, checked, before the next opens.
     error_ratio, error_min_executed : float, int
@@ -156,3 +193,5 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     expedited: bool = False
     order: tuple[str, ...] = ()
     region: dict[str, RegionPlan] = msgspec.field(default_factory=dict)
+    fleet_window: typing.Literal["all", "any"] = "all"
+    freeze: tuple[FreezeSettings, ...] = ()

@@ -8,6 +8,7 @@ import typing
 import msgspec
 
 from cloud.config import DeviceSettings, Project
+from cloud.rollout.control import control_bp
 from cloud.store.store import Store
 from shared.channel import BundleRef, Channel, Experiment, Guard, ModelChannel, parse_channel
 from shared.experiment import BASIS_POINTS
@@ -50,7 +51,7 @@ def model_channel(
         request_share_bp=share_bp if is_canary else 0,
         device_share_bp=device_share_bp(rollout, stage),
         keep_pairs=canary["keep_pairs"] and not by_device,
-        control_share_bp=control_share_bp(rollout, stage),
+        control_share_bp=control_share_bp(rollout, stage, region),
         arms=() if arms == tuple(range(1, len(arms) + 1)) else arms,
     )
     return ModelChannel(
@@ -70,9 +71,11 @@ def device_share_bp(rollout: Row, stage: Row) -> int:
     return round(share * BASIS_POINTS)
 
 
-def control_share_bp(rollout: Row, stage: Row) -> int:
+def control_share_bp(rollout: Row, stage: Row, region: str) -> int:
     """Share of a region's devices that no candidate is given to; where arms are whole devices, as many as have it."""
-    return device_share_bp(rollout, stage) if is_by_device(rollout, stage) else 0
+    if stage["kind"] == "install":
+        return 0
+    return max(control_bp(rollout, region), device_share_bp(rollout, stage) if is_by_device(rollout, stage) else 0)
 
 
 def is_by_device(rollout: Row, stage: Row) -> bool:

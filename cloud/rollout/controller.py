@@ -18,6 +18,7 @@ from cloud.rollout.look import Moment, look_at
 from cloud.rollout.orders import obey, restore
 from cloud.rollout.plan import for_stage, stage_name
 from cloud.rollout.verdict import APPROVED, WAITS, Verdict
+from cloud.rollout.windows import FLEET, closed
 from cloud.store.store import Store
 from shared.clock import day_of
 
@@ -127,7 +128,7 @@ def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s
         return [*happened, _give_up(project, store, rollout, why, event_day)]
     if rollout["paused"]:
         return happened
-    return happened + _go_on(project, store, rollout, settings, verdicts, event_day)
+    return happened + _go_on(project, store, rollout, settings, verdicts, Moment(event_s, now_s))
 
 
 def _settle(store: Store, rollout: Row, stage: Row, verdicts: Verdicts, event_day: int) -> list[str]:
@@ -141,10 +142,11 @@ def _settle(store: Store, rollout: Row, stage: Row, verdicts: Verdicts, event_da
 
 
 def _go_on(
-    project: Project, store: Store, rollout: Row, settings: RolloutSettings, verdicts: Verdicts, event_day: int
+    project: Project, store: Store, rollout: Row, settings: RolloutSettings, verdicts: Verdicts, at: Moment
 ) -> list[str]:
-    """Open the next stage, or promote; stop at a deadline."""
+    """Open the next stage, or promote, if it is time; stop at a deadline."""
     happened: list[str] = []
+    event_day, regions = day_of(at.event_s), project.settings.regions.order
     stages = store.rollouts.stages(rollout["id"])
     late = next((stage for stage in stages if _is_late(store, stage, event_day)), None)
     if late:
@@ -152,9 +154,10 @@ def _go_on(
     too_long = event_day - rollout["created_day"] > settings.max_days
     waiting = [stage for stage in stages if not stage["opened_s"]]
     if all(stage["passed_s"] for stage in stages if stage["opened_s"]) and waiting:
-        if waiting[0]["approved_s"] or not waiting[0]["settings"].get("approve"):
+        may_open = waiting[0]["approved_s"] or not waiting[0]["settings"].get("approve")
+        if may_open and not closed(settings, regions, waiting[0]["region"], at.now_s):
             happened.append(_open(store, rollout, waiting[0], event_day))
-    elif not waiting and all(stage["passed_s"] for stage in stages):
+    elif not waiting and all(stage["passed_s"] for stage in stages) and not closed(settings, regions, FLEET, at.now_s):
         happened += _promote(project, store, rollout, verdicts, event_day, is_last_day=too_long)
     if too_long and store.rollouts.get(rollout["id"])["state"] == "running":
         happened.append(_give_up(project, store, rollout, f"no verdict after {settings.max_days} days", event_day))

@@ -7,7 +7,7 @@ import typing
 
 import msgspec
 
-from shared.experiment import in_stage
+from shared.experiment import in_control, in_stage
 from shared.telemetry import DeviceStatus, ModelStatus
 
 Row = typing.Mapping[str, typing.Any]
@@ -27,6 +27,8 @@ class Wanted(typing.NamedTuple):
         Which devices take part.
     opened_s : float
         When the stage opened (wall time).
+    control_bp : mapping
+        Which devices of each region are the control group: they take no part.
     told_s : mapping
         When each region's channel changed last: whatever changed, its devices have a new generation to prove.
     """
@@ -38,6 +40,7 @@ class Wanted(typing.NamedTuple):
     device_share_bp: int
     opened_s: float
     told_s: typing.Mapping[str, float] = {}
+    control_bp: typing.Mapping[str, int] = {}
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +80,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 def takes_part(device: Row, wanted: Wanted) -> bool:
     """Whether a device belongs to a stage."""
+    if in_control(wanted.salt, device["device"], wanted.control_bp.get(device["region"], 0)):
+        return False
     return in_stage(wanted.salt, device["device"], wanted.device_share_bp)
 
 

@@ -6,7 +6,7 @@ import typing
 
 from cloud.config import Project, RolloutSettings
 from cloud.rollout.by_device import EARLIER_DAYS
-from cloud.rollout.channels import device_share_bp
+from cloud.rollout.channels import control_share_bp, device_share_bp
 from cloud.rollout.devices import Wanted, count
 from cloud.rollout.quality import Judged, is_interleaved
 from cloud.rollout.verdict import Evidence, Verdict, judge
@@ -72,6 +72,7 @@ def look_at(
             epoch=0 if stage["kind"] == "install" else stage["id"],
             salt=rollout["salt"],
             device_share_bp=device_share_bp(rollout, stage),
+            control_bp={region: control_share_bp(rollout, stage, region) for region in project.settings.regions.order},
             opened_s=stage["opened_s"],
             told_s=told_s,
         )

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import secrets
+import time
 import typing
 
 import msgspec
 
 from cloud.config import RegionPlan, RolloutSettings
 from cloud.config.rollout import RolloutStep
+from cloud.rollout.control import check_control, control_share
 from cloud.rollout.entrants import check_lists, check_room, check_unit, check_versions
+from cloud.rollout.windows import check_windows
 from cloud.store.rollouts import StagePlan
 from cloud.store.store import Store
 from shared.errors import ConflictError, PlanError
 from shared.versions import parse_version
 
 FLEET = "*"
+_ROUNDING = 1e-9
 
 
 class StageSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +82,8 @@ def stages_of(
     shares = {step.request_share for region in regions for step in steps_of(settings, region)}
     check_room(settings, shares, n_candidates, is_first=is_first)
     check_unit(settings, {step.device_share for region in regions for step in steps_of(settings, region)}, n_candidates)
+    check_control(settings, {region: [step.device_share for step in steps_of(settings, region)] for region in regions})
+    check_windows(settings, regions, time.time())
     if is_first:
         return [StagePlan("install", region) for region in regions]
     if settings.expedited:
@@ -147,7 +153,7 @@ def check_plan(settings: RolloutSettings, order: typing.Sequence[str]) -> None:
     if settings.error_ratio >= 1:
         raise PlanError("a limit of 1 can never be exceeded", field="rollout.error_ratio", fix="Set it below 1.")
     _check_regions(settings, order)
-    _check_steps(settings)
+    _check_steps(settings, order)
     regions = list(settings.order or order)
     steps = [step for region in regions for step in steps_of(settings, region)]
     for step in steps:
@@ -181,7 +187,7 @@ def _check_regions(settings: RolloutSettings, order: typing.Sequence[str]) -> No
         )
 
 
-def _check_steps(settings: RolloutSettings) -> None:
+def _check_steps(settings: RolloutSettings, order: typing.Sequence[str]) -> None:
     shares = [step.device_share for step in settings.canary.step]
     if sorted(set(shares)) != shares:
         raise PlanError(
@@ -189,11 +195,12 @@ def _check_steps(settings: RolloutSettings) -> None:
             field="rollout.canary.step",
             fix="Each step takes more of them than the one before.",
         )
-    if shares and shares[-1] < 1 and not settings.expedited and settings.canary.unit == "request":
+    most = 1 - max(control_share(settings, region) for region in order)
+    if shares and shares[-1] < most - _ROUNDING and not settings.expedited and settings.canary.unit == "request":
         raise PlanError(
             f"the last step takes {shares[-1]:g} of the devices: the rest would never have seen the candidate",
             field="rollout.canary.step",
-            fix="Let the last step take all: device_share = 1.0",
+            fix=f"Let the last step take all but the control group: device_share = {most:.4g}",
         )
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import functools
 import math
 import os
@@ -30,7 +31,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from cloud.config import RolloutSettings
 from cloud.rollout import controller, plan
+from cloud.rollout.windows import closed
 from cloud.store.ingest import ingest
 from shared.channel import Channel, parse_channel
 from shared.clock import DAY_S, day_of
@@ -38,7 +41,7 @@ from shared.errors import ConflictError
 from shared.summary import quantise, restore
 from shared.telemetry import Batch, DeviceStatus, ModelStatus, PairsRow
 from tests.unit.cloud_.killing import Connection, Fuse, Killed
-from tests.unit.cloud_.simulated import MODEL, ORDER, Device, Fleet
+from tests.unit.cloud_.simulated import MODEL, ORDER, START_S, Device, Fleet
 
 EXAMPLES = int(os.environ.get("COVEY_FUZZ_EXAMPLES", "12"))
 SHRINK = bool(os.environ.get("COVEY_FUZZ_SHRINK"))  # takes minutes
@@ -66,11 +69,23 @@ def plans(draw: st.DrawFn) -> dict[str, typing.Any]:
         for part in sorted({share, 1.0})
     )
     deadline = f'hold_days = {draw(st.integers(4, 9))}\nat_deadline = "{draw(st.sampled_from(["pause", "abort"]))}"\n'
-    canary = "request_share = 0.3\n" + draw(st.sampled_from(["", deadline])) + draw(st.sampled_from(["", steps]))
+    control = "device_share = 0.75\ncontrol_share = 0.25\n"
+    canary = (
+        "request_share = 0.3\n" + draw(st.sampled_from(["", deadline])) + draw(st.sampled_from(["", steps, control]))
+    )
     order = f"order = {list(draw(st.permutations(ORDER)))}\n".replace("'", '"')
     region = f"[rollout.region.{draw(st.sampled_from(ORDER))}]\nmin_outcomes = 500\napprove = true\n"
     top = f'max_days = {MAX_DAYS}\nguardrails = "{draw(st.sampled_from(["prove", "watch"]))}"\n'
-    return {"rollout": top + draw(st.sampled_from(["", order])) + draw(st.sampled_from(["", region])), "canary": canary}
+    first = dt.datetime.fromtimestamp(START_S, dt.UTC).date() + dt.timedelta(days=draw(st.integers(8, 40)))
+    # The controller of a simulated fleet looks at midnight, UTC: every day, or four days a week.
+    window = f'[rollout.region.{draw(st.sampled_from(ORDER))}]\nwindow = "08:00-10:00"\ntimezone = "Asia/Tokyo"\n'
+    days = 'days = ["mon", "tue", "wed", "sat"]\n'
+    freeze = f"[[rollout.freeze]]\nfrom = {first}\nto = {first + dt.timedelta(days=4)}\n"
+    own = draw(st.sampled_from(["", region, window, window + days]))
+    return {
+        "rollout": top + draw(st.sampled_from(["", order])) + own + draw(st.sampled_from(["", freeze])),
+        "canary": canary,
+    }
 
 
 class NoisyFleet(Fleet):
@@ -103,6 +118,7 @@ class Lives(RuleBasedStateMachine):
         self.event_s = 0.0
         self.states: dict[int, str] = {}
         self.seen_verdicts = 0
+        self.opened: set[int] = set()
 
     @initialize(made=plans(), ends=st.sampled_from(["good", "good", "bad", "none"]))
     def begin(self, made: dict[str, typing.Any], ends: str) -> None:
@@ -301,8 +317,12 @@ class Lives(RuleBasedStateMachine):
                 assert (before, row["state"]) in _ENDS, "an end is an end"
                 if row["state"] == "promoted" and row["from_version"]:
                     self.look_at_promotion(row)
-            opened = [bool(stage["opened_s"]) for stage in store.rollouts.stages(row["id"])]
+            stages = store.rollouts.stages(row["id"])
+            opened = [bool(stage["opened_s"]) for stage in stages]
             assert opened == sorted(opened, reverse=True)
+            for stage in [stage for stage in stages if stage["opened_s"] and stage["id"] not in self.opened]:
+                self.opened.add(stage["id"])
+                self.look_at_time(row, stage["region"], stage["opened_s"])
         self.look_at_verdicts()
 
     def own_pairs(self, rollout: int, arm: int, *, before_day: int) -> Pairs:
@@ -317,6 +337,10 @@ class Lives(RuleBasedStateMachine):
         squares = sum((restore(row["sum"]) - mean * row["n"]) ** 2 for row in rows)
         return Pairs(n, mean, math.sqrt(squares) / n if n else 0.0)
 
+    def look_at_time(self, row: Row, region: str, at_s: float) -> None:
+        """Nothing opens or is promoted outside of windows, or in a freeze."""
+        assert not closed(msgspec.convert(row["plan"], RolloutSettings), ORDER, region, at_s)
+
     def look_at_promotion(self, row: Row) -> None:
         """Never on no data, never on bad data, and never before each stage has passed."""
         store, (_, model) = self.fleet.store, self.fleet.project.model(MODEL)
@@ -324,6 +348,8 @@ class Lives(RuleBasedStateMachine):
         assert {one["stage"] for one in verdicts if one["word"] == "PASS"} == {stage["id"] for stage in stages}
         if row["plan"]["expedited"] and "without a verdict on quality" in row["outcome"]:
             return
+        assert set(store.models.incumbents(MODEL).values()) == {row["to_version"]}
+        self.look_at_time(row, "*", row["ended_s"])
         arm = next(one["arm"] for one in row["candidates"] if one["version"] == row["to_version"])
         assert arm in {one["arm"] for one in verdicts if one["word"] == "PASS"}
         pairs = self.own_pairs(row["id"], arm, before_day=day_of(self.event_s - model.label_window_days * DAY_S))
@@ -336,6 +362,9 @@ class Lives(RuleBasedStateMachine):
         for row in rows:
             self.seen_verdicts = row["id"]
             decided = msgspec.json.decode(row["inputs"]).get("decide", {})
+            candidates = self.fleet.store.rollouts.get(row["rollout"])["candidates"]
+            running = {one["arm"] for one in candidates if one["state"] == "running"}
+            assert row["word"] != "FAIL" or row["arm"] not in running, "what is proven bad goes back"
             n = self.own_pairs(row["rollout"], row["arm"], before_day=1 << 30).n
             assert (decided.get("pairs") or {"n": 0})["n"] <= n
 

@@ -11,6 +11,7 @@ from cloud.config import RolloutSettings
 from cloud.rollout import guardrails, quality
 from cloud.rollout.devices import Counts
 from cloud.rollout.quality import Judged, Seen
+from cloud.rollout.split import uneven_split
 from cloud.rollout.sums import Row
 
 Word = typing.Literal["PASS", "FAIL", "HOLD"]
@@ -97,11 +98,21 @@ def judge(kind: str, counts: Counts, evidence: Evidence, plan: RolloutSettings, 
             *_minimums(kind, evidence, plan),
             *(said for one in found for said in _looks_worse(one.name, one.asked)),
         ]
+    uneven = _uneven(kind, evidence, plan, judged)
+    waits += uneven
     said = f"{counts.verified} of {counts.online} online devices verified, {_said_of(kind, evidence, plan, judged)}"
     first = found[0]
     unproven = [] if first.decision.word == "promote" else [f"{first.name}: {'; '.join(first.decision.reasons)}"]
     unproven += guardrails.unproven(decisions, judged.numbers) if plan.guardrails == "prove" else []
+    unproven += uneven
     return _verdict(bad, waits, said, inputs=inputs, unproven=unproven)
+
+
+def _uneven(kind: str, evidence: Evidence, plan: RolloutSettings, judged: Judged) -> list[str]:
+    """Where one candidate has a share of the requests, say whether it is the planned one."""
+    canary = plan.canary
+    shares = kind == "canary" and canary.mode == "canary" and canary.unit == "request" and judged.n_candidates == 1
+    return uneven_split(evidence.stage_served, plan) if shares else []
 
 
 def _guarded(

@@ -9,15 +9,18 @@ import flask.testing
 import pytest
 
 from cloud.cli.draw import rollout_lines
+from cloud.cli.main import main
 from cloud.enrol import create_session_key
 from cloud.rollout import course, history, overview, story
 from cloud.rollout.events import events
 from cloud.web.app import create_app
 from shared.errors import NotFoundError
-from tests.unit.cloud_.simulated import MODEL, Fleet
+from tests.unit.cloud_.simulated import MODEL, ORDER, Fleet
 
 Make = typing.Callable[..., Fleet]
 Row = dict[str, typing.Any]
+Call = typing.Callable[..., tuple[int, str, str]]
+CANARIES = "".join(f"canary {region}\n" for region in ORDER)
 
 
 @pytest.fixture
@@ -146,3 +149,60 @@ def test_lists_are_shown_as_a_preference_and_never_beside_the_metric(make_fleet:
     fleet.until(lambda: fleet.row(number)["state"] == "promoted")
     client = client_of(fleet)
     assert "of lists drawn from both" in client.get(f"/rollouts/{number}").text
+
+
+# ---- commands
+
+
+@pytest.fixture
+def call(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run a command on the project; return its status and what it printed."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(["--project", str(fleet.project.folder), *words])
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+def test_several_are_started_listed_and_traced_from_the_command_line(fleet: Fleet, call: Call) -> None:
+    fleet.install()
+    for _ in range(3):
+        fleet.version()
+    start = ("rollout", "start", "v2", "--also", "v3", "--also", "v4", "--model", MODEL)
+    assert call(*start, "--dry-run")[:2] == (0, "would roll late@v2, v3, v4 out:\nshadow\n" + CANARIES)
+    status, out, _ = call(*start, "--json")
+    assert (status, json.loads(out)) == (0, {"rollout": 2, "model": MODEL, "version": "v2", "also": ["v3", "v4"]})
+    assert list(fleet.candidates(2).values()) == ["running"] * 3
+    (listed, _) = json.loads(call("rollout", "list", "--json")[1])
+    assert (listed["tried"], [one["arm"] for one in listed["candidates"]]) == (["v2", "v3", "v4"], [1, 2, 3])
+    assert "v2, v3, v4" in call("rollout", "list")[1]
+    fleet.gains = {"v2": -1.0, "v3": 0.02, "v4": 0.05}
+    fleet.tick()
+    fleet.until(lambda: fleet.candidates(2)["v2"] == "dropped")
+    fleet.days(1)
+    lineage = json.loads(call("model", "lineage", "--model", MODEL, "--json")[1])
+    assert [one["rollout"] for one in lineage] == ["promoted", "dropped", "running", "running"]
+    assert "late: v1, candidate v3, v4" in call("device", "show", "west-0")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (("--also", "v2"), 2, "named twice"),
+        (("--also", "v1"), 6, "is the incumbent already"),
+        (("--also", "v9"), 5, "no version 'v9'"),
+        (("--also", "v3", "--expedite", "--reason", "now"), 2, "can not say which of several is the best"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_on_one_line(
+    fleet: Fleet, call: Call, words: tuple[str, ...], status: int, says: str
+) -> None:
+    fleet.install()
+    for _ in range(2):
+        fleet.version()
+    ended, out, err = call("rollout", "start", "v2", "--model", MODEL, *words)
+    assert (ended, out, err.count("\n")) == (status, "", 1)
+    assert says in err

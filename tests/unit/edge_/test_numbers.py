@@ -55,6 +55,9 @@ class Memory:
     def take_waiting(self, nonce: bytes) -> None:
         del nonce
 
+    def take_gain(self, nonce: bytes, gain: float, seen_s: float) -> None:
+        del nonce, gain, seen_s
+
 
 def seen(nonce: int = 1, *, after_s: int = 5, version: str = "v1", **numbers: float) -> NumbersSeen:
     said = tuple((name, value, 10.0) for name, value in (numbers or {"revenue": 12.5}).items())

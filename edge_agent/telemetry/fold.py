@@ -215,8 +215,10 @@ def _judge(
         loss = get_metric("log_loss", spec.task).score(outputs, record.label)
         row.counts["excess_sum"] += quantise(loss - expected_log_loss(outputs))
         row.counts["positives"] += int(record.label == 1)
-        if spec.task == "binary":
-            row.score_bins[score_bin(outputs[1], record.label)] += 1
+        # Of two classes the second's probability; of several that of the first choice, and whether it was right.
+        top = 1 if spec.task == "binary" else max(range(len(outputs)), key=outputs.__getitem__)
+        right = record.label if spec.task == "binary" else float(record.label == top)
+        row.score_bins[score_bin(outputs[top], right)] += 1
     return value
 
 

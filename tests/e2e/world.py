@@ -19,6 +19,7 @@ from cloud import enrol
 from cloud.config import Project
 from cloud.data.parts import add_file
 from cloud.demo.processes import Cloud, Device, Fleet, free_port, wait_for
+from cloud.demo.relay import Relay
 from cloud.pipeline import Order, train
 from cloud.rollout import plan
 from cloud.setup import create_project
@@ -28,6 +29,7 @@ from shared.clock import DAY_S, day_of, format_time
 START_S = dt.datetime(2025, 3, 3, tzinfo=dt.UTC).timestamp()
 REGIONS = ("north", "south")
 NAMES = {"n1": "north", "n2": "north", "s1": "south", "s2": "south"}
+CUT_OFF = "n2"  # its line to the cloud can be cut: World.line
 MODEL = "sales"
 COLOURS = ("red", "green", "blue")
 CONFIG = """\
@@ -55,14 +57,15 @@ min_outcomes = 100
 [rollout.canary]
 min_days = 2
 min_outcomes = 50
+{canary}
 [models.sales]
 features = "features/sales.toml"
 label = "sold"
 time = "at"
 classes = [0, 1]
 holdout_days = 3
-label_window_days = 0.5
-margin = 0.02
+label_window_days = {label_window_days}
+margin = {margin}
 estimator = "sklearn.linear_model.SGDClassifier"
 params = {{ loss = "log_loss" }}
 {more}
@@ -96,13 +99,25 @@ class Sale(typing.NamedTuple):
         return {"colour": self.colour, "price": self.price}
 
 
-def sales(day_s: float, n: int, rng: random.Random, liked: str, disliked: str) -> list[Sale]:
-    """Return n sales of one day in a world that likes one colour and not another."""
+def sales(
+    day_s: float,
+    n: int,
+    rng: random.Random,
+    likes: tuple[str, str],
+    *,
+    lift: float = 0.0,
+    seen: typing.Sequence[str] = COLOURS,
+) -> list[Sale]:
+    """Return n sales of one day in a world that likes one colour and not another.
+
+    `lift` adds to all odds; `seen` are the colours that customers look at.
+    """
+    liked, disliked = likes
     out = []
     for i in range(n):
-        colour, price = rng.choice(COLOURS), rng.choice([5.0, 15.0, 30.0, 80.0, None])
+        colour, price = rng.choice(seen), rng.choice([5.0, 15.0, 30.0, 80.0, None])
         odds = 0.85 if colour == liked else 0.15 if colour == disliked else 0.5
-        out.append(Sale(day_s + (i + 0.5) * DAY_S * 0.4 / n, colour, price, int(rng.random() < odds)))
+        out.append(Sale(day_s + (i + 0.5) * DAY_S * 0.4 / n, colour, price, int(rng.random() < odds + lift)))
     return out
 
 
@@ -122,29 +137,67 @@ class World:
     ----------
     folder : Path
         Everything is below it.
-    more : str
-        More lines for the model in ``covey.toml``.
+    more, canary : str
+        More lines for the model, and for the canary, in ``covey.toml``.
+
+    Attributes
+    ----------
+    likes : tuple of str
+        The colours that customers like and dislike; the new world's to begin with.
+    seen : sequence of str
+        The colours that customers look at.
+    lifts : dict
+        By how much customers of a region buy more of everything.
+    reacts : callable
+        (sale, what the device said of its answer) to the label; None if nobody hears of the outcome.
+    offline : set of str
+        Devices for which nobody waits.
+    late_days : int
+        How many days after the answer its outcome is posted.
     """
 
     def __init__(
-        self, folder: pathlib.Path, *, more: str = "", online_window_s: float = 5.0, install_timeout_s: float = 60.0
+        self,
+        folder: pathlib.Path,
+        *,
+        more: str = "",
+        canary: str = "",
+        label_window_days: float = 0.5,
+        margin: float = 0.02,
+        online_window_s: float = 5.0,
+        install_timeout_s: float = 60.0,
     ) -> None:
         self.folder, self.port = folder, free_port()
         config = CONFIG.format(
-            port=self.port, more=more, online_window_s=online_window_s, install_timeout_s=install_timeout_s
+            port=self.port,
+            more=more,
+            canary=canary,
+            label_window_days=label_window_days,
+            margin=margin,
+            online_window_s=online_window_s,
+            install_timeout_s=install_timeout_s,
         )
         files = {"covey.toml": config, "features/sales.toml": FEATURES}
         self.project: Project = create_project(folder / "cloud", files, actor="test")
         self.store = Store(self.project)
         self.rng = random.Random(7)
         self.cloud: Cloud | None = None
-        self.fleet = Fleet([Device(n, r, folder / n, f"http://127.0.0.1:{self.port}") for n, r in NAMES.items()])
+        self.line = Relay(self.port)  # CUT_OFF's, which can be cut
+        urls = dict.fromkeys(NAMES, f"http://127.0.0.1:{self.port}") | {CUT_OFF: self.line.url}
+        self.fleet = Fleet([Device(n, r, folder / n, urls[n]) for n, r in NAMES.items()])
         self.now_s = 0.0
         self.answered = dict.fromkeys(NAMES, 0)
         self.outcomes = dict.fromkeys(NAMES, 0)
         self.arms: dict[str, int] = {}
         self.versions: dict[str, int] = {}
         self.failed = 0
+        self.likes = ("blue", "red")
+        self.seen: typing.Sequence[str] = COLOURS
+        self.lifts = dict.fromkeys(REGIONS, 0.0)
+        self.reacts: typing.Callable[[Sale, dict[str, typing.Any]], int | None] = lambda sale, _said: sale.sold
+        self.late_days = 0
+        self.offline: set[str] = set()
+        self._unsaid: dict[str, list[list[dict[str, object]]]] = {name: [] for name in NAMES}
 
     # ---- setting up and clearing up
 
@@ -187,11 +240,11 @@ class World:
 
     def old_world(self, days: int = 20) -> list[Sale]:
         """Sales of the days before the replay."""
-        return [s for d in range(-days, 0) for s in sales(START_S + d * DAY_S, 100, self.rng, "red", "blue")]
+        return [s for d in range(-days, 0) for s in sales(START_S + d * DAY_S, 100, self.rng, ("red", "blue"))]
 
     def new_world(self, days: int = 20) -> list[Sale]:
         """Sales as they are from the replay on, to train a good model on."""
-        return [s for d in range(days) for s in sales(START_S + d * DAY_S, 100, self.rng, "blue", "red")]
+        return [s for d in range(days) for s in sales(START_S + d * DAY_S, 100, self.rng, ("blue", "red"))]
 
     def train(self, **order: typing.Any) -> str:
         """Train a version."""
@@ -226,28 +279,42 @@ class World:
         self.settle()
 
     def day(self, n: int = 40) -> None:
-        """One day of customers on every device, with outcomes in the evening, and everybody delivers."""
+        """One day of customers on every device, with outcomes in the evening, and everybody online delivers."""
         for device in self.fleet.devices:
             self.customers(device, n)
         self.now_s += DAY_S
         self.each(self.tell_time)
         self.settle()
 
+    def days_until_end(self, number: int, n_days: int, n: int = 40) -> str:
+        """Let days pass until a rollout has ended, at most so many; return its state."""
+        for _ in range(n_days):
+            self.day(n)
+            if self.state(number) != "running":
+                break
+        return self.state(number)
+
     def customers(self, device: Device, n: int) -> None:
         """Customers on one device."""
-        known = []
-        for sale in sales(self.now_s, n, self.rng, "blue", "red"):
+        known: list[dict[str, object]] = []
+        for sale in sales(self.now_s, n, self.rng, self.likes, lift=self.lifts[device.region], seen=self.seen):
             body = {"features": sale.question, "event_time": format_time(sale.event_s)}
             status, reply = device.post("/v1/predict", body)
             if status != 200:
                 self.failed += 1
                 continue
             self.answered[device.name] += 1
-            arm = reply["parameters"]["arm"]
-            self.arms[arm] = self.arms.get(arm, 0) + 1
-            version = reply["parameters"]["version"]
-            self.versions[version] = self.versions.get(version, 0) + 1
-            known.append({"prediction_id": reply["parameters"]["prediction_id"], "label": sale.sold})
+            said = reply["parameters"]
+            self.arms[said["arm"]] = self.arms.get(said["arm"], 0) + 1
+            self.versions[said["version"]] = self.versions.get(said["version"], 0) + 1
+            label = self.reacts(sale, said)
+            if label is not None:
+                known.append({"prediction_id": said["prediction_id"], "label": label})
+        self._unsaid[device.name].append(known)
+        if len(self._unsaid[device.name]) > self.late_days:
+            self._post(device, self._unsaid[device.name].pop(0))
+
+    def _post(self, device: Device, known: list[dict[str, object]]) -> None:
         status, reply = device.post("/v1/outcomes", {"outcomes": known})
         assert status == 200, reply
         self.outcomes[device.name] += reply["accepted"]
@@ -262,14 +329,15 @@ class World:
         for device in self.fleet.devices:
             do(device)
 
-    def settle(self, devices: typing.Collection[str] = tuple(NAMES)) -> None:
-        """Wait until these devices have delivered and done what their channel says, and the controller has seen it."""
-        self.settle_until(lambda: True, devices)
+    def settle(self) -> None:
+        """Wait until all that are online have delivered and done what their channel says, and the controller knows."""
+        self.settle_until(lambda: True)
 
     def settle_until(
-        self, is_done: typing.Callable[[], bool], devices: typing.Collection[str] = tuple(NAMES), timeout_s: float = 60
+        self, is_done: typing.Callable[[], bool], devices: typing.Collection[str] = (), timeout_s: float = 60
     ) -> None:
-        """Sync until devices and controller are of one mind and something is so."""
+        """Sync until devices (all that are online) and controller are of one mind and something is so."""
+        devices = devices or [name for name in NAMES if name not in self.offline]
 
         def try_once() -> bool:
             self.fleet.each(lambda device: device.sync(), [d for d in self.fleet.devices if d.name in devices])

@@ -159,7 +159,8 @@ class Predictor:
         """
         engine = self._engine
         active = engine.model(model)
-        unit = active.unit_of(unit)  # drawn once, so that asking again stays in the arm
+        if active.share_bp:
+            unit = active.unit_of(unit)  # drawn once, so that asking again stays in the arm
         if event_time is None:
             event_s = self._now()
         else:

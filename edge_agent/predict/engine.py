@@ -42,6 +42,7 @@ class Engine:
         self.device, self._id_key, self._record = device, id_key, record
         self._sealer = experiment.Sealer(id_key)
         self._models: dict[str, ActiveModel] = {}
+        self._only: ActiveModel | None = None  # where there is a single one
         self._tags: dict[int, str] = {}
         # A step of it is one call into C, so that several threads may ask at once.
         self._next_nonce = itertools.count(int.from_bytes(os.urandom(experiment.NONCE_BYTES), "big")).__next__
@@ -57,6 +58,7 @@ class Engine:
         for active in models.values():
             active.prepare(self._sealer)
         self._models = dict(models)
+        self._only = next(iter(models.values())) if len(models) == 1 else None
         self._tags |= {active.tag: name for name, active in models.items()}
         self.generation = generation.digest
         self.replay = generation.replay
@@ -74,8 +76,8 @@ class Engine:
         NotFoundError
             No such model, or several and no name.
         """
-        if name is None and len(self._models) == 1:
-            return next(iter(self._models.values()))
+        if name is None and self._only is not None:
+            return self._only
         active = self._models.get(name or "")
         if active is None:
             known = ", ".join(sorted(self._models)) or "none yet; is the device in sync?"
@@ -147,7 +149,7 @@ class Engine:
         bundle = active.bundle(arm)
         try:
             codes = bundle.encoder.code(row)
-            return arm, codes, *bundle.answer_codes(codes)
+            outputs, source = bundle.answer_codes(codes)
         except NotReadyError:
             raise
         except (ModelError, DataError) as err:
@@ -156,6 +158,8 @@ class Engine:
                     self._record(self._failed(active, arm, event_s, served=True))
                 raise
             failure = err
+        else:
+            return arm, codes, outputs, source
         try:
             codes = active.incumbent.encoder.code(row)
             answer = active.incumbent.answer_codes(codes)
@@ -189,13 +193,14 @@ class Engine:
         SlowModelError
             Scoring another arm takes a long run: see there. The answer is not recorded yet.
         """
-        active = prediction.active
+        active, source, latency_s = prediction.active, prediction.source, prediction.latency_s
         bundle = active.bundle(prediction.arm)
         others = self._score_others(prediction, score_rest=score_other) if active.scores_other else ()
-        self.forget(prediction)
-        if prediction.source == PRECOMPUTED:
+        if self.waiting or self._scored:
+            self.forget(prediction)
+        if source == PRECOMPUTED:
             self.parity.look(bundle, prediction.codes, prediction.outputs)
-        if prediction.latency_s > HOLDS_UP_S and prediction.source == ONNX:
+        if latency_s > HOLDS_UP_S and source == ONNX:
             bundle.took_long(time.monotonic())
         self._record(
             Answered(
@@ -203,13 +208,13 @@ class Engine:
                 bundle.version,
                 active.epoch,
                 prediction.arm,
-                prediction.source,
+                source,
                 prediction.event_s,
-                int(prediction.latency_s * 1e6),
-                prediction.latency_s > bundle.manifest.budgets.predict_s,
+                int(latency_s * 1e6),
+                latency_s > bundle.manifest.budgets.predict_s,
                 prediction.nonce,
                 prediction.outputs,
-                active.keeps_outputs or any(one.outputs for one in others),
+                active.keeps_outputs or (others != () and any(one.outputs for one in others)),
                 others,
             )
         )
@@ -295,4 +300,4 @@ class Engine:
 
     def close(self) -> None:
         """Forget all models."""
-        self._models = {}
+        self._models, self._only = {}, None

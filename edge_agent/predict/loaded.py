@@ -75,7 +75,9 @@ class LoadedBundle:
             "model_first": (self._from_model, self._from_table),
             "precomputed_only": (self._from_table,),
         }[manifest.answer_order]
-        self._table_first = manifest.answer_order != "model_first"
+        # What every answer needs, at hand.
+        self._key, self._packed = self.encoder.key, self.encoder.packed
+        self._find_first = self.table.get if self.table and manifest.answer_order != "model_first" else None
         self._ask = (*best, self._from_coarse, self._from_default)
         self._ask_but_the_model = tuple(ask for ask in self._ask if ask != self._from_model)
 
@@ -151,14 +153,14 @@ class LoadedBundle:
 
     def answer_codes(self, codes: Codes) -> Answer:
         """Answer a row that is coded (`Encoder.code`), as `answer` does."""
-        if self._table_first and self.table is not None:
-            found = self.table.get(self.encoder.key(codes))
+        if self._find_first is not None:
+            found = self._find_first(self._key(codes))
             if found is not None:
                 return found, PRECOMPUTED
         runtime = self._runtime
         if runtime is not None and not self.is_slow and not self._done:
             try:
-                return runtime.run(self.encoder.packed(codes)), ONNX
+                return runtime.run(self._packed(codes)), ONNX
             except ModelError as err:
                 return self._answer_slowly(codes, err)
         return self._answer_slowly(codes)

@@ -11,6 +11,7 @@ from edge_agent.records import Answered, AnyRecord, Failed, OutcomeSeen
 
 BOUNDS_US = (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_000, 250_000, 1_000_000)
 _MAX_SERIES = 256
+_bucket_of, _now = bisect.bisect_left, time.time
 K = typing.TypeVar("K")
 V = typing.TypeVar("V")
 AnsweredKey = tuple[str, str, int, int]
@@ -60,14 +61,14 @@ class Meters:
     def take(self, record: AnyRecord) -> None:
         """Count a record."""
         if type(record) is Answered:
-            key = (record.model, record.version, record.arm, record.source)
+            key, latency_us = (record.model, record.version, record.arm, record.source), record.latency_us
             series = self.answered.get(key)
             if series is None:
                 series = self.answered[key] = Series()
                 _bound(self.answered)
-            series.buckets[bisect.bisect_left(BOUNDS_US, record.latency_us)] += 1
-            series.sum_us += record.latency_us
-            series.last_s = time.time()
+            series.buckets[_bucket_of(BOUNDS_US, latency_us)] += 1
+            series.sum_us += latency_us
+            series.last_s = _now()
         elif isinstance(record, Failed):
             failed = (record.model, record.version, record.arm, record.served)
             self.failed[failed] = self.failed.get(failed, 0) + 1

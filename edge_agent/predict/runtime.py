@@ -23,6 +23,12 @@ class Runtime:
     width : int
         Number of float32 inputs.
 
+    Attributes
+    ----------
+    run : callable
+        Answers one row of `width` float32 numbers, as bytes; the quick way for who asks again and again, any thread
+        may. Raises ModelError if the model failed, or an output is not finite.
+
     Raises
     ------
     ModelError
@@ -49,6 +55,7 @@ class Runtime:
         self._shape = (1, width)
         self._bound: BoundRun | None = None
         self._is_bound = False
+        self.run: typing.Callable[[bytes], tuple[float, ...]] = self._first_run
 
     def _bind(self, vector: bytes, outputs: tuple[float, ...]) -> None:
         """Bind input and output for the runs to come, if that gives for this row what a plain run gave."""
@@ -56,9 +63,9 @@ class Runtime:
         try:
             bound = BoundRun(self._session, self._input, self._output, self._shape[1], self._n_outputs)
             if bound.run(vector) == list(outputs):
-                self._bound = bound
+                self._bound, self.run = bound, self._bound_run(bound)
         except Exception:  # noqa: BLE001 - whatever it is, the plain way works: it just did
-            self._bound = None
+            return
 
     def _names(self, manifest: Manifest, width: int) -> tuple[str, str]:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
@@ -71,34 +78,30 @@ class Runtime:
             raise ModelError(f"has no output {wanted!r}", field=where)
         return inputs[0].name, wanted
 
-    def run(self, vector: bytes) -> tuple[float, ...]:
-        """Answer one row; the quick way for who asks again and again, any thread may.
+    def _first_run(self, vector: bytes) -> tuple[float, ...]:
+        """Answer a row the plain way, and see whether the quick way is open for the next ones."""
+        plain = self.run_apart(vector, None)
+        if not self._is_bound:
+            self._bind(vector, plain)
+        return plain
 
-        Parameters
-        ----------
-        vector : bytes
-            `width` float32 numbers.
+    def _bound_run(self, bound: BoundRun) -> typing.Callable[[bytes], tuple[float, ...]]:
+        """Return what answers by a bound run: as many numbers as there are outputs, or nothing at all."""
+        run_bound, run_apart = bound.run, self.run_apart
 
-        Raises
-        ------
-        ModelError
-            The model failed, or an output is not finite.
-        """
-        if self._bound is None:
-            plain = self.run_apart(vector, None)
-            if not self._is_bound:
-                self._bind(vector, plain)
-            return plain
-        try:
-            outputs = self._bound.run(vector)
-        except Exception as err:
-            raise ModelError(f"failed: {err}", field="model") from err
-        if outputs is None:
-            return self.run_apart(vector, None)
-        # float32 numbers can not add up to more than a float64 holds, so their sum is finite if they all are.
-        if len(outputs) != self._n_outputs or not isfinite(sum(outputs)):
-            raise ModelError(f"gave {tuple(outputs)!r:.80}", field="model")
-        return tuple(outputs)
+        def run(vector: bytes) -> tuple[float, ...]:
+            try:
+                outputs = run_bound(vector)
+            except Exception as err:
+                raise ModelError(f"failed: {err}", field="model") from err
+            if outputs is None:
+                return run_apart(vector, None)
+            # float32 numbers can not add up to more than a float64 holds, so their sum is finite if they all are.
+            if not isfinite(sum(outputs)):
+                raise ModelError(f"gave {tuple(outputs)!r:.80}", field="model")
+            return tuple(outputs)
+
+        return run
 
     def new_limits(self) -> typing.Any:  # noqa: ANN401 - a type of ONNX Runtime's
         """Return what `run_apart` can be stopped with, from another thread: set its ``terminate``."""

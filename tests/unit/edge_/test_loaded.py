@@ -8,7 +8,6 @@ import typing
 import pytest
 
 from edge_agent.predict.loaded import DEFAULT, ONNX, PRECOMPUTED, LoadedBundle, NotReadyError
-from edge_agent.predict.runtime import Runtime
 from shared import bundle, codec, precomputed
 from shared.errors import DataError, ModelError, TrustError, WireError
 from tests import fakes
@@ -74,13 +73,14 @@ def test_a_model_that_fails_at_a_row_is_asked_once(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
     loaded = open_bundle(tmp_path, fault="nan", answer_order=order, table=None, default=FALLBACK)
-    honest, runs = Runtime.run, list[bytes]()
+    assert loaded._runtime
+    honest, runs = loaded._runtime.run, list[bytes]()
 
-    def run(runtime: Runtime, vector: bytes) -> tuple[float, ...]:
+    def run(vector: bytes) -> tuple[float, ...]:
         runs.append(vector)
-        return honest(runtime, vector)
+        return honest(vector)
 
-    monkeypatch.setattr(Runtime, "run", run)
+    monkeypatch.setattr(loaded._runtime, "run", run)
     assert loaded.answer(NAN) == (FALLBACK, DEFAULT)
     assert len(runs) == 1
 

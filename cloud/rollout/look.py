@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import typing
 
 from cloud.config import Project, RolloutSettings
@@ -9,6 +10,7 @@ from cloud.rollout.by_device import EARLIER_DAYS
 from cloud.rollout.channels import control_share_bp, device_share_bp
 from cloud.rollout.devices import Wanted, count
 from cloud.rollout.quality import Judged, is_interleaved
+from cloud.rollout.split import place_of
 from cloud.rollout.verdict import Evidence, Verdict, judge
 from cloud.store.store import Store
 from shared.clock import DAY_S, day_of
@@ -55,6 +57,7 @@ def look_at(
     rows = _evidence(store, rollout, plan, stage, stages, mature_day) if stage["kind"] != "install" else None
     devices = _devices_of(store, stage, stages)
     told_s = {row["region"]: row["published_s"] for row in store.rollouts.channels()}
+    dropped = {one["ended_day"] for one in rollout["candidates"] if one["state"] == "dropped"}
     verdicts = {}
     for candidate in running(rollout):
         judged = Judged(
@@ -62,6 +65,7 @@ def look_at(
             margin=model.margin / model.metric_scale,
             n_regions=len(project.settings.regions.order),
             n_candidates=len(rollout["candidates"]),
+            n_running=len(running(rollout)),
             incumbent=rollout["from_version"],
             candidate=candidate["version"],
             numbers=model.numbers,
@@ -75,6 +79,7 @@ def look_at(
             control_bp={region: control_share_bp(rollout, stage, region) for region in project.settings.regions.order},
             opened_s=stage["opened_s"],
             told_s=told_s,
+            pinned=frozenset(one["device"] for one in store.pins.in_region() if one["model"] == rollout["model"]),
         )
         counts = count(
             devices,
@@ -83,19 +88,36 @@ def look_at(
             online_window_s=project.settings.serve.online_window_s,
             install_timeout_s=plan.install_timeout_s,
         )
-        evidence = of_arm(rows, candidate["arm"]) if rows else Evidence([], [], [], [], [])
+        evidence = of_arm(rows, candidate["arm"], dropped) if rows else Evidence([], [], [], [], [])
         verdicts[candidate["arm"]] = judge(stage["kind"], counts, evidence, plan, judged)
     return verdicts
 
 
-def of_arm(evidence: Evidence, arm: int) -> Evidence:
+def of_arm(evidence: Evidence, arm: int, dropped_days: typing.Collection[int] = ()) -> Evidence:
     """Return what speaks of one candidate and of the incumbent beside it; the candidate becomes arm 1.
 
     Pairs are one candidate's against the incumbent, so those of the others go; sums keep the incumbent's arm 0.
+
+    Parameters
+    ----------
+    dropped_days : collection of int
+        Event days on which a candidate was dropped. The incumbent answers more from then on, so the days after are
+        compared apart: where a split changes while the days do too, adding up makes differences that are none.
     """
-    return Evidence(
-        *([{**row, "arm": min(row["arm"], 1)} for row in rows if row["arm"] in (0, arm)] for rows in evidence)
-    )
+
+    def own(row: typing.Mapping[str, typing.Any], elsewhere: int) -> Row:
+        epoch = (row["epoch"], sum(row["day"] > day for day in dropped_days)) if dropped_days else row["epoch"]
+        return {**row, "arm": min(row["arm"], 1), "epoch": epoch, "failed_elsewhere": 0 if row["arm"] else elsewhere}
+
+    def own_rows(rows: typing.Sequence[typing.Mapping[str, typing.Any]]) -> list[Row]:
+        # The incumbent answers in place of whoever fails, and that is no request that was given to it.
+        failed: dict[tuple[typing.Any, ...], int] = collections.Counter()
+        for row in rows:
+            if row["arm"] not in (0, arm):
+                failed[place_of(row)] += row.get("failed", 0)
+        return [own(row, failed[place_of(row)]) for row in rows if row["arm"] in (0, arm)]
+
+    return Evidence(*map(own_rows, evidence))
 
 
 def _devices_of(store: Store, stage: Row, stages: typing.Sequence[Row]) -> list[Row]:

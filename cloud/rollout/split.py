@@ -43,15 +43,19 @@ def uneven_split(served: typing.Sequence[Row], plan: RolloutSettings) -> list[st
 
 
 def _asked(served: typing.Sequence[Row]) -> list[Row]:
-    """Count each request for the arm that was to answer it: the incumbent's answer after a failure is no other one."""
+    """Count each request for the arm that was to answer it: the incumbent's answer after a failure is no other one.
+
+    Rows of one candidate among several say what failed elsewhere.
+    """
     failed: dict[tuple[typing.Any, ...], int] = collections.Counter()
     for row in served:
         if row["arm"]:
-            failed[_place(row)] += row["failed"]
-    return [
-        {**row, "asked": row["requests"] if row["arm"] else max(0, row["requests"] - failed[_place(row)])}
-        for row in served
-    ]
+            failed[place_of(row)] += row["failed"]
+    return [{**row, "asked": row["requests"] if row["arm"] else _given(row, failed[place_of(row)])} for row in served]
+
+
+def _given(row: Row, failed: int) -> int:
+    return int(max(0, row["requests"] - failed - row.get("failed_elsewhere", 0)))
 
 
 def _of_those_that_try(rows: typing.Sequence[Row], share: float) -> list[Row]:
@@ -63,5 +67,6 @@ def _of_those_that_try(rows: typing.Sequence[Row], share: float) -> list[Row]:
     return [row for row in rows if row["device"] in tried and total[row["device"]] * share >= _ENOUGH]
 
 
-def _place(row: Row) -> tuple[typing.Any, ...]:
+def place_of(row: Row) -> tuple[typing.Any, ...]:
+    """Return where and when a row's requests were answered, whichever arm did."""
     return row["region"], row["epoch"], row["device"], row["day"]

@@ -109,10 +109,16 @@ def judge(kind: str, counts: Counts, evidence: Evidence, plan: RolloutSettings, 
 
 
 def _uneven(kind: str, evidence: Evidence, plan: RolloutSettings, judged: Judged) -> list[str]:
-    """Where one candidate has a share of the requests, say whether it is the planned one."""
-    canary = plan.canary
-    shares = kind == "canary" and canary.mode == "canary" and canary.unit == "request" and judged.n_candidates == 1
-    return uneven_split(evidence.stage_served, plan) if shares else []
+    """Where candidates have shares of the requests, say whether this one has the planned one beside the incumbent.
+
+    Once a candidate has dropped out, devices that have not heard of it still share out as before: then nobody can say.
+    """
+    canary, n = plan.canary, judged.n_candidates
+    if kind != "canary" or canary.mode != "canary" or canary.unit != "request" or judged.n_running < n:
+        return []
+    share = canary.request_share / (1 - (n - 1) * canary.request_share)
+    own = msgspec.structs.replace(plan, canary=msgspec.structs.replace(canary, request_share=min(share, 1.0)))
+    return uneven_split(evidence.stage_served, own)
 
 
 def _guarded(

@@ -9,13 +9,18 @@ import msgspec
 import pytest
 
 from cloud.config import CanarySettings, RolloutSettings
-from cloud.rollout import choice, plan
-from cloud.rollout.verdict import Verdict
+from cloud.rollout import choice, look, plan
+from cloud.rollout.devices import Counts
+from cloud.rollout.guardrails import decide_all, guardrails_of
+from cloud.rollout.quality import Judged
+from cloud.rollout.verdict import Evidence, Verdict, judge
 from shared.channel import MAX_CANDIDATES
 from shared.errors import ConflictError, CoveyError, PlanError, UsageError
+from shared.metrics import get_metric
 from tests.unit.cloud_.simulated import MODEL, ORDER, Fleet
 
 Make = typing.Callable[..., Fleet]
+SETTINGS = RolloutSettings(canary=CanarySettings(request_share=0.25))
 
 
 @pytest.fixture
@@ -173,6 +178,64 @@ def test_all_chances_of_error_are_shared_by_as_many_as_began_also_once_some_have
     assert "needed 180" in fleet.row(number)["candidates"][1]["why"]  # in a region: of 3, in 3 regions, at 5 %
 
 
+def failing_days(ratio_before: float, ratio_after: float) -> Evidence:
+    """Answers of two equal arms; on day 5 a third is dropped, whose share is the incumbent's from then on."""
+    rows = [
+        {
+            "epoch": 7, "arm": arm, "device": f"d{i}", "region": "west", "day": day, "requests": n,
+            "failed": round(n * (ratio_before if day <= 5 else ratio_after)), "timed_out": 0, "fallback": 0,
+        }
+        for day in range(10)
+        for arm, n in ((0, 100 if day <= 5 else 900), (2, 100))
+        for i in range(20)
+    ]  # fmt: skip
+    return Evidence([], [], [], [], rows)
+
+
+def test_days_before_and_after_a_drop_are_compared_apart() -> None:
+    settings = RolloutSettings(latency_margin=0.0)
+    calm_later = failing_days(0.2, 0.01)
+
+    def word(days: typing.Collection[int]) -> str:
+        asked = guardrails_of(look.of_arm(calm_later, 2, days).faults, [], settings)
+        return decide_all(asked)["failed or slow answers"].word
+
+    assert word([5]) != "rollback"
+    assert word([]) == "rollback", "added up, the candidate has more of the bad days"
+
+
+def shared_out(*n: int, failed: int = 0) -> Evidence:
+    """Answers of the incumbent and of candidates on 24 devices; what arm 2 fails at the incumbent answers too."""
+    rows = [
+        {
+            "epoch": 7, "arm": arm, "device": f"d{i}", "region": "west", "day": 1, "requests": own,
+            "failed": failed * (arm == 2), "timed_out": 0, "fallback": 0, "outcomes": own, "metric_sum": 0,
+            "metric_sumsq": 0,
+        }
+        for arm, own in enumerate((n[0] + failed, *n[1:]))
+        for i in range(24)
+    ]  # fmt: skip
+    return Evidence([], [], rows, rows, [])
+
+
+@pytest.mark.parametrize(
+    ("evidence", "n_running", "is_uneven"),
+    [
+        (shared_out(500, 250, 250), 2, False),
+        (shared_out(500, 210, 250), 2, True),
+        (shared_out(500, 250, 250, failed=100), 2, False),
+        (shared_out(500, 210, 250), 1, False),  # another has dropped out: some devices may not know yet
+    ],
+)
+def test_a_candidate_that_reports_fewer_requests_than_it_was_given_waits(
+    evidence: Evidence, n_running: int, is_uneven: bool
+) -> None:
+    judged = Judged(get_metric("log_loss", "binary"), 0.02, 1, n_candidates=2, n_running=n_running)
+    fine = Counts(total=24, online=24, verified=24)
+    seen = judge("canary", fine, look.of_arm(evidence, 1), SETTINGS, judged)
+    assert any("some were never reported" in said for said in seen.waits) == is_uneven
+
+
 # ---- orders
 
 
@@ -227,7 +290,6 @@ def test_each_candidate_must_be_ready_signed_and_another(
     assert fleet.store.rollouts.running(MODEL) is None
 
 
-SETTINGS = RolloutSettings(canary=CanarySettings(request_share=0.25))
 PAIRED = CanarySettings(request_share=0.25, keep_pairs=True)
 
 

@@ -18,8 +18,8 @@ from edge_agent.config import Layout, find_store
 from edge_agent.files import lock
 from edge_agent.predict.apart import SlowModelError, in_place
 from edge_agent.predict.engine import ActiveModel, Prediction, Row
+from edge_agent.predict.labels import NO_LABEL
 from edge_agent.predict.loaded import NotReadyError
-from edge_agent.predict.numbers import NO_LABEL
 from edge_agent.predict.replies import label_index
 from edge_agent.records import ARM_NAMES
 from shared.errors import ConflictError, ModelError

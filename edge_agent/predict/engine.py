@@ -10,12 +10,13 @@ import typing
 from edge_agent.generation import Generation
 from edge_agent.predict.active import ActiveModel, Prediction, Row, main_score
 from edge_agent.predict.apart import HOLDS_UP_S, SlowModelError
+from edge_agent.predict.labels import NO_LABEL, label_of
 from edge_agent.predict.loaded import ONNX, PRECOMPUTED, NotReadyError
-from edge_agent.predict.numbers import NO_LABEL, checked
+from edge_agent.predict.numbers import checked
 from edge_agent.predict.parity import Parity
 from edge_agent.records import INCUMBENT, Answered, Failed, NumbersSeen, OutcomeSeen, Recorder, Scored, Visited
-from shared import codec, experiment
-from shared.errors import DataError, ModelError, NotFoundError, shown
+from shared import experiment
+from shared.errors import DataError, ModelError, NotFoundError
 from shared.features.compiled import Codes
 from shared.features.encoder import check_columns
 from shared.telemetry import APPROXIMATE
@@ -273,7 +274,11 @@ class Engine:
         about = name, str(said.version), said.epoch, said.arm, said.event_s, said.nonce
         seen: list[OutcomeSeen | NumbersSeen] = []
         if label is not NO_LABEL or not numbers:
-            seen.append(OutcomeSeen(*about, said.score, self._label(name, label), int(now_s), said.source))
+            seen.append(
+                OutcomeSeen(
+                    *about, said.score, label_of(label, self.model(name).incumbent.manifest), int(now_s), said.source
+                )
+            )
         if numbers:
             known = (bundle.manifest for bundle in self.model(name).arms.values())
             seen.append(NumbersSeen(*about, int(now_s), checked(numbers, known)))
@@ -282,21 +287,6 @@ class Engine:
             self.finish(answer, score_other=False)
         for one in seen:
             self._record(one)
-
-    def _label(self, model: str, label: object) -> float:
-        if label is NO_LABEL:
-            raise DataError("neither a label nor numbers", field="label", fix="Send the true value.")
-        manifest = self.model(model).incumbent.manifest
-        if manifest.task == "regression":
-            if isinstance(label, bool) or not isinstance(label, int | float) or not abs(label) <= codec.MAX_FLOAT32:
-                raise DataError(f"{shown(label)} is not a number", field="label", fix="Send the true value.")
-            return float(label)
-        for i, known in enumerate(manifest.classes):
-            if label == known:
-                return float(i)
-        raise DataError(
-            f"{shown(label)} is not a class", field="label", fix=f"Classes are {list(manifest.classes)!r:.200}."
-        )
 
     def close(self) -> None:
         """Forget all models."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import typing
 
-import msgspec
-
 from edge_agent.records import MemorySeen
 from shared.bundle import Manifest
 from shared.clock import day_of
@@ -15,7 +13,6 @@ from shared.summary import LIMIT
 if typing.TYPE_CHECKING:
     from edge_agent.predict.engine import Engine
 
-NO_LABEL: typing.Final = msgspec.UNSET
 Numbers = tuple[tuple[str, float, float], ...]
 
 

@@ -9,11 +9,12 @@ import msgspec
 from shared import codec
 from shared.errors import UsageError, WireError
 from shared.experiment import BASIS_POINTS
-from shared.versions import check_name, parse_version
+from shared.versions import DeviceName, check_name, parse_version
 
 MAX_CHANNEL_BYTES = 1 << 20
 MAX_CANDIDATES = 8
 MAX_ARM = 15
+MAX_PINS = 1000
 BasisPoints = typing.Annotated[int, msgspec.Meta(ge=0, le=BASIS_POINTS)]
 Arm = typing.Annotated[int, msgspec.Meta(ge=1, le=MAX_ARM)]
 Seconds = typing.Annotated[float, msgspec.Meta(ge=0, le=1e9)]
@@ -115,7 +116,7 @@ class ModelChannel(msgspec.Struct, frozen=True, kw_only=True):
     also: typing.Annotated[tuple[BundleRef, ...], msgspec.Meta(max_length=MAX_CANDIDATES - 1)] = ()
     experiment: Experiment | None = None
     guard: Guard = Guard()
-    pins: typing.Annotated[dict[str, BundleRef], msgspec.Meta(max_length=1000)] = {}
+    pins: typing.Annotated[dict[DeviceName, BundleRef], msgspec.Meta(max_length=MAX_PINS)] = {}
 
     @property
     def candidates(self) -> tuple[BundleRef, ...]:

@@ -8,6 +8,7 @@ import msgspec
 
 from shared.codec import Record
 from shared.errors import UsageError
+from shared.versions import DeviceName
 
 JOIN_PATH = "/api/v1/devices/join"
 NONCE_PATH = "/api/v1/devices/{device}/nonce"
@@ -22,7 +23,7 @@ _TOKEN_PARTS = 4
 
 PublicKey = typing.Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]  # $ would let a line end through
 Signature = typing.Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
-Name = typing.Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
+Name = DeviceName
 
 
 class JoinToken(typing.NamedTuple):

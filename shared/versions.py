@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import typing
 
+import msgspec
+
 from shared.errors import UsageError
 
 _VERSION = re.compile(r"v([1-9]\d{0,4})(?:\.([1-9]\d{0,4}))?", re.ASCII)
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[._-][a-z0-9]+)*")
 _MAX_NAME = 63
+DeviceName = typing.Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
 _MAX_PART = 65535
 
 

@@ -11,6 +11,7 @@ from cloud import enrol
 from cloud.carried import import_batches
 from cloud.cli.base import Amount, Group, Here, Number, json_option, pass_here, show, table
 from cloud.cli.enrol import approve, preauthorise, reject, retire, rotate
+from cloud.cli.pin import pin, unpin
 from cloud.rollout import overview
 from cloud.store.audit import this_user
 from cloud.store.fleet import STATUSES, Status
@@ -105,8 +106,10 @@ def show_(here: Here, name: str, as_json: bool) -> None:
             + (f", candidate {', '.join((entry['candidate'], *entry.get('also', ())))}" if entry["candidate"] else "")
         )
         lines += [f"    refused {version}: {why}" for version, why in entry["refused"].items()]
+    pins = here.store.pins.of_device(name)
+    lines += [f"  pinned to {p['model']}@{p['version']} by {p['actor']}: {p['reason']}" for p in pins]
     lines += [f"  {format_time(e['at_s'])} {e['kind'].replace('-', ' ')}: {e['detail']}".rstrip(": ") for e in events]
-    show(row | {"events": events}, lines, as_json=as_json)
+    show(row | {"events": events, "pins": pins}, lines, as_json=as_json)
 
 
 @device.command("import-telemetry")
@@ -121,5 +124,5 @@ def import_telemetry(here: Here, folder: pathlib.Path, as_json: bool) -> int:
     return 1 if any(one.error for one in taken) else 0
 
 
-for _command in (approve, reject, preauthorise, rotate, retire):
+for _command in (approve, reject, preauthorise, rotate, retire, pin, unpin):
     device.add_command(_command)

@@ -6,6 +6,7 @@ import typing
 
 Row = typing.Mapping[str, typing.Any]
 _MARKS = {"PASS": "v", "HOLD": ">", "FAIL": "x", "WAITING": "."}
+_NAMED = 5
 
 
 def rollout_lines(view: Row) -> list[str]:
@@ -31,10 +32,16 @@ def rollout_lines(view: Row) -> list[str]:
         lines += [f"  promotion waits: {said}" for said in view["promotion"]["waits"]]
     if view["promotion"]["more_outcomes"]:
         lines.append(f"  about {view['promotion']['more_outcomes']:,} more outcomes prove it, if they go on like this")
+    if view["pinned"] and view["state"] == "running":
+        lines.append(f"  pinned, and counted in no stage: {', '.join(view['pinned'][:_NAMED])}{_more(view['pinned'])}")
     lines += [f"  {said}" for said in view["beside"]["lines"]]
     if view["outcome"]:
         lines.append(f"  {state}: {view['outcome']}")
     return lines
+
+
+def _more(names: typing.Sequence[str]) -> str:
+    return f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
 
 
 def _candidates(rows: typing.Sequence[Row]) -> list[str]:

@@ -92,12 +92,14 @@ def desired(store: Store, settings: DeviceSettings, region: str, sequence: int) 
     """Return the channel that a region should have."""
     models = []
     guard = Guard(**msgspec.structs.asdict(settings.guard))
+    pins = store.pins.in_region(region)
     for row in store.db.rows("select model, version from incumbents where region = ? order by model", (region,)):
         rollout = store.rollouts.running(row["model"])
         stages = store.rollouts.stages(rollout["id"]) if rollout else []
         refer = functools.partial(bundle_ref, store, row["model"])
         entry = model_channel(row["version"], rollout, stages, row["model"], region, refer=refer)
-        models.append(msgspec.structs.replace(entry, guard=guard))
+        pinned = {one["device"]: refer(one["version"]) for one in pins if one["model"] == row["model"]}
+        models.append(msgspec.structs.replace(entry, guard=guard, pins=pinned))
     return Channel(
         region=region,
         sequence=sequence,

@@ -29,6 +29,8 @@ class Wanted(typing.NamedTuple):
         When the stage opened (wall time).
     control_bp : mapping
         Which devices of each region are the control group: they take no part.
+    pinned : frozenset of str
+        Devices that run something else because somebody said so: they take no part.
     told_s : mapping
         When each region's channel changed last: whatever changed, its devices have a new generation to prove.
     """
@@ -41,6 +43,7 @@ class Wanted(typing.NamedTuple):
     opened_s: float
     told_s: typing.Mapping[str, float] = {}
     control_bp: typing.Mapping[str, int] = {}
+    pinned: frozenset[str] = frozenset()
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +55,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         In the stage; of these, heard from lately.
     verified : int
         Online, and run the version: right digest, golden inputs reproduced, probation over.
+    pinned : int
+        That are in none of these, since somebody pinned them to a version.
     failed, timed_out : int
         Tried and could not; or were online long enough and have not.
     """
@@ -61,6 +66,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     verified: int = 0
     failed: int = 0
     timed_out: int = 0
+    pinned: int = 0
 
     @property
     def executed(self) -> int:
@@ -80,6 +86,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 def takes_part(device: Row, wanted: Wanted) -> bool:
     """Whether a device belongs to a stage."""
+    if device["device"] in wanted.pinned:
+        return False
     if in_control(wanted.salt, device["device"], wanted.control_bp.get(device["region"], 0)):
         return False
     return in_stage(wanted.salt, device["device"], wanted.device_share_bp)
@@ -94,8 +102,9 @@ def count(
     count at all, so it can not hold anything up. One that says "not now" is neither verified nor timed out: it waits
     for its owner, and goes on by itself after a while.
     """
-    total = online = verified = failed = timed_out = 0
+    total = online = verified = failed = timed_out = pinned = 0
     for device in devices:
+        pinned += device["device"] in wanted.pinned
         if not takes_part(device, wanted):
             continue
         total += 1
@@ -109,7 +118,7 @@ def count(
             failed += 1
         elif is_online and not status.waits and now_s - _asked_s(device, wanted) > install_timeout_s:
             timed_out += 1
-    return Counts(total=total, online=online, verified=verified, failed=failed, timed_out=timed_out)
+    return Counts(total=total, online=online, verified=verified, failed=failed, timed_out=timed_out, pinned=pinned)
 
 
 def _asked_s(device: Row, wanted: Wanted) -> float:

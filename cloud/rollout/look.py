@@ -79,6 +79,7 @@ def look_at(
             control_bp={region: control_share_bp(rollout, stage, region) for region in project.settings.regions.order},
             opened_s=stage["opened_s"],
             told_s=told_s,
+            pinned=frozenset(one["device"] for one in store.pins.in_region() if one["model"] == rollout["model"]),
         )
         counts = count(
             devices,

@@ -24,7 +24,8 @@ _EVENTS = 20
 def fleet(project: Project, store: Store, *, now_s: float | None = None) -> Row:
     """Return the fleet: regions, versions, totals, running rollouts, newest events, and how the worker is."""
     now = time.time() if now_s is None else now_s
-    devices = [_device(row, project, now) for row in store.fleet.all()]
+    pins = store.pins.in_region()
+    devices = [_device(row, project, now, pins) for row in store.fleet.all()]
     event_s = float(store.get_meta("event_s"))
     return {
         "project": project.settings.project.name,
@@ -33,6 +34,7 @@ def fleet(project: Project, store: Store, *, now_s: float | None = None) -> Row:
         "devices": {"total": len(devices), "online": sum(device["online"] for device in devices)},
         "regions": [_region(name, devices) for name in project.settings.regions.order],
         "models": {name: _model(store, name) for name in project.settings.models},
+        "pins": [{key: pin[key] for key in ("device", "region", "model", "version", "reason")} for pin in pins],
         "totals": store.evidence.totals(),
         "channels": {row["region"]: row["sequence"] for row in store.rollouts.channels()},
         "rollouts": [brief(store, row) for row in store.rollouts.all_running()],
@@ -46,7 +48,7 @@ def fleet(project: Project, store: Store, *, now_s: float | None = None) -> Row:
     }
 
 
-def _device(row: Row, project: Project, now_s: float) -> Row:
+def _device(row: Row, project: Project, now_s: float, pins: typing.Sequence[Row]) -> Row:
     status = status_of(row)
     return {
         "device": row["device"],
@@ -63,13 +65,15 @@ def _device(row: Row, project: Project, now_s: float) -> Row:
         },
         "refused": {entry.model: entry.refused for entry in status.models if entry.refused},
         "stale_s": status.stale_s,
+        "pins": {pin["model"]: pin["version"] for pin in pins if pin["device"] == row["device"]},
     }
 
 
 def devices(project: Project, store: Store, region: str = "") -> list[Row]:
     """Return every device."""
     now = time.time()
-    return [_device(row, project, now) for row in store.fleet.all(region)]
+    pins = store.pins.in_region(region)
+    return [_device(row, project, now, pins) for row in store.fleet.all(region)]
 
 
 def _region(name: str, rows: list[Row]) -> Row:
@@ -172,6 +176,7 @@ def rollout(project: Project, store: Store, number: int) -> Row:
             row["model"], [stage["id"] for stage in of.stages if stage["opened_s"]]
         ),
         "devices": len(store.fleet.all()),
+        "pinned": [pin["device"] for pin in store.pins.in_region() if pin["model"] == row["model"]],
         "beside": beside(project, store, row),
     }
 

@@ -268,7 +268,8 @@ class Rollouts:
     def set_channel(self, region: str, sequence: int, body: bytes) -> None:
         """Keep what was published."""
         self._db.connection.execute(
-            "insert into channels values (?, ?, ?, ?) on conflict (region) do update set sequence = excluded.sequence,"
+            "insert into channels (region, sequence, body, published_s) values (?, ?, ?, ?)"
+            " on conflict (region) do update set sequence = excluded.sequence,"
             " body = excluded.body, published_s = excluded.published_s",
             (region, sequence, body, time.time()),
         )

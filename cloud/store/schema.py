@@ -185,3 +185,20 @@ create table measures (device text not null, model text not null, version text n
 create index measures_by_epoch on measures (model, epoch)
 """,
     )
+
+
+@migrations(name="0009-pins-and-ramps")
+def _pins_and_ramps(db: sqlite_utils.Database) -> None:
+    # Stages of before took all of their devices at once.
+    _run(
+        db,
+        """
+create table pins (model text not null, device text not null, version text not null, actor text not null,
+    reason text not null, since_s real not null, primary key (model, device)) without rowid;
+create index pins_by_device on pins (device);
+alter table stages add column reached_bp integer not null default 10000;
+alter table stages add column grown_s real not null default 0;
+alter table channels add column told_s real not null default 0;
+update channels set told_s = published_s
+""",
+    )

@@ -11,6 +11,7 @@ from cloud.store.evidence import Evidence
 from cloud.store.fleet import Fleet
 from cloud.store.jobs import Jobs
 from cloud.store.measures import Measures
+from cloud.store.pins import Pins
 from cloud.store.registry import Registry
 from cloud.store.rollouts import Rollouts
 
@@ -35,6 +36,7 @@ class Store:
         self.evidence = Evidence(self.db)
         self.measures = Measures(self.db)
         self.rollouts = Rollouts(self.db)
+        self.pins = Pins(self.db)
 
     def get_meta(self, key: str, default: float | str = 0) -> float | str:
         """Return a small value."""

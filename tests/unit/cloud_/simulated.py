@@ -216,7 +216,15 @@ class Fleet:
         trial, refused = entry.experiment, dict(before.refused)
         arms = {arm: ref.version for arm, ref in entry.arms.items()}
         is_control = trial is not None and in_control(trial.salt, device.name, trial.control_share_bp)
-        if not arms or trial is None or is_control or not in_stage(trial.salt, device.name, trial.device_share_bp):
+        pinned = entry.pins.get(device.name)
+        is_control = is_control and not pinned
+        if (
+            pinned
+            or not arms
+            or trial is None
+            or is_control
+            or not in_stage(trial.salt, device.name, trial.device_share_bp)
+        ):
             arms, trial = {}, trial if is_control else None
         if device.installs == "hangs" and (arms or not before.incumbent):
             return before
@@ -226,7 +234,7 @@ class Fleet:
         candidate, *also = arms.values() or [""]
         return ModelStatus(
             model=entry.model,
-            incumbent=entry.incumbent.version,
+            incumbent=(pinned or entry.incumbent).version,
             candidate=candidate,
             also=tuple(also),
             epoch=trial.epoch if trial and (arms or is_control) else 0,

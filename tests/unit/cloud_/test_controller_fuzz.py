@@ -223,6 +223,16 @@ class Lives(RuleBasedStateMachine):
         """A device joins."""
         self.fleet.devices.append(self.fleet.join(region, len(self.fleet.devices)))
 
+    @rule(pick=st.randoms(use_true_random=False), pins=st.sampled_from([True, False, False]))
+    def pin(self, pick: typing.Any, *, pins: bool) -> None:
+        """Somebody pins a device to a version that runs or ran, or takes a pin away."""
+        store, device = self.fleet.store, pick.choice(self.fleet.devices).name
+        if pins:
+            versions = sorted({row["from_version"] for row in store.rollouts.all()} - {""} | {"v1"})
+            store.pins.set(device, MODEL, pick.choice(versions), actor="ada", reason="a walk")
+        elif store.pins.of_device(device):
+            store.pins.unset(device, MODEL)
+
     @rule(number=rollouts, gain=st.sampled_from([0.3, -0.3]))
     def late_pairs(self, number: int, gain: float) -> None:
         """A device that was away for long delivers what it saw of some rollout, perhaps one that is over."""
@@ -284,6 +294,7 @@ class Lives(RuleBasedStateMachine):
         incumbents = self.fleet.store.models.incumbents(MODEL)
         assert [entry.incumbent.version for entry in channel.models] == [incumbents[channel.region]]
         for entry in channel.models:
+            assert all(device.startswith(channel.region) for device in entry.pins)
             if entry.candidate is None or entry.experiment is None:
                 continue
             running = rollouts.running(MODEL)
@@ -384,6 +395,8 @@ class Lives(RuleBasedStateMachine):
 
     def end(self) -> None:
         fleet = self.fleet
+        for pin in fleet.store.pins.in_region():
+            fleet.store.pins.unset(pin["device"], MODEL)
         self.mend(-0.3 if self.ends == "bad" else 0.05)
         self.fleet.requests = 0 if self.ends == "none" else 60
         for _ in range(MAX_DAYS + 10):

@@ -18,6 +18,7 @@ from edge_agent.loading import give_memory_back
 from edge_agent.notify import Notifier
 from edge_agent.predict import listen
 from edge_agent.predict.engine import ActiveModel, Engine
+from edge_agent.predict.hosts import Hosts, is_loopback
 from edge_agent.predict.meters import Meters
 from edge_agent.predict.numbers import MemoryMeter
 from edge_agent.predict.routes import Api, EventClock
@@ -96,9 +97,11 @@ class Agent:
             listener = await listen.on_port(http.new_connection, serve.host, serve.port)
             host, port = listener.sockets[0].getsockname()[:2]
             self.address = f"http://{host}:{port}"
+            if is_loopback(host) or serve.names:
+                http.hosts = Hosts((*serve.names, serve.host))
             unix = listen.UnixListener(pathlib.Path(serve.socket), int(serve.socket_mode, 8))
             if serve.socket:
-                await unix.open(http.new_connection)
+                await unix.open(http.new_private_connection)
             private = await control.serve(self.layout.control, self._command)
             tasks = [loop.create_task(self.switch.boot()), loop.create_task(self._keep_folding())]
             if with_sync:

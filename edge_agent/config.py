@@ -21,6 +21,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ----------
     loop : str
         Event loop: ``uvloop``, ``asyncio``, or ``auto`` for uvloop where it is installed.
+    names : tuple of str
+        What a client may call this device, in the header Host, beside localhost and addresses of this machine alone.
+        Checked where it answers on such an address, or where there are names; any name will do elsewhere.
     socket, socket_mode : str
         Path of a Unix socket to answer on as well, and who may connect to it; none by default.
     max_body_bytes : int
@@ -46,6 +49,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     host: str = "127.0.0.1"
     port: typing.Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8765
     loop: typing.Literal["auto", "asyncio", "uvloop"] = "auto"
+    names: tuple[str, ...] = ()
     socket: str = ""
     socket_mode: typing.Annotated[str, msgspec.Meta(pattern=r"^0?[0-7]{3}$")] = "0660"
     max_body_bytes: typing.Annotated[int, msgspec.Meta(ge=1024)] = 4 << 20

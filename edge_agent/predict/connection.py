@@ -8,8 +8,9 @@ import typing
 from edge_agent.predict import wire
 from edge_agent.predict.asking import Paused
 from edge_agent.predict.engine import Prediction
+from edge_agent.predict.hosts import Hosts
 from edge_agent.predict.incoming import PLAIN, Incoming, Request, plain
-from edge_agent.predict.quick import PATH
+from edge_agent.predict.quick import PATH, Quick
 from edge_agent.predict.replies import JSON, Response
 from shared.errors import CoveyError, ModelError
 
@@ -30,13 +31,19 @@ class Connection(asyncio.Protocol):
     ----------
     server : HttpServer
         Limits, and what answers.
+    quick : Quick
+        Knows the heads of requests that came the same way.
+    hosts : Hosts, optional
+        What the header Host may say; anything by default.
     """
 
-    def __init__(self, server: HttpServer) -> None:
-        self._server = server
+    def __init__(self, server: HttpServer, quick: Quick, hosts: Hosts | None) -> None:
+        self._server, self._quick = server, quick
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._incoming = Incoming(server.limits.max_body_bytes, self._hold, self._give_leave)
+        self._incoming = Incoming(
+            server.limits.max_body_bytes, self._hold, self._give_leave, hosts.check if hosts else bool
+        )
         self._queue = self._incoming.queue
         self._busy: asyncio.Task[None] | None = None
         self._refusal: Response | None = None
@@ -77,7 +84,7 @@ class Connection(asyncio.Protocol):
         if self._refusal or self._is_last:
             self._pass_over(len(data))
             return
-        incoming, quick = self._incoming, self._server.quick
+        incoming, quick = self._incoming, self._quick
         is_alone = incoming.is_between and not (self._queue or self._busy or self._is_full or self._server.is_stopping)
         if is_alone and (found := quick.find(data)) is not None:
             path, body = found

@@ -14,12 +14,13 @@ from shared.errors import CoveyError, WireError
 
 _MAX_HEAD_BYTES = 64 << 10
 _SMALL_BODY_BYTES = 64 << 10
-_LENGTH, _EXPECT, _ENCODING, _HEADER_LENGTH = range(4)
+_LENGTH, _EXPECT, _ENCODING, _HEADER_LENGTH, _HOST = range(5)
 _WATCHED = {
     b"content-length": _LENGTH,
     b"expect": _EXPECT,
     b"content-encoding": _ENCODING,
     b"inference-header-content-length": _HEADER_LENGTH,
+    b"host": _HOST,
 }
 _NO_HEAD = Head()
 
@@ -54,12 +55,19 @@ class Incoming:
         Told how many more bytes of a large body are kept; raises if there is no room for them.
     give_leave : callable
         Called when a client waits for leave to send its body.
+    check_host : callable
+        Told what the header Host says; raises if this device does not answer to that.
     """
 
     def __init__(
-        self, max_body_bytes: int, hold: typing.Callable[[int], None], give_leave: typing.Callable[[], None]
+        self,
+        max_body_bytes: int,
+        hold: typing.Callable[[int], None],
+        give_leave: typing.Callable[[], None],
+        check_host: typing.Callable[[bytes], object] = bool,
     ) -> None:
         self._max_body_bytes, self._hold, self._give_leave = max_body_bytes, hold, give_leave
+        self._check_host = check_host
         self._parser = httptools.HttpRequestParser(self)
         self.queue: collections.deque[Request] = collections.deque()
         self._begin()
@@ -120,6 +128,8 @@ class Incoming:
         if watched == _LENGTH:
             if value.isdigit() and int(value[:19]) > self._max_body_bytes:
                 raise TooLargeError(f"a body of {int(value[:19]):,} bytes", field="content-length")
+        elif watched == _HOST:
+            self._check_host(value)
         elif watched == _EXPECT:
             self._wants_leave = value.lower() == b"100-continue"
         elif watched == _ENCODING:

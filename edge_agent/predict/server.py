@@ -9,6 +9,7 @@ from edge_agent.predict.apart import SlowModelError
 from edge_agent.predict.asking import Finishing, finishing
 from edge_agent.predict.connection import Connection
 from edge_agent.predict.engine import Engine, Prediction
+from edge_agent.predict.hosts import Hosts
 from edge_agent.predict.patience import BusyError, Patience
 from edge_agent.predict.quick import Quick
 from edge_agent.predict.routes import Api
@@ -66,7 +67,9 @@ class HttpServer:
         self.patience = Patience(
             max_waiting=limits.max_waiting, n_threads=limits.model_threads, run_timeout_s=limits.model_timeout_s
         )
-        self.quick = Quick(api.engine, api.clock.now)
+        # Heads are known by their bytes, and what one listener lets in another may not.
+        self._quick, self._quick_private = (Quick(api.engine, api.clock.now) for _ in range(2))
+        self.hosts: Hosts | None = None
         self.connections: set[Connection] = set()
         self.tick = self.n_turns = self._n_admitted = 0
         self.is_stopping = False
@@ -83,10 +86,18 @@ class HttpServer:
         return self.api.engine
 
     def new_connection(self) -> Connection:
-        """Return the protocol for a new connection."""
+        """Return the protocol for a new connection, which may have to name one of `hosts`."""
+        self._start_sweeping()
+        return Connection(self, self._quick, self.hosts)
+
+    def new_private_connection(self) -> Connection:
+        """Return the protocol for a new connection that no web page can have opened."""
+        self._start_sweeping()
+        return Connection(self, self._quick_private, None)
+
+    def _start_sweeping(self) -> None:
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
-        return Connection(self)
 
     def gauges(self) -> dict[str, float]:
         """Numbers for ``GET /metrics``."""

@@ -22,7 +22,8 @@ def beside(project: Project, store: Store, rollout: Row) -> Row:
     -------
     dict
         ``calibration`` (version to error and reliability table), ``memory`` (version to bytes and budget) and
-        ``numbers`` (name to mean by version, on mature days); and ``lines`` that say it to people.
+        ``numbers`` (name to mean by version, on mature days), ``earlier`` (where whole devices are arms: what was
+        taken out of their sums); and ``lines`` that say it to people.
     """
     _, settings = project.model(rollout["model"])
     epochs = [stage["id"] for stage in store.rollouts.stages(rollout["id"]) if stage["opened_s"]]
@@ -34,6 +35,7 @@ def beside(project: Project, store: Store, rollout: Row) -> Row:
         },
         "memory": memory(store, rollout["model"], epochs),
         "numbers": numbers(store, rollout["model"], settings, epochs, arms),
+        "earlier": _earlier(store, rollout),
     }
     return said | {"lines": _lines(said)}
 
@@ -108,6 +110,14 @@ def _means(name: str, own: NumberSettings, posted: list[Row], served: list[Row],
     return found
 
 
+def _earlier(store: Store, rollout: Row) -> list[Row]:
+    """What the newest verdict took out of the sums of devices."""
+    if rollout["plan"]["canary"].get("unit") != "device":
+        return []
+    verdicts = store.rollouts.verdicts(rollout["id"])
+    return next((one["inputs"]["earlier"] for one in reversed(verdicts) if "earlier" in one["inputs"]), [])
+
+
 def _lines(said: Row) -> list[str]:
     """Say it for people, one line for each thing."""
     lines = []
@@ -120,6 +130,11 @@ def _lines(said: Row) -> list[str]:
         lines.append(
             f"{name}, mean: {', '.join(parts) or 'none yet'}; {own['direction']} is better, margin {own['margin']:g}"
         )
+    lines += [
+        f"earlier days of devices explain {one['explained']:.0%} of how they differ in {one['region']}"
+        for one in said["earlier"]
+        if one["theta"]
+    ]
     if said["memory"]:
         parts = [f"{version} {one['mean_bytes'] / 1e6:.1f} MB" for version, one in said["memory"].items()]
         lines.append(f"memory: {', '.join(parts)}")

@@ -165,7 +165,7 @@ def _earlier(store: Store, model: str, stages: typing.Sequence[Row]) -> list[Row
         if stage["kind"] == "canary" and stage["opened_s"]:
             first[stage["region"]] = min(stage["opened_day"], first.get(stage["region"], stage["opened_day"]))
     return [
-        row | {"region": region, "arm": 0}
+        row | {"region": region, "arm": 0, "epoch": 0, "day": day}
         for region, day in sorted(first.items())
         for row in store.measures.earlier(model, region, from_day=day - EARLIER_DAYS, before_day=day)
     ]

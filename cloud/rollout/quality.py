@@ -103,6 +103,13 @@ def questions(kind: str, seen: Seen, plan: RolloutSettings, judged: Judged, *, a
     return found
 
 
+def earlier_of(kind: str, seen: Seen, plan: RolloutSettings) -> dict[str, typing.Any]:
+    """Return what was taken out of the sums of whole devices, by region and stage; nothing where they are not arms."""
+    if kind == "shadow" or plan.canary.unit != "device":
+        return {}
+    return {"earlier": [one._asdict() for one in strata_by_device(seen.served, seen.earlier)[1]]}
+
+
 def failed(found: typing.Sequence[Question], seen: Seen, judged: Judged, where: str = "") -> list[str]:
     """Say which questions roll the candidate back."""
     return [

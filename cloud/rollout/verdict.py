@@ -87,7 +87,7 @@ def judge(kind: str, counts: Counts, evidence: Evidence, plan: RolloutSettings, 
         return _verdict(bad, waits, f"{counts.verified} of {counts.online} online devices verified", inputs=inputs)
     seen = Seen(evidence.pairs, evidence.lists, evidence.served, evidence.earlier)
     found = quality.questions(kind, seen, plan, judged, alpha=plan.alpha)
-    inputs |= quality.inputs_of(found)
+    inputs |= quality.inputs_of(found) | quality.earlier_of(kind, seen, plan)
     bad += quality.failed(found, seen, judged) + quality.failed_in_regions(kind, seen, plan, judged)
     decisions = _guarded(evidence, plan, judged, inputs)
     bad += guardrails.failed(decisions)

@@ -22,6 +22,7 @@ from shared.telemetry import (
     Batch,
     DeviceStatus,
     Event,
+    MeasuresRow,
     ModelStatus,
     PairsRow,
     SumsRow,
@@ -41,6 +42,10 @@ sums = st.builds(
     latency_bins=st.tuples(*[counts] * N_LATENCY_BINS),
 )  # fmt: skip
 pairs = st.builds(PairsRow, words, small, small, counts, totals, counts, counts, counts)
+measures = st.builds(
+    MeasuresRow,
+    words, words, small, small, st.booleans(), small, words, st.floats(1e-12, 1e12), counts, totals, counts,
+)  # fmt: skip
 events = st.builds(Event, at_s=moments, kind=words, detail=st.text(max_size=50))
 models = st.builds(
     ModelStatus, model=words, incumbent=words, epoch=small, refused=st.dictionaries(words, words, max_size=2)
@@ -57,6 +62,7 @@ batches = st.builds(
     sums=st.lists(sums, max_size=2).map(tuple),
     pairs=st.lists(pairs, max_size=2).map(tuple),
     events=st.lists(events, max_size=2).map(tuple),
+    measures=st.lists(measures, max_size=2).map(tuple),
 )
 SOME = Batch(
     device="till-1",
@@ -67,6 +73,9 @@ SOME = Batch(
     sums=(SumsRow("late", "v1", 0, 0, served=True, day=19_000, requests=5, outcomes=1, metric_sum=-3, excess_sum=9),),
     pairs=(PairsRow("late", 1, 19_000, 1, -5, 25, 0, 1),),
     events=(Event(1.0, "activated", "äöü"),),
+    measures=(
+        MeasuresRow("late", "v1", 0, 0, served=True, day=19_000, name="revenue", scale=10.0, n=2, sum=3, sumsq=5),
+    ),
 )
 ACK = Acknowledgement(spool="ab12", sequence=3)
 

@@ -15,7 +15,7 @@ from cloud.analysis.cuped import LEAST_DEVICES, Cell, adjust
 from cloud.analysis.difference import clustered_difference
 from cloud.config import CanarySettings, RolloutSettings
 from cloud.config.rollout import RolloutStep
-from cloud.rollout import plan
+from cloud.rollout import overview, plan
 from cloud.rollout.by_device import strata_by_device
 from cloud.rollout.measured import VALUES
 from cloud.rollout.sums import strata_of
@@ -242,6 +242,12 @@ def test_what_devices_did_before_tells_a_small_difference_from_theirs(
     assert last["decide"]["metric"]["kind"] == "continuous"
     assert last["decide"]["minimum"]["devices"] == LEAST_DEVICES
     assert min(stratum["control"]["g"], stratum["candidate"]["g"]) >= LEAST_DEVICES
+    (taken,) = last["earlier"]
+    assert (taken["region"], taken["known"]) == ("west", 1.0)
+    assert taken["explained"] > 0.99
+    assert "explain 100% of how they differ in west" in "\n".join(
+        overview.rollout(fleet.project, fleet.store, number)["beside"]["lines"]
+    )
     assert last["decision"]["numbers"]["standard_error"] < 0.01  # of 60 devices that differ by 0.5 it would be 0.13
     fleet.store.close()
 

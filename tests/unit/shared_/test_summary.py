@@ -21,6 +21,7 @@ from shared.summary import (
     quantise,
     restore,
     score_bin,
+    square,
 )
 
 finite = st.floats(allow_nan=False)
@@ -32,6 +33,12 @@ def test_sums_are_the_same_in_every_order_and_grouping(values: list[float], rng:
     rng.shuffle(values)
     cut = rng.randint(0, len(values))
     assert sum(map(quantise, values[:cut])) + sum(map(quantise, values[cut:])) == total
+
+
+@given(st.floats(-LIMIT, LIMIT))
+def test_a_square_is_that_of_the_value_that_was_kept(value: float) -> None:
+    kept = quantise(value)
+    assert 0 <= restore(kept) ** 2 - restore(square(kept)) < 1 / SCALE + 1e-9
 
 
 @given(st.floats(-LIMIT, LIMIT))

@@ -56,6 +56,7 @@ def main() -> int:
             project.settings.regions.order,
             model=name,
             version=trained.version,
+            task=model.task,
             why="nightly",
             actor=this_user(),
             event_day=day_of(float(store.get_meta("event_s"))),

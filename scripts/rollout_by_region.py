@@ -12,7 +12,7 @@ import sys
 import time
 
 from cloud.config import find_project, load_project
-from cloud.rollout import overview, plan
+from cloud.rollout import plan
 from cloud.store.audit import this_user
 from cloud.store.rollouts import ENDED
 from cloud.store.store import Store
@@ -33,7 +33,7 @@ def main() -> int:
     arguments = parser.parse_args()
     project = load_project((arguments.project or find_project(pathlib.Path.cwd())).resolve())
     store = Store(project)
-    name, _ = project.model(arguments.model)
+    name, model = project.model(arguments.model)
     version = store.models.resolve(name, arguments.version)["version"]
     known = project.settings.regions.order
     order = [region.strip() for region in arguments.regions.split(",")] if arguments.regions else list(known)
@@ -41,7 +41,7 @@ def main() -> int:
         raise UsageError(f"{order} are not all the regions, once each", field="--regions", fix=f"Order {list(known)}.")
     if arguments.dry_run:
         first = not store.models.incumbents(name)
-        for stage in plan.stages_of(order, is_first=first, settings=project.settings.rollout):
+        for stage in plan.stages_of(order, is_first=first, settings=project.settings.rollout, task=model.task):
             print(f"{stage.kind:8} {'all regions' if stage.region == plan.FLEET else stage.region}")
         return 0
     number = plan.start(
@@ -50,6 +50,7 @@ def main() -> int:
         order,
         model=name,
         version=version,
+        task=model.task,
         why=arguments.reason,
         actor=this_user(),
         event_day=day_of(float(store.get_meta("event_s"))),
@@ -63,7 +64,7 @@ def watch(store: Store, number: int, deadline: float) -> int:
     while True:
         row = store.rollouts.get(number)
         lines = [
-            f"{overview.stage_name(stage)}: {stage['verdict']} {stage['why']}"
+            f"{plan.stage_name(stage)}: {stage['verdict']} {stage['why']}"
             for stage in store.rollouts.stages(number)
             if stage["verdict"] in ("PASS", "FAIL")
         ]

@@ -72,7 +72,8 @@ def forecast(
         devices = math.ceil(every * own.get("device_share", 1.0))
         if stage.kind == "canary":
             seen[stage.region] = devices
-        share = own.get("request_share", 1.0) if stage.kind == "canary" and not settings.canary.keep_pairs else 1.0
+        split = stage.kind == "canary" and (not settings.canary.keep_pairs or settings.canary.mode == "interleave")
+        share = own.get("request_share", 1.0) if split else 1.0
         a_day = devices * traffic.outcomes_per_day * share
         for_outcomes = _ratio(own.get("min_outcomes", 0), a_day)
         wait = max(float(own.get("min_days", 0)), for_outcomes)

@@ -97,10 +97,15 @@ def _outcomes_per_day(store: Store, name: str, n_devices: int) -> float:
 
 
 def _deviation(store: Store, name: str) -> float:
-    """Standard deviation of a pair's gain over all rollouts of a model, in the units of the sums; 0 without pairs."""
+    """Standard deviation of a pair's gain over all rollouts of a model, in the units of the sums; 0 without pairs.
+
+    Interleaved lists are left out: what people took has other units.
+    """
     row = store.db.row(
         "select cast(total(n) as integer) as n, cast(total(sum) as integer) as sum,"
-        " cast(total(sumsq) as integer) as sumsq from pairs where model = ?",
+        " cast(total(sumsq) as integer) as sumsq from pairs where model = ? and epoch not in"
+        " (select s.id from stages s join rollouts r on r.id = s.rollout where s.kind = 'canary'"
+        " and json_extract(r.plan, '$.canary.mode') = 'interleave')",
         (name,),
     )
     if not row or row["n"] < 2:  # noqa: PLR2004 - one pair has no spread

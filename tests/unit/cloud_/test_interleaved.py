@@ -8,11 +8,12 @@ import typing
 import pytest
 
 from cloud.config import CanarySettings, RolloutSettings, ShadowSettings
+from cloud.rollout.plan_file import traffic_of
 from cloud.rollout.quality import Judged
 from cloud.rollout.verdict import Evidence, Verdict, judge
 from shared.metrics import get_metric
 from shared.summary import quantise
-from tests.unit.cloud_.simulated import ORDER, Fleet
+from tests.unit.cloud_.simulated import MODEL, ORDER, Fleet
 from tests.unit.cloud_.test_verdict import ALL_FINE, faults, harmless, pairs
 
 Make = typing.Callable[..., Fleet]
@@ -72,6 +73,15 @@ def test_of_several_the_one_whose_lists_people_prefer_most_is_promoted(make_flee
     fleet.gains, fleet.liked = {"v2": 0.05, "v3": 0.0}, {"v2": 0.05, "v3": 0.25}
     fleet.until(lambda: fleet.row(number)["state"] == "promoted")
     assert fleet.candidates(number) == {"v2": "dropped", "v3": "promoted"}
+
+
+def test_what_people_took_is_no_deviation_of_the_metric(fleet: Fleet) -> None:
+    _, model = fleet.project.model(MODEL)
+    fleet.trial()
+    fleet.gain, fleet.liked = 0.05, {"v2": 0.15}
+    fleet.until(lambda: bool(fleet.store.evidence.pairs(MODEL, [5], before_day=1 << 31)))
+    traffic, _ = traffic_of(fleet.project, fleet.store, MODEL, model, outcomes_per_day=None, deviation=None)
+    assert 0 < traffic.deviation < 0.1
 
 
 # ---- the verdict alone

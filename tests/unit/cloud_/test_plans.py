@@ -213,8 +213,9 @@ def test_a_forecast_says_how_long_each_stage_takes_and_how_many_it_exposes() -> 
     ]
 
 
-def test_without_pairs_only_the_candidates_own_share_of_requests_counts() -> None:
-    made = settings(canary=CanarySettings(keep_pairs=False, request_share=0.1, min_days=1))
+@pytest.mark.parametrize("how", [{"keep_pairs": False}, {"mode": "interleave"}])
+def test_without_pairs_only_the_candidates_own_share_of_requests_counts(how: dict[str, typing.Any]) -> None:
+    made = settings(canary=CanarySettings(request_share=0.1, min_days=1, **how))
     assert forecast(made)[1].days == pytest.approx(300 / (40 * 10 * 0.1) + 1)
 
 

@@ -1,4 +1,4 @@
-"""Other servers for ``bench_predict.py --with-peers``: the same model behind Flask, MLServer, LitServe and Node.
+"""Other servers for ``bench_predict.py --with-peers``: the same model behind Flask, BentoML and others.
 
 Each is installed by name into a folder of its own. Flask and Node take the raw row, as Covey does, and encode it
 by hand without checking anything. The others take the row already encoded, which is less work.
@@ -21,7 +21,8 @@ import typing
 import predict_cases as cases
 import predict_world as world
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
+_QUIET = {"BENTOML_DO_NOT_TRACK": "True", "DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
 _ENCODE = f"""
 NAMES = {[feature.name for feature in world.FEATURES.feature][:-1]!r}
 CARRIERS = {list(world.CARRIERS)!r}
@@ -81,6 +82,31 @@ if __name__ == "__main__":
     litserve.LitServer(Api(), accelerator="cpu").run(
         host="127.0.0.1", port=int(sys.argv[1]), log_level="error", generate_client_file=False, access_log=False
     )
+"""
+_BENTOML = f"""{_SESSION}
+import bentoml
+@bentoml.service
+class Late:
+    def __init__(self):
+        self._session = load()
+    @bentoml.api
+    def predict(self, inputs: list[list[float]]) -> dict:
+        out = self._session.run(["probabilities"], {{"inputs": np.array(inputs, np.float32)}})[0]
+        return {{"probabilities": out[0].tolist()}}
+"""
+_MLFLOW = f"""{_SESSION}
+import os, shutil, sys
+import mlflow.pyfunc
+class Model(mlflow.pyfunc.PythonModel):
+    def load_context(self, context):
+        self._session = ort.InferenceSession(context.artifacts["model"], providers=["CPUExecutionProvider"])
+    def predict(self, context, model_input, params=None):
+        return self._session.run(["probabilities"], {{"inputs": np.asarray(model_input, np.float32)}})[0].tolist()
+shutil.rmtree("kept", ignore_errors=True)
+mlflow.pyfunc.save_model("kept", python_model=Model(), artifacts={{"model": "model.onnx"}}, pip_requirements=[])
+serve = ["models", "serve", "-m", "kept", "--env-manager", "local", "-h", "127.0.0.1", "-p", sys.argv[1], "-w", "1"]
+os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+os.execv(sys.executable, [sys.executable, "-m", "mlflow", *serve])
 """
 _NODE = f"""
 const http = require("http"), ort = require("onnxruntime-node");
@@ -150,6 +176,20 @@ PEERS = {
         "/predict",
         takes_rows=False,
     ),
+    "BentoML": Peer(
+        ("bentoml", "onnxruntime"),
+        {"served.py": _BENTOML},
+        ("python", "-m", "bentoml", "serve", "served:Late", "--host", "127.0.0.1", "--port", "PORT"),
+        "/predict",
+        takes_rows=False,
+    ),
+    "MLflow": Peer(
+        ("mlflow", "onnxruntime"),
+        {"served.py": _MLFLOW},
+        ("python", "served.py", "PORT"),
+        "/invocations",
+        takes_rows=False,
+    ),
     "Node + onnxruntime-node": Peer(
         ("onnxruntime-node",), {"served.js": _NODE}, ("node", "served.js", "PORT"), "/predict"
     ),
@@ -189,7 +229,10 @@ def running(folder: pathlib.Path, peer: Peer, model: bytes) -> collections.abc.I
         (folder / name).write_text(text.replace("PORT", str(port)))
     program = str(folder / "venv/bin/python") if peer.command[0] == "python" else peer.command[0]
     command = [program, *(part.replace("PORT", str(port)) for part in peer.command[1:])]
-    with (folder / "log").open("w") as log, subprocess.Popen(command, cwd=folder, stdout=log, stderr=log) as process:
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=os.environ | _QUIET) as process,
+    ):
         try:
             _wait_for(process, port)
             yield world.Process(tuple(_family(process.pid)), port)
@@ -236,5 +279,7 @@ def client(process: world.Process, peer: Peer, trained: world.Trained) -> cases.
 
 
 def _read(reply: typing.Any) -> tuple[float, str]:  # noqa: ANN401 - JSON
+    if "predictions" in reply:
+        return reply["predictions"][0][1], ""
     said = reply["probabilities"] if "probabilities" in reply else reply["outputs"][0]["data"]
     return said[1], ""

@@ -222,11 +222,11 @@ def _fail(project: Project, store: Store, rollout: Row, stage: Row, verdicts: Ve
     return [*happened, f"rollout {rollout['id']}: rolled back in {stage_name(stage)}: {why}"]
 
 
-def _drop(store: Store, rollout: Row, arm: int, why: str, event_day: int) -> str:
+def _drop(store: Store, rollout: Row, arm: int, why: str, event_day: int, *, action: str = "candidate dropped") -> str:
     """Go on without a candidate, in the transaction that is open; devices of its arm go to the incumbent."""
     version = _names(rollout)[arm]
     store.rollouts.drop(rollout["id"], arm, event_day=event_day, why=why)
-    store.audit.add("candidate dropped", f"{rollout['model']}@{version}", actor=_ACTOR, reason=why)
+    store.audit.add(action, f"{rollout['model']}@{version}", actor=_ACTOR, reason=why)
     return f"rollout {rollout['id']}: {version} dropped: {why}"
 
 
@@ -252,7 +252,7 @@ def _promote(
     with store.db.transaction():
         for other in [other for other in verdicts if other != arm]:
             why = choice.beaten_by(verdicts, names, arm, other)
-            happened.append(_drop(store, rollout, other, why, event_day))
+            happened.append(_drop(store, rollout, other, why, event_day, action="candidate not chosen"))
         for region in project.settings.regions.order:
             store.models.set_incumbent(rollout["model"], region, names[arm])
         store.rollouts.set_version(rollout["id"], names[arm])

@@ -39,6 +39,7 @@ _SAID = {
     "promoted": "{subject} promoted",
     "rolled back": "{subject} rolled back",
     "candidate dropped": "{subject} dropped, the others go on",
+    "candidate not chosen": "{subject} not chosen",
     "rollout given up": "{subject} given up",
     "trigger fired": "A trigger of {subject} fired",
     "model train": "{subject} trained",

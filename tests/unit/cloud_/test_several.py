@@ -122,6 +122,8 @@ def test_of_two_that_are_proven_the_one_that_gains_more_is_promoted_and_can_be_u
     assert fleet.candidates(number) == {"v2": "dropped", "v3": "promoted"}
     assert row["candidates"][0]["why"].startswith("v3 was better: +0.0")
     assert [e["subject"] for e in fleet.store.audit.all(action="promoted")] == ["late@v3", "late@v1"]
+    assert [e["subject"] for e in fleet.store.audit.all(action="candidate not chosen")] == ["late@v2"]
+    assert fleet.store.audit.all(action="candidate dropped") == []
     fleet.days(1)
     assert fleet.order(number, "undo") == "done"
     assert fleet.exposed("v3") == set()

@@ -79,6 +79,7 @@ def worse_by_the_margin() -> list[Scenario]:
             0.02,
         ),
         "ramp with drift": (f(sim.ramp, worse=0.02, asked=q["good"]), 0.015),
+        "any of 4 candidates": (f(sim.family, worse=0.02, asked=sim.question(GOOD, 0.02, n_candidates=4)), 0.01),
     }
     return [
         Scenario(f"worse by the margin: {name}", run, (("promote", "at most", limit),))

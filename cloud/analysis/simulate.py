@@ -177,10 +177,12 @@ def _delayed(counts: Array, late: int) -> Array:
     return np.concatenate([np.zeros((len(counts), late)), counts[:, : counts.shape[1] - late]], 1)
 
 
-def family(rng: np.random.Generator, size: int, *, asked: DecideInput, n_candidates: int = 4) -> list[Batch]:
-    """Equal candidates against one control: a batch for each candidate."""
+def family(
+    rng: np.random.Generator, size: int, *, asked: DecideInput, n_candidates: int = 4, worse: float = 0.0
+) -> list[Batch]:
+    """Candidates that are equal, or all a little worse, against one control: a batch for each candidate."""
     control, *others = (
-        np.cumsum(rng.binomial(100, 0.9, (size, LOOKS)), 1).astype(float) for _ in range(n_candidates + 1)
+        np.cumsum(rng.binomial(100, p, (size, LOOKS)), 1).astype(float) for p in (0.9, *[0.9 - worse] * n_candidates)
     )
     n = np.arange(1, LOOKS + 1) * 100
     arms = [alone(n, s, s) for s in (control, *others)]

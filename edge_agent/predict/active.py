@@ -56,6 +56,8 @@ class ActiveModel:
         self.tag = experiment.model_tag(entry.model)
         self.keeps_outputs = self.incumbent.manifest.task == "multiclass"
         self.arms = {INCUMBENT: self.incumbent} | self.candidates
+        # Where there are two, each one's other.
+        self.beside = dict(zip(self.arms, reversed(self.arms), strict=True))
         # By number of the arm; a number that no candidate has is never drawn.
         n_arms = max(*self.arms, CANDIDATE) + 1
         self._arms = tuple(self.candidates.get(arm, self.incumbent) for arm in range(n_arms))
@@ -76,10 +78,6 @@ class ActiveModel:
     def arm_of(self, unit: str) -> int:
         """Return the arm of a unit: the one that answers it, or whose candidate its lists are drawn from."""
         return self._arm_at[self.shares(unit)]
-
-    def others(self, *besides: int) -> list[int]:
-        """Return all arms but some."""
-        return [arm for arm in self.arms if arm not in besides]
 
     def unit_of(self, unit: str | None) -> str | None:
         """Return whom a row is for; where that picks the arm, a row for nobody is its own, each time it is asked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 import time
 import typing
@@ -22,6 +23,7 @@ from shared.features.encoder import check_columns
 from shared.telemetry import APPROXIMATE
 
 __all__ = ["ActiveModel", "Engine", "Prediction", "Row", "main_score"]
+_outputs_of = operator.attrgetter("outputs")
 _NONCE_MASK = (1 << (8 * experiment.NONCE_BYTES)) - 1
 _Answered = tuple[int, Codes, tuple[float, ...], int]
 
@@ -215,7 +217,7 @@ class Engine:
                 latency_s > bundle.manifest.budgets.predict_s,
                 prediction.nonce,
                 prediction.outputs,
-                active.keeps_outputs or (others != () and any(one.outputs for one in others)),
+                active.keeps_outputs or any(map(_outputs_of, others)),
                 others,
             )
         )
@@ -227,16 +229,21 @@ class Engine:
 
     def _score_others(self, prediction: Prediction, *, score_rest: bool) -> tuple[Scored, ...]:
         """Ask the arms that have not been asked; what was learned stays while one of them takes a long run."""
+        beside = prediction.active.beside
+        if score_rest and len(beside) == 2 and prediction.asked == prediction.arm:  # noqa: PLR2004 - nothing to keep
+            one = self._score_other(prediction, beside[prediction.arm])
+            return (one,) if one else ()
         scored = self._scored.get(prediction.nonce, {})
         if score_rest:
-            for arm in prediction.active.others(prediction.arm, prediction.asked):
-                if arm not in scored:
+            not_these = prediction.arm, prediction.asked
+            for arm in prediction.active.arms:
+                if arm not in not_these and arm not in scored:
                     try:
                         scored[arm] = self._score_other(prediction, arm)
                     except SlowModelError:
                         self._scored[prediction.nonce] = scored
                         raise
-        return tuple([one for one in scored.values() if one])
+        return tuple(filter(None, scored.values()))
 
     def _score_other(self, prediction: Prediction, arm: int) -> Scored | None:
         """Ask another arm; nothing if it failed or still loads."""

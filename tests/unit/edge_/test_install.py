@@ -80,7 +80,8 @@ class Device:
             raise ModelError(f"{manifest.version} answers 42")
 
     def publish(self, sequence: int, incumbent: str, candidate: str = "", **changes: typing.Any) -> None:
-        for version in filter(None, (incumbent, candidate)):
+        named = (incumbent, candidate, *changes.get("also", ()), *changes.get("pins", {}).values())
+        for version in filter(None, named):
             if f"bundles/{MODEL}/{version}/standard.json" not in self.cloud.signed["bundles"].targets:
                 self.cloud.publish_bundle(fakes.make_bundle(version, slope=float(version[1:])))
         self.cloud.publish_channel(sequence, incumbent, candidate, **changes)
@@ -302,6 +303,55 @@ def test_without_a_server_the_device_is_updated_and_the_server_serves_it_when_it
     device.server.is_up = True
     assert device.update().changed
     assert device.server.serves == device.generations.running()
+
+
+# ---- several candidates
+
+
+def arms(device: Device) -> dict[int, str]:
+    """What `current` names, by arm."""
+    (entry,) = device.generations.read(device.generations.running()).models
+    return {0: entry.incumbent} | entry.candidates
+
+
+def test_candidates_that_fail_their_self_test_are_left_out_one_by_one_and_the_others_keep_their_arms(
+    device: Device,
+) -> None:
+    device.fails = {"v2", "v4"}
+    trial = fakes.trial(request_share_bp=2000)
+    device.publish(2, "v1", "v2", experiment=trial, also=("v3", "v4", "v5"))
+    done = device.update()
+    assert (done.changed, arms(device)) == (True, {0: "v1", 2: "v3", 4: "v5"})
+    assert device.tested.count("v3") == device.tested.count("v5") == 1
+    with contextlib.closing(device.remembers()) as state:
+        assert {version for _, version, _ in state.refused()} == {"v2", "v4"}
+    assert not device.update().changed
+    device.publish(3, "v1", "v3", experiment=fakes.trial(request_share_bp=2000, arms=(2,)))
+    assert (device.update().changed, arms(device)) == (True, {0: "v1", 2: "v3"})
+
+
+def test_without_any_of_them_the_incumbent_runs_alone(device: Device) -> None:
+    device.fails = {"v2", "v3"}
+    before = device.generations.running()
+    device.publish(2, "v1", "v2", experiment=fakes.trial(request_share_bp=2000), also=("v3",))
+    assert (device.update().changed, device.generations.running()) == (False, before)
+
+
+def test_a_pinned_device_fetches_and_runs_its_version_alone(device: Device) -> None:
+    device.publish(2, "v2", "v3", pins={fakes.DEVICE: "v4", "another": "v5"})
+    assert (device.update().changed, device.runs, arms(device)) == (True, ("v4", ""), {0: "v4"})
+    assert not [path for path in device.cloud.fetched if "/v3/" in path or "/v5/" in path]
+    device.publish(3, "v2", "v3")
+    assert (device.update().changed, arms(device)) == (True, {0: "v2", 1: "v3"})
+
+
+def test_a_device_of_the_control_group_fetches_no_candidate(device: Device) -> None:
+    device.publish(2, "v1", "v2", experiment=fakes.trial(control_share_bp=10_000))
+    assert device.update().changed  # another generation: its answers count for the stage
+    assert arms(device) == {0: "v1"}
+    (entry,) = device.generations.read(device.generations.running()).models
+    assert entry.epoch == 7
+    assert "v2" not in device.tested
 
 
 # ---- what a device should run

@@ -64,40 +64,44 @@ def difference(cells: typing.Sequence[Cell]) -> tuple[float, float]:
     return candidate.sum / candidate.n - control.sum / control.n, spread.variance
 
 
-def regression(y: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, float]:
-    """Least squares: coefficients, and the variance of the first one that holds if devices differ in spread (HC1)."""
+def regression(y: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
+    """Least squares: coefficients, variance of the first if devices differ in spread (HC1), and what is left over."""
     inputs = np.column_stack(columns).astype(float)
     fitted = LinearRegression().fit(inputs, y)
     full = np.column_stack([np.ones(len(y)), inputs])
     rest = y - fitted.predict(inputs)
     bread = np.linalg.inv(full.T @ full)
     spread = bread @ (full.T * rest**2) @ full @ bread * len(y) / (len(y) - full.shape[1])
-    return fitted.coef_, float(spread[1, 1])
+    return fitted.coef_, float(spread[1, 1]), rest
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_with_devices_alike_in_size_it_is_the_analysis_of_covariance(seed: int) -> None:
     data = made(seed)
-    (arm, theta), robust = regression(data.y, data.arm, data.x)
+    (arm, theta), robust, rest = regression(data.y, data.arm, data.x)
     found = adjust(data.cells, data.earlier)
     effect, variance = difference(found.cells)
     assert found.theta == pytest.approx(theta, rel=1e-9)
     assert effect == pytest.approx(arm, rel=1e-9)
     assert variance == pytest.approx(robust, rel=0.1)
+    size = len(rest) / 2  # of an arm; theta takes one degree of freedom of those that both arms' means have left
+    taken = (2 * size - 2) / (2 * size - 3)
+    assert variance == pytest.approx(float(rest @ rest) / size**2 * size / (size - 1) * taken, rel=1e-9)
 
 
 def test_with_some_devices_new_it_is_the_analysis_with_an_indicator() -> None:
     data = made(4)
-    new = np.arange(60) % 5 == 0
+    new = np.arange(60) < np.where(data.arm == 1, 30, 8)
+    assert new[data.arm == 1].sum() > 2 * new[data.arm == 0].sum()
     y = data.y + 0.2 * new
     cells = [cell._replace(total=cell.n * y[i]) for i, cell in enumerate(data.cells)]
     earlier = {f"d{i}": float(data.x[i]) for i in range(60) if not new[i]}
     filled = np.where(new, data.x[~new].mean(), data.x)
-    (arm, theta, _), _ = regression(y, data.arm, filled, new.astype(float))
+    (arm, theta, _), *_ = regression(y, data.arm, filled, new.astype(float))
     found = adjust(cells, earlier)
     assert found.theta == pytest.approx(theta, rel=1e-9)
     assert difference(found.cells)[0] == pytest.approx(arm, rel=1e-9)
-    assert found.known == 0.8
+    assert found.known == pytest.approx(1 - new.mean())
 
 
 def test_with_devices_of_any_size_no_other_theta_leaves_a_smaller_variance() -> None:
@@ -135,6 +139,13 @@ def test_much_of_what_devices_differ_by_is_gone_and_days_are_kept_apart() -> Non
     assert [(cell.device, cell.day, cell.n) for cell in found.cells] == [
         (cell.device, cell.day, cell.n) for cell in data.cells
     ]
+
+
+def test_outcomes_of_one_device_differ_as_much_as_before() -> None:
+    data = made(7, days=3)
+    for before, after in zip(data.cells, adjust(data.cells, data.earlier).cells, strict=True):
+        spread = [cell.square / cell.n - (cell.total / cell.n) ** 2 for cell in (before, after)]
+        assert spread[1] == pytest.approx(spread[0], rel=0.05)
 
 
 @pytest.mark.parametrize("devices", [2, 2 * LEAST_DEVICES - 2])
@@ -179,7 +190,9 @@ def test_what_the_incumbent_answers_in_place_of_a_candidate_is_the_candidates_de
     rows = [served(f"d{i}", i % 2, 0.5) for i in range(60)]
     rows += [served("d1", 0, 0.9, n=4)]
     rows += [served(f"d{i}", 0, 0.5, epoch=5) for i in range(60)]  # the shadow
+    rows = [row | {"requests": row["requests"] + 5 * row["arm"]} for row in rows]  # five outcomes each never came
     ((stratum,), taken) = strata_by_device(rows, [])
+    assert (stratum.control.assigned, stratum.candidate.assigned) == (1200.0, 1354.0)
     assert (stratum.control.g, stratum.candidate.g) == (30.0, 30.0)
     assert (stratum.control.n, stratum.candidate.n) == (1200.0, 1204.0)
     assert [(one.region, one.epoch, one.known) for one in taken] == [("west", 7, 0.0)]

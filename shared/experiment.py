@@ -56,14 +56,19 @@ def share_of(salt: str, unit: str) -> int:
     return Shares(salt)(unit)
 
 
+def place_in_stage(salt: str, device: str) -> int:
+    """Place of a device in 0..9999, in the order in which stages take devices."""
+    return share_of(salt + "/stage", device)
+
+
 def in_stage(salt: str, device: str, device_share_bp: int) -> bool:
     """Whether a device belongs to the first `device_share_bp` / 10,000 of the fleet; growing the share keeps it in."""
-    return share_of(salt + "/stage", device) < device_share_bp
+    return place_in_stage(salt, device) < device_share_bp
 
 
 def in_control(salt: str, device: str, control_share_bp: int) -> bool:
     """Whether a device belongs to the control group: the last `control_share_bp` / 10,000 in the order of the stage."""
-    return share_of(salt + "/stage", device) >= BASIS_POINTS - control_share_bp
+    return place_in_stage(salt, device) >= BASIS_POINTS - control_share_bp
 
 
 def arm_of(place: int, share_bp: int, arms: typing.Container[int]) -> int:

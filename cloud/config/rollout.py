@@ -87,6 +87,22 @@ class FreezeSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     why: str = ""
 
 
+class RampSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[rollout.canary.ramp]``: how many devices a step asks in a minute.
+
+    Parameters
+    ----------
+    base_per_minute : float
+        At the beginning of each step; below 1 it is one device in more than a minute, and 0 asks all at once.
+    factor, every_verified : float, int
+        The rate grows by that factor each time that so many more devices of the step have verified.
+    """
+
+    base_per_minute: NotNegative = 0.0
+    factor: typing.Annotated[float, msgspec.Meta(ge=1, le=100)] = 1.0
+    every_verified: AtLeastOne = 10
+
+
 class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[rollout.canary]``: the candidate answers a share of requests, or takes part in lists, region by region.
 
@@ -102,6 +118,8 @@ class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     control_share : float
         A random part of each region's devices that no candidate is given to, in any stage, until one is promoted; what
         they answer counts for the incumbent. With `device_share` at most 1.
+    max_in_flight : int
+        So many devices of a step may be on the way at once: asked, and neither verified nor failed; 0 is no limit.
     unit : str
         What is given to an arm. ``request``: each device shares its requests out. ``device``: a device that takes part
         answers all of them with the candidate, and a control group as large answers with the incumbent; no pairs are
@@ -117,6 +135,8 @@ class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     keep_pairs: bool = True
     unit: typing.Literal["request", "device"] = "request"
     control_share: ControlShare = 0.0
+    max_in_flight: Count = 0
+    ramp: RampSettings = RampSettings()
     hold_days: Count = 0
     at_deadline: typing.Literal["pause", "abort"] = "pause"
     step: tuple[RolloutStep, ...] = ()

@@ -64,7 +64,13 @@ def model_channel(
 
 
 def device_share_bp(rollout: Row, stage: Row) -> int:
-    """Share of a region's devices that take part in a stage."""
+    """Share of a region's devices that take part in a stage by now."""
+    reached_bp: int = stage["reached_bp"]
+    return min(target_bp(rollout, stage), reached_bp)
+
+
+def target_bp(rollout: Row, stage: Row) -> int:
+    """Share of a region's devices that take part in a stage once all of them were asked."""
     if stage["kind"] != "canary":
         return BASIS_POINTS
     share: float = (rollout["plan"]["canary"] | stage["settings"])["device_share"]
@@ -75,7 +81,7 @@ def control_share_bp(rollout: Row, stage: Row, region: str) -> int:
     """Share of a region's devices that no candidate is given to; where arms are whole devices, as many as have it."""
     if stage["kind"] == "install":
         return 0
-    return max(control_bp(rollout, region), device_share_bp(rollout, stage) if is_by_device(rollout, stage) else 0)
+    return max(control_bp(rollout, region), target_bp(rollout, stage) if is_by_device(rollout, stage) else 0)
 
 
 def is_by_device(rollout: Row, stage: Row) -> bool:
@@ -119,13 +125,32 @@ def publish_changes(project: Project, store: Store, publish: Publish) -> list[st
     number.
     """
     changed: dict[str, tuple[Channel, bytes]] = {}
+    told: dict[str, Channel | None] = {}
     for region in project.settings.regions.order:
         before = store.rollouts.channel(region)
         sequence = before["sequence"] if before else 0
         now = desired(store, project.settings.devices, region, sequence + 1)
-        if before is None or msgspec.structs.replace(now, sequence=sequence) != parse_channel(before["body"]):
+        told[region] = parse_channel(before["body"]) if before else None
+        if msgspec.structs.replace(now, sequence=sequence) != told[region]:
             changed[region] = (now, now.to_bytes())
     publish({now.target_path: body for now, body in changed.values()})
     for region, (now, body) in changed.items():
-        store.rollouts.set_channel(region, now.sequence, body)
+        store.rollouts.set_channel(region, now.sequence, body, told=_asks_anew(told[region], now))
     return list(changed)
+
+
+def _asks_anew(before: Channel | None, now: Channel) -> bool:
+    """Whether devices that do what a channel says have something to do; not where a stage only reaches more of them."""
+    return before is None or _reaching_all(before) != _reaching_all(now)
+
+
+def _reaching_all(channel: Channel) -> Channel:
+    models = tuple(
+        msgspec.structs.replace(
+            entry, experiment=msgspec.structs.replace(entry.experiment, device_share_bp=BASIS_POINTS)
+        )
+        if entry.experiment
+        else entry
+        for entry in channel.models
+    )
+    return msgspec.structs.replace(channel, models=models, sequence=1)

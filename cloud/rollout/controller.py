@@ -14,6 +14,7 @@ from cloud.config import Project, RolloutSettings
 from cloud.rollout import alarm, choice
 from cloud.rollout.channels import Publish, publish_changes
 from cloud.rollout.devices import fleet_event_s
+from cloud.rollout.growing import grow, open_at
 from cloud.rollout.look import Moment, look_at
 from cloud.rollout.orders import obey, restore
 from cloud.rollout.plan import for_stage, stage_name
@@ -148,6 +149,9 @@ def _go_on(
     happened: list[str] = []
     event_day, regions = day_of(at.event_s), project.settings.regions.order
     stages = store.rollouts.stages(rollout["id"])
+    for stage in [stage for stage in stages if stage["opened_s"]][-1:]:
+        if not closed(settings, regions, stage["region"], at.now_s):
+            grow(store, rollout, stage, settings, verdicts, at.now_s)
     late = next((stage for stage in stages if _is_late(store, stage, event_day)), None)
     if late:
         return _at_deadline(project, store, rollout, late, verdicts, event_day)
@@ -156,7 +160,7 @@ def _go_on(
     if all(stage["passed_s"] for stage in stages if stage["opened_s"]) and waiting:
         may_open = waiting[0]["approved_s"] or not waiting[0]["settings"].get("approve")
         if may_open and not closed(settings, regions, waiting[0]["region"], at.now_s):
-            happened.append(_open(store, rollout, waiting[0], event_day))
+            happened.append(_open(store, rollout, settings, waiting[0], event_day))
     elif not waiting and all(stage["passed_s"] for stage in stages) and not closed(settings, regions, FLEET, at.now_s):
         happened += _promote(project, store, rollout, verdicts, event_day, is_last_day=too_long)
     if too_long and store.rollouts.get(rollout["id"])["state"] == "running":
@@ -192,9 +196,10 @@ def _at_deadline(
     return [f"rollout {rollout['id']}: paused: {why}"]
 
 
-def _open(store: Store, rollout: Row, stage: Row, event_day: int) -> str:
+def _open(store: Store, rollout: Row, settings: RolloutSettings, stage: Row, event_day: int) -> str:
     with store.db.transaction():
-        store.rollouts.open_stage(stage["id"], event_day)
+        reached_bp = open_at(store, rollout, stage, settings)
+        store.rollouts.open_stage(stage["id"], event_day, reached_bp=reached_bp)
         if stage["kind"] == "install":
             store.models.set_incumbent(rollout["model"], stage["region"], rollout["to_version"])
         store.audit.add("stage opened", f"rollout {rollout['id']}", actor=_ACTOR, stage=stage_name(stage))

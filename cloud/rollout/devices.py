@@ -7,7 +7,8 @@ import typing
 
 import msgspec
 
-from shared.experiment import in_control, in_stage
+from cloud.rollout.ramp import Growth, asked_s
+from shared.experiment import in_control, in_stage, place_in_stage
 from shared.telemetry import DeviceStatus, ModelStatus
 
 Row = typing.Mapping[str, typing.Any]
@@ -29,6 +30,8 @@ class Wanted(typing.NamedTuple):
         When the stage opened (wall time).
     control_bp : mapping
         Which devices of each region are the control group: they take no part.
+    target_bp, growth : int, sequence
+        Which devices take part once all were asked; and which share was reached when, for a stage that grows.
     pinned : frozenset of str
         Devices that run something else because somebody said so: they take no part.
     told_s : mapping
@@ -44,6 +47,8 @@ class Wanted(typing.NamedTuple):
     told_s: typing.Mapping[str, float] = {}
     control_bp: typing.Mapping[str, int] = {}
     pinned: frozenset[str] = frozenset()
+    target_bp: int = 0
+    growth: Growth = ()
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +60,10 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         In the stage; of these, heard from lately.
     verified : int
         Online, and run the version: right digest, golden inputs reproduced, probation over.
+    to_come : int
+        That the stage has not asked yet, since it grows.
+    in_flight : int
+        Online, asked, and neither verified nor failed; one that says "not now" is not on its way.
     pinned : int
         That are in none of these, since somebody pinned them to a version.
     failed, timed_out : int
@@ -67,6 +76,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     timed_out: int = 0
     pinned: int = 0
+    to_come: int = 0
+    in_flight: int = 0
 
     @property
     def executed(self) -> int:
@@ -84,13 +95,13 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         return (self.failed + self.timed_out) / self.executed if self.executed else 0.0
 
 
-def takes_part(device: Row, wanted: Wanted) -> bool:
-    """Whether a device belongs to a stage."""
+def takes_part(device: Row, wanted: Wanted, share_bp: int | None = None) -> bool:
+    """Whether a device belongs to a stage as it is now, or as it would be with another share."""
     if device["device"] in wanted.pinned:
         return False
     if in_control(wanted.salt, device["device"], wanted.control_bp.get(device["region"], 0)):
         return False
-    return in_stage(wanted.salt, device["device"], wanted.device_share_bp)
+    return in_stage(wanted.salt, device["device"], wanted.device_share_bp if share_bp is None else share_bp)
 
 
 def count(
@@ -102,10 +113,11 @@ def count(
     count at all, so it can not hold anything up. One that says "not now" is neither verified nor timed out: it waits
     for its owner, and goes on by itself after a while.
     """
-    total = online = verified = failed = timed_out = pinned = 0
+    total = online = verified = failed = timed_out = pinned = to_come = in_flight = 0
     for device in devices:
         pinned += device["device"] in wanted.pinned
         if not takes_part(device, wanted):
+            to_come += takes_part(device, wanted, wanted.target_bp)
             continue
         total += 1
         status = status_of(device)
@@ -118,14 +130,20 @@ def count(
             failed += 1
         elif is_online and not status.waits and now_s - _asked_s(device, wanted) > install_timeout_s:
             timed_out += 1
-    return Counts(total=total, online=online, verified=verified, failed=failed, timed_out=timed_out, pinned=pinned)
+        else:
+            in_flight += is_online and not status.waits
+    return Counts(
+        total=total, online=online, verified=verified, failed=failed, timed_out=timed_out, pinned=pinned,
+        to_come=to_come, in_flight=in_flight,
+    )  # fmt: skip
 
 
 def _asked_s(device: Row, wanted: Wanted) -> float:
     """Since when a device could have done what it is asked for."""
     told_s = wanted.told_s.get(device["region"], 0.0)
     online_since_s: float = device["online_since_s"]
-    return max(wanted.opened_s, told_s, online_since_s)
+    reached_s = asked_s(wanted.growth, place_in_stage(wanted.salt, device["device"])) if wanted.growth else 0.0
+    return max(wanted.opened_s, told_s, online_since_s, reached_s)
 
 
 def status_of(device: Row) -> DeviceStatus:

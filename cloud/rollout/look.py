@@ -7,7 +7,7 @@ import typing
 
 from cloud.config import Project, RolloutSettings
 from cloud.rollout.by_device import EARLIER_DAYS
-from cloud.rollout.channels import control_share_bp, device_share_bp
+from cloud.rollout.channels import control_share_bp, device_share_bp, target_bp
 from cloud.rollout.devices import Wanted, count
 from cloud.rollout.quality import Judged, is_interleaved
 from cloud.rollout.split import place_of
@@ -56,7 +56,7 @@ def look_at(
     mature_day = day_of(at.event_s - model.label_window_days * DAY_S)
     rows = _evidence(store, rollout, plan, stage, stages, mature_day) if stage["kind"] != "install" else None
     devices = _devices_of(store, stage, stages)
-    told_s = {row["region"]: row["published_s"] for row in store.rollouts.channels()}
+    told_s = {row["region"]: row["told_s"] for row in store.rollouts.channels()}
     dropped = {one["ended_day"] for one in rollout["candidates"] if one["state"] == "dropped"}
     verdicts = {}
     for candidate in running(rollout):
@@ -79,6 +79,8 @@ def look_at(
             control_bp={region: control_share_bp(rollout, stage, region) for region in project.settings.regions.order},
             opened_s=stage["opened_s"],
             told_s=told_s,
+            target_bp=target_bp(rollout, stage),
+            growth=tuple(stage["growth"]),
             pinned=frozenset(one["device"] for one in store.pins.in_region() if one["model"] == rollout["model"]),
         )
         counts = count(

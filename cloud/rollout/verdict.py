@@ -166,6 +166,8 @@ def _installed(counts: Counts, plan: RolloutSettings) -> tuple[list[str], list[s
             f"{counts.failed} devices failed and {counts.timed_out} timed out of {counts.executed} that tried,"
             f" {counts.error_ratio:.0%} where {plan.error_ratio:.0%} are allowed"
         )
+    if counts.to_come:
+        waits.append(f"{counts.total} of {counts.total + counts.to_come} devices were asked so far")
     if not counts.online:
         waits.append("no device of the stage is online")
     elif counts.verified_ratio < plan.verified_share:

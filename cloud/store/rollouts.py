@@ -8,6 +8,7 @@ import typing
 
 from cloud.store.database import Database
 from shared.errors import ConflictError, NotFoundError
+from shared.experiment import BASIS_POINTS
 
 Row = dict[str, typing.Any]
 ENDED = ("promoted", "rolled_back", "aborted", "undone")
@@ -171,17 +172,26 @@ class Rollouts:
     def stages(self, rollout: int) -> list[Row]:
         """Stages in order, with their settings as plain data."""
         rows = self._db.rows("select * from stages where rollout = ? order by position", (rollout,))
-        return [row | {"settings": json.loads(row["settings"])} for row in rows]
+        return [row | {"settings": json.loads(row["settings"]), "growth": json.loads(row["growth"])} for row in rows]
 
     def approve_stage(self, stage: int) -> None:
         """Note that somebody lets a stage open."""
         self._db.connection.execute("update stages set approved_s = ? where id = ?", (time.time(), stage))
 
-    def open_stage(self, stage: int, event_day: int) -> None:
-        """Open a stage."""
+    def open_stage(self, stage: int, event_day: int, *, reached_bp: int = BASIS_POINTS) -> None:
+        """Open a stage; it reaches all of its devices, or the first `reached_bp` / 10,000 of the region."""
+        now = time.time()
         self._db.connection.execute(
-            "update stages set opened_s = ?, opened_day = ?, verdict = 'HOLD' where id = ?",
-            (time.time(), event_day, stage),
+            "update stages set opened_s = ?, opened_day = ?, verdict = 'HOLD', reached_bp = ?, grown_s = ?"
+            " where id = ?",
+            (now, event_day, reached_bp, now, stage),
+        )
+
+    def grow_stage(self, stage: int, reached_bp: int, grown_s: float, growth: typing.Sequence[object]) -> None:
+        """Note how far a stage reaches from now on; it never reaches fewer again."""
+        self._db.connection.execute(
+            "update stages set reached_bp = max(reached_bp, ?), grown_s = ?, growth = ? where id = ?",
+            (reached_bp, grown_s, json.dumps(growth), stage),
         )
 
     def keep(
@@ -265,11 +275,12 @@ class Rollouts:
         """All published channels."""
         return self._db.rows("select * from channels order by region")
 
-    def set_channel(self, region: str, sequence: int, body: bytes) -> None:
-        """Keep what was published."""
+    def set_channel(self, region: str, sequence: int, body: bytes, *, told: bool = True) -> None:
+        """Keep what was published, and when devices were last told something else to run."""
         self._db.connection.execute(
-            "insert into channels (region, sequence, body, published_s) values (?, ?, ?, ?)"
-            " on conflict (region) do update set sequence = excluded.sequence,"
-            " body = excluded.body, published_s = excluded.published_s",
-            (region, sequence, body, time.time()),
+            "insert into channels (region, sequence, body, published_s, told_s)"
+            " values (:region, :sequence, :body, :now, :now) on conflict (region) do update set"
+            " sequence = excluded.sequence, body = excluded.body, published_s = excluded.published_s,"
+            " told_s = iif(:told, excluded.told_s, told_s)",
+            {"region": region, "sequence": sequence, "body": body, "now": time.time(), "told": told},
         )

@@ -202,3 +202,9 @@ alter table channels add column told_s real not null default 0;
 update channels set told_s = published_s
 """,
     )
+
+
+@migrations(name="0010-growth")
+def _growth(db: sqlite_utils.Database) -> None:
+    # When each share was reached: [[basis points, time], ...].
+    db.execute("alter table stages add column growth text not null default '[]'")

@@ -78,6 +78,9 @@ def _desired(entry: ModelChannel, device: str, refused: Refused, chosen: Choose)
     trial = entry.experiment
     if trial and arms and len(arms) < len(entry.candidates):
         trial = msgspec.structs.replace(trial, arms=tuple(arms))
+    if trial:
+        # Whether this device takes part is settled: a stage that only grows gives it nothing new to install.
+        trial = msgspec.structs.replace(trial, device_share_bp=experiment.BASIS_POINTS, control_share_bp=0)
     stays = arms or (is_control(entry, device) and device not in entry.pins)
     (candidate, candidate_sha256), *also = arms.values() if arms else [("", "")]
     return GenerationModel(

@@ -47,6 +47,7 @@ EXAMPLES = int(os.environ.get("COVEY_FUZZ_EXAMPLES", "12"))
 SHRINK = bool(os.environ.get("COVEY_FUZZ_SHRINK"))  # takes minutes
 MAX_DAYS = 40
 _WRITES = 40
+LIMIT = "max_in_flight = 1\n"
 _SURE = 1.6  # standard errors: much less than the rule asks for
 Row = dict[str, typing.Any]
 
@@ -69,10 +70,10 @@ def plans(draw: st.DrawFn) -> dict[str, typing.Any]:
         for part in sorted({share, 1.0})
     )
     deadline = f'hold_days = {draw(st.integers(4, 9))}\nat_deadline = "{draw(st.sampled_from(["pause", "abort"]))}"\n'
+    ramp = "[rollout.canary.ramp]\nbase_per_minute = 0.1\nfactor = 2.0\nevery_verified = 2\n"
     control = "device_share = 0.75\ncontrol_share = 0.25\n"
-    canary = (
-        "request_share = 0.3\n" + draw(st.sampled_from(["", deadline])) + draw(st.sampled_from(["", steps, control]))
-    )
+    canary = "request_share = 0.3\n" + draw(st.sampled_from(["", deadline])) + draw(st.sampled_from(["", LIMIT]))
+    canary += draw(st.sampled_from(["", steps, control, ramp]))
     order = f"order = {list(draw(st.permutations(ORDER)))}\n".replace("'", '"')
     region = f"[rollout.region.{draw(st.sampled_from(ORDER))}]\nmin_outcomes = 500\napprove = true\n"
     top = f'max_days = {MAX_DAYS}\nguardrails = "{draw(st.sampled_from(["prove", "watch"]))}"\n'
@@ -119,6 +120,7 @@ class Lives(RuleBasedStateMachine):
         self.states: dict[int, str] = {}
         self.seen_verdicts = 0
         self.opened: set[int] = set()
+        self.reached: dict[int, int] = {}
 
     @initialize(made=plans(), ends=st.sampled_from(["good", "good", "bad", "none"]))
     def begin(self, made: dict[str, typing.Any], ends: str) -> None:
@@ -331,6 +333,9 @@ class Lives(RuleBasedStateMachine):
             stages = store.rollouts.stages(row["id"])
             opened = [bool(stage["opened_s"]) for stage in stages]
             assert opened == sorted(opened, reverse=True)
+            for stage in [stage for stage in stages if stage["opened_s"]]:
+                assert stage["reached_bp"] >= self.reached.get(stage["id"], 0), "a step never shrinks"
+                self.reached[stage["id"]] = stage["reached_bp"]
             for stage in [stage for stage in stages if stage["opened_s"] and stage["id"] not in self.opened]:
                 self.opened.add(stage["id"])
                 self.look_at_time(row, stage["region"], stage["opened_s"])

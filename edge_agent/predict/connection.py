@@ -87,11 +87,10 @@ class Connection(asyncio.Protocol):
         incoming, quick = self._incoming, self._quick
         is_alone = incoming.is_between and not (self._queue or self._busy or self._is_full or self._server.is_stopping)
         if is_alone and (found := quick.find(data)) is not None:
-            path, body = found
-            if path == PATH and (said := quick.answer(body)) is not None:
+            if found[0] == PATH and (said := quick.answer(found[1])) is not None:
                 self._answer_quickly(said)
             else:
-                self._queue.append(plain(path, body))
+                self._queue.append(plain(*found))
                 self._pump()
             return
         try:
@@ -99,7 +98,8 @@ class Connection(asyncio.Protocol):
         except CoveyError as err:
             self._refusal = self._failed(err)
         if is_alone and incoming.is_between and len(self._queue) == 1 and self._queue[0].is_plain:
-            quick.learn(data, self._queue[0].path, self._queue[0].body)
+            first = self._queue[0]
+            quick.learn(data, first.path, first.body, first.head)
         self._pump()
 
     def _answer_quickly(self, said: tuple[bytes, Prediction] | CoveyError) -> None:
@@ -183,7 +183,7 @@ class Connection(asyncio.Protocol):
 
     async def _answer_later(self, request: Request, paused: Paused) -> None:
         try:
-            response = await self._server.patience.complete(paused)
+            response = await self._server.complete(paused, request.head.accepts)
         except CoveyError as err:
             response = self._failed(err)
         except Exception as err:  # noqa: BLE001 - the same
@@ -204,11 +204,12 @@ class Connection(asyncio.Protocol):
 
     def _say(self, request: Request, response: Response, out: list[bytes], after: list[Prediction]) -> None:
         """Put a reply to what goes out next."""
+        response = wire.packed(response, request.head.accepts)
         self._server.api.meters.replies[response.status] += 1
         after += response.after
         is_head = request.method == "HEAD"
         is_last = not request.keep_alive or (self._server.is_stopping and not self._queue)
-        if response.status == 200 and response.kind is JSON and not is_last and not is_head:  # noqa: PLR2004
+        if response.status == 200 and response.kind is JSON and not (response.headers or is_last or is_head):  # noqa: PLR2004
             out.append(wire.OK % (len(response.body), response.body))
             return
         out.append(wire.written(response, is_head=is_head, is_last=is_last))

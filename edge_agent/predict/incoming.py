@@ -14,13 +14,14 @@ from shared.errors import CoveyError, WireError
 
 _MAX_HEAD_BYTES = 64 << 10
 _SMALL_BODY_BYTES = 64 << 10
-_LENGTH, _EXPECT, _ENCODING, _HEADER_LENGTH, _HOST = range(5)
+_LENGTH, _EXPECT, _ENCODING, _HEADER_LENGTH, _HOST, _ACCEPTS = range(6)
 _WATCHED = {
     b"content-length": _LENGTH,
     b"expect": _EXPECT,
     b"content-encoding": _ENCODING,
     b"inference-header-content-length": _HEADER_LENGTH,
     b"host": _HOST,
+    b"accept-encoding": _ACCEPTS,
 }
 _NO_HEAD = Head()
 
@@ -39,9 +40,9 @@ class Request(typing.NamedTuple):
 PLAIN = Request("POST", quick.PATH, b"", keep_alive=True, head=_NO_HEAD, is_plain=True)
 
 
-def plain(path: str, body: bytes) -> Request:
-    """Return a POST on a connection that stays, without headers that ask for anything."""
-    return Request("POST", path, body, True, _NO_HEAD, True)  # noqa: FBT003 - by place is faster
+def plain(path: str, body: bytes, head: Head) -> Request:
+    """Return a POST on a connection that stays, whose body is as it came."""
+    return Request("POST", path, body, True, head, True)  # noqa: FBT003 - by place is faster
 
 
 class Incoming:
@@ -132,6 +133,9 @@ class Incoming:
             self._check_host(value)
         elif watched == _EXPECT:
             self._wants_leave = value.lower() == b"100-continue"
+        elif watched == _ACCEPTS:
+            accepts = self._head.accepts
+            self._head = self._head._replace(accepts=accepts + b"," + value if accepts else value)
         elif watched == _ENCODING:
             self._head = self._head._replace(encoding=value)
         else:
@@ -160,8 +164,10 @@ class Incoming:
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         method, path = parser.get_method().decode("latin-1"), self._url.decode("latin-1")
         keep_alive = parser.should_keep_alive()
-        is_plain = method == "POST" and keep_alive and self._head is _NO_HEAD and not self._wants_leave
-        self.queue.append(Request(method, path, body, keep_alive, self._head, is_plain))
+        head = self._head
+        is_whole = head.header_length is None and not head.encoding and not self._wants_leave
+        is_plain = method == "POST" and keep_alive and is_whole
+        self.queue.append(Request(method, path, body, keep_alive, head, is_plain))
         self._begin()
 
 

@@ -16,7 +16,8 @@ from shared.errors import DataError
 from shared.telemetry import APPROXIMATE, SOURCES
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
-Outputs = dict[str, tuple[str, list[int], typing.Sequence[typing.Any]]]
+Output = tuple[str, list[int], typing.Sequence[typing.Any]]
+Outputs = dict[str, Output]
 _encode = msgspec.json.Encoder().encode
 _ARMS = [name.encode() for name in ARM_NAMES]
 _SOURCES = [name.encode() for name in SOURCES]
@@ -28,6 +29,10 @@ class TensorParameters(msgspec.Struct):
 
     binary_data_size: typing.Annotated[int, msgspec.Meta(ge=0)] | None = None
     binary_data: bool | None = None
+    classification: typing.Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+_NO_PARAMETERS = TensorParameters()
 
 
 class RequestedOutput(msgspec.Struct, forbid_unknown_fields=True):
@@ -71,10 +76,12 @@ def say(
         if found is None:
             known = ", ".join(available)
             raise DataError(f"no output {output.name!r:.60}", field="outputs", fix=f"Known are {known}.")
+        parameters = output.parameters or _NO_PARAMETERS
+        if parameters.classification is not None:
+            found = _classified(made, output.name, parameters.classification)
         datatype, shape, values = found
         tensor: dict[str, object] = {"name": output.name, "datatype": datatype, "shape": shape}
-        own = output.parameters.binary_data if output.parameters else None
-        if as_bytes if own is None else own:
+        if as_bytes if parameters.binary_data is None else parameters.binary_data:
             data = tensors.to_bytes(datatype, values)
             tail.append(data)
             tensor["parameters"] = {"binary_data_size": len(data)}
@@ -106,6 +113,25 @@ def _outputs(made: list[Prediction]) -> Outputs:
     outputs["source"] = "BYTES", [n], [SOURCES[one.source] for one in made]
     outputs["arm"] = "BYTES", [n], [ARM_NAMES[one.arm] for one in made]
     return outputs
+
+
+def _classified(made: list[Prediction], name: str, most: int) -> Output:
+    """Return the best classes of each row as text, ``value:index:label``, best first (the classification extension).
+
+    Raises
+    ------
+    DataError
+        The output is no list of classes.
+    """
+    manifest = made[0].bundle.manifest
+    if name != "probabilities":
+        raise DataError(f"{name!r:.60} has no classes", field="outputs", fix="Ask for classes of probabilities.")
+    k = min(most, manifest.n_outputs)
+    values: list[str] = []
+    for one in made:
+        best = sorted(range(len(one.outputs)), key=one.outputs.__getitem__, reverse=True)[:k]
+        values += [f"{one.outputs[i]:f}:{i}:{manifest.classes[i]}" for i in best]
+    return "BYTES", [len(made), k], values
 
 
 def label_datatype(classes: typing.Sequence[str | int]) -> str:

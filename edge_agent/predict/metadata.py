@@ -17,7 +17,7 @@ from shared import __version__
 from shared.errors import ForbiddenError, NotFoundError
 
 NAME = "covey-edge"
-EXTENSIONS = ("binary_tensor_data", "parameters", "statistics", "model_repository")
+EXTENSIONS = ("binary_tensor_data", "classification", "parameters", "statistics", "model_repository")
 _NS_PER_US = 1000
 
 

@@ -18,6 +18,9 @@ from edge_agent.predict.loaded import NotReadyError
 from edge_agent.predict.replies import PredictRequest
 from shared.errors import CoveyError, NotFoundError
 
+if typing.TYPE_CHECKING:
+    from edge_agent.predict.routes import Head
+
 PATH = "/v1/predict"
 _END = b"\r\n\r\n"
 _MAX_HEADS, _MAX_HEAD_BYTES = 128, 2048
@@ -38,16 +41,16 @@ class Quick:
 
     def __init__(self, engine: Engine, now: typing.Callable[[], float]) -> None:
         self._engine, self._now = engine, now
-        self._heads: dict[bytes, tuple[int, str]] = {}
+        self._heads: dict[bytes, tuple[int, str, Head]] = {}
 
-    def learn(self, data: bytes, path: str, body: bytes) -> None:
+    def learn(self, data: bytes, path: str, body: bytes, head: Head) -> None:
         """Remember the head of a request that the parser has read.
 
         Parameters
         ----------
         data : bytes
-            All that came: one POST, on a connection that stays, without headers that ask for anything.
-        path, body : str, bytes
+            All that came: one POST, on a connection that stays, whose body is as it came.
+        path, body, head : str, bytes, Head
             What the parser found in it.
         """
         end = data.find(_END) + len(_END)
@@ -55,10 +58,10 @@ class Quick:
             return
         if len(self._heads) >= _MAX_HEADS:
             self._heads.clear()
-        self._heads[data[:end]] = len(body), path
+        self._heads[data[:end]] = len(body), path, head
 
-    def find(self, data: bytes) -> tuple[str, bytes] | None:
-        """Return path and body of a whole request with a head that was learned; None says to go the long way.
+    def find(self, data: bytes) -> tuple[str, bytes, Head] | None:
+        """Return path, body and headers of a whole request with a head that was learned; None says to go the long way.
 
         Parameters
         ----------
@@ -69,7 +72,7 @@ class Quick:
         known = self._heads.get(data[:end])
         if known is None or known[0] != len(data) - end:
             return None
-        return known[1], data[end:]
+        return known[1], data[end:], known[2]
 
     def answer(self, body: bytes) -> tuple[bytes, Prediction] | CoveyError | None:
         """Answer what was posted to `PATH`: the reply with what to record, or what is wrong; None is no answer."""

@@ -42,10 +42,11 @@ _MAX_BODY_BYTES = 4 << 20
 
 
 class Head(typing.NamedTuple):
-    """Headers that say how to read a body."""
+    """Headers that say how to read a body, and how to write one."""
 
     header_length: bytes | None = None
     encoding: bytes = b""
+    accepts: bytes = b""
 
 
 _NO_HEAD = Head()

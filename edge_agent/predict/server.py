@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import typing
 
+from edge_agent.predict import wire
 from edge_agent.predict.apart import SlowModelError
-from edge_agent.predict.asking import Finishing, finishing
+from edge_agent.predict.asking import Finishing, Paused, finishing
 from edge_agent.predict.connection import Connection
 from edge_agent.predict.engine import Engine, Prediction
 from edge_agent.predict.hosts import Hosts
 from edge_agent.predict.patience import BusyError, Patience
 from edge_agent.predict.quick import Quick
+from edge_agent.predict.replies import Response
 from edge_agent.predict.routes import Api
 
 _TICKS = 8
@@ -207,6 +209,13 @@ class HttpServer:
             self._finishing.add(task)
             task.add_done_callback(self._finishing.discard)
             return
+
+    async def complete(self, paused: Paused, accepts: bytes) -> Response:
+        """Answer what has to wait; compress a large reply where that holds nobody up."""
+        response = await self.patience.complete(paused)
+        if accepts and len(response.body) > wire.LARGE_BYTES:
+            return await asyncio.to_thread(wire.packed, response, accepts)
+        return response
 
     async def _finish_later(self, steps: Finishing, pause: typing.Any) -> None:  # noqa: ANN401 - see Finishing
         await self.patience.finish(steps, pause)

@@ -78,7 +78,7 @@ def test_the_server_says_who_and_how_it_is(client: Client) -> None:
     assert (status, reply["name"], reply["extensions"]) == (
         200,
         "covey-edge",
-        ["binary_tensor_data", "parameters", "statistics", "model_repository"],
+        ["binary_tensor_data", "classification", "parameters", "statistics", "model_repository"],
     )
     assert client.get("/v2/health/live") == (200, {"live": True, "ready": True})
     assert client.get("/v2/health/ready") == (200, {"live": True, "ready": True})
@@ -144,11 +144,32 @@ def test_a_version_in_the_path_is_checked_and_chooses_no_arm(client: Client) -> 
 
 
 def test_outputs_come_as_they_are_asked_for(client: Client) -> None:
-    wanted = [{"name": "arm"}, {"name": "label", "parameters": {"classification": 2}}]
+    wanted = [{"name": "arm"}, {"name": "label", "parameters": {"shared_memory_region": "x"}}]
     reply = client.ok(INFER, {"inputs": GOOD, "outputs": wanted})
     assert [one["name"] for one in reply["outputs"]] == ["arm", "label"]
     said = client.refused(INFER, {"inputs": GOOD, "outputs": [{"name": "lable"}]})
     assert (said["field"], "Known are label, probabilities" in said["error"]) == ("outputs", True)
+
+
+@pytest.mark.parametrize(("n", "n_given"), [(1, 1), (2, 2), (9, 2)])
+def test_the_likeliest_classes_come_best_first(client: Client, n: int, n_given: int) -> None:
+    wanted = [{"name": "probabilities", "parameters": {"classification": n}}, {"name": "label"}]
+    best, label = client.ok(INFER, {"inputs": GOOD, "outputs": wanted})["outputs"]
+    assert (best["datatype"], best["shape"]) == ("BYTES", [2, n_given])
+    (plain,) = client.ok(INFER, {"inputs": GOOD, "outputs": [{"name": "probabilities"}]})["outputs"]
+    rows = plain["data"][:2], plain["data"][2:]
+    orders = [sorted(range(2), key=row.__getitem__, reverse=True) for row in rows]
+    pairs = zip(rows, orders, strict=True)
+    assert best["data"] == [f"{row[i]:f}:{i}:{i}" for row, order in pairs for i in order[:n]]
+    assert label["data"] == [order[0] for order in orders]
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "field"), [("label", 1, "outputs"), ("probabilities", 0, "outputs[0].parameters.classification")]
+)
+def test_classes_of_what_has_none_are_refused(client: Client, name: str, n: int, field: str) -> None:
+    wanted = [{"name": name, "parameters": {"classification": n}}]
+    assert client.refused(INFER, {"inputs": GOOD, "outputs": wanted})["field"] == field
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,9 @@ def test_tritonclient_is_answered_whatever_it_sends_and_told_why_if_not(address:
     assert [said[what] for what in ("live", "ready", "model ready", "version ready", "other ready")] == [
         True, True, True, True, False,
     ]  # fmt: skip
-    assert said["server"]["extensions"] == ["binary_tensor_data", "parameters", "statistics", "model_repository"]
+    assert said["server"]["extensions"] == [
+        "binary_tensor_data", "classification", "parameters", "statistics", "model_repository",
+    ]  # fmt: skip
     assert (said["metadata"]["name"], said["metadata"]["versions"]) == ("late", ["v1", "v2"])
     assert [(one["version"], one["state"]) for one in said["index"]] == [("v1", "READY"), ("v2", "READY")]
     columns = zip(X, COLOURS, SIZES, strict=True)
@@ -87,10 +89,16 @@ def test_tritonclient_is_answered_whatever_it_sends_and_told_why_if_not(address:
     assert said["later"] == [pytest.approx(plain, abs=1e-6)] * 8
     assert (said["version"], said["arms"]) == ("v1", ["incumbent"])
     v1, v2 = said["statistics"]["model_stats"]
-    n_rows = 3 * 32 + 29 + 8 + 1 + 8
+    n_rows = 3 * 32 + 29 + 8 + 1 + 8 + 3 * 2 + 3 * 200
     assert v1["inference_stats"]["success"]["count"] == v1["execution_count"] == n_rows
     assert v1["inference_stats"]["success"]["ns"] > 0
     assert v2["inference_count"] == 0
+    top = said["classes"]
+    assert top["shape"] == [3, 1]
+    for text, row in zip(top["best"], (rows[:2], rows[2:4], rows[4:]), strict=True):
+        value, index, label = text.split(":")
+        assert (float(value), int(index), label) == (pytest.approx(max(row), abs=1e-6), row.index(max(row)), index)
+    assert said["compressed"] == {"None": 200, "gzip": 200, "deflate": 200}
     said = said["refused"]
     assert {what: status for what, (status, _) in said.items()} == {
         "load": "403", "unload": "403", "value": "400", "model": "404", "version": "404", "output": "400",

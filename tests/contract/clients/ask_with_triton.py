@@ -97,6 +97,28 @@ def kinds(client: triton.InferenceServerClient) -> dict[str, typing.Any]:
     return said
 
 
+def classes(client: triton.InferenceServerClient) -> dict[str, typing.Any]:
+    """Ask for the likeliest class, as JSON and as bytes; both must say the same."""
+    said = []
+    for as_bytes in (True, False):
+        best = triton.InferRequestedOutput("probabilities", binary_data=as_bytes, class_count=1)
+        got = client.infer(MODEL, inputs((True, True, True)), outputs=[best]).as_numpy("probabilities")
+        said.append({"shape": list(got.shape), "best": plain(got)})
+    assert said[0] == said[1], said
+    return said[0]
+
+
+def compressed(client: triton.InferenceServerClient) -> dict[str, int]:
+    """Ask for many rows, with either way of compressing the reply; return how many came back right."""
+    x = column("x", "FP64", np.linspace(-3, 3, 200), as_bytes=True)
+    wanted = plain(client.infer(MODEL, [x]).as_numpy("probabilities"))
+    counts = {"None": len(wanted) // 2}
+    for how in ("gzip", "deflate"):
+        got = plain(client.infer(MODEL, [x], response_compression_algorithm=how).as_numpy("probabilities"))
+        counts[how] = sum(a == b for a, b in zip(got, wanted, strict=True)) // 2
+    return counts
+
+
 def main(address: str) -> None:
     """Ask everything."""
     client = triton.InferenceServerClient(address, concurrency=2)
@@ -114,6 +136,8 @@ def main(address: str) -> None:
         "index": client.get_model_repository_index(),
         "mixes": mixes(client),
         "kinds": kinds(client),
+        "classes": classes(client),
+        "compressed": compressed(client),
         "later": [plain(one.get_result().as_numpy("probabilities")) for one in later],
         "version": client.infer(MODEL, [x], model_version="v1").get_response()["model_version"],
         "arms": sorted(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from edge_agent.predict import replies
 from edge_agent.predict.active import Prediction
 from edge_agent.predict.quick import PATH, Quick
+from edge_agent.predict.routes import Head
 from edge_agent.predict.wording import Wording
 from edge_agent.records import CANDIDATE, Answered, Failed
 from shared.errors import CoveyError
@@ -35,7 +36,7 @@ def plain(**asked: typing.Any) -> bytes:
 def quick_of(served: fakes.Served, *known: bytes) -> Quick:
     quick = Quick(served.engine, served.clock.now)
     for data in known:
-        quick.learn(data, PATH, data.partition(b"\r\n\r\n")[2])
+        quick.learn(data, PATH, data.partition(b"\r\n\r\n")[2], Head())
     return quick
 
 
@@ -44,7 +45,7 @@ def answer(quick: Quick, data: bytes) -> typing.Any:
     found = quick.find(data)
     if found is None:
         return None
-    assert found == (PATH, data.partition(b"\r\n\r\n")[2])
+    assert found == (PATH, data.partition(b"\r\n\r\n")[2], Head())
     return quick.answer(found[1])
 
 
@@ -172,7 +173,7 @@ def test_what_is_not_exactly_one_request_goes_the_long_way(
 def test_heads_that_differ_each_time_do_not_pile_up(tmp_path: pathlib.Path) -> None:
     served = fakes.serve(tmp_path, fakes.make_bundle())
     quick = quick_of(served, *(request(b"{}", f"{HEAD}Trace: {i}\r\n") for i in range(1000)))
-    quick.learn(request(b"{}", HEAD + "Long: " + "x" * 5000 + "\r\n"), PATH, b"{}")
+    quick.learn(request(b"{}", HEAD + "Long: " + "x" * 5000 + "\r\n"), PATH, b"{}", Head())
     assert 0 < len(quick._heads) <= 128
 
 

@@ -40,6 +40,8 @@ def test_a_candidate_that_people_prefer_is_promoted_though_its_metric_is_no_bett
     (passed,) = [v for v in fleet.store.rollouts.verdicts(number) if v["word"] == "PASS" and v["stage"] == 5]
     assert "preferred v2" in passed["reasons"][0]
     assert passed["inputs"]["question"] == "preference"
+    metric = passed["inputs"]["also_asked"]["log_loss"]["decide"]["pairs"]
+    assert metric["sumsq"] / metric["n"] < 0.01, "a list won or lost is a whole one"
     assert re.search(r"; of [\d,]+ lists, [\d,]+ preferred v2, [\d,]+ v1; ", fleet.row(number)["outcome"])
 
 

@@ -115,12 +115,14 @@ class MemorySeen(msgspec.Struct, frozen=True, array_like=True, tag="m"):
 
 
 class Visited(msgspec.Struct, frozen=True, array_like=True, tag="v"):
-    """A list was drawn from the incumbent and a candidate, and shown.
+    """A list was shown that is judged as a whole: drawn from the incumbent and a candidate, or of one version.
 
     Parameters
     ----------
     arm : int
-        The candidate's.
+        The candidate's; or of who answered.
+    version : str
+        Who answered, of a list of one version whose metric judges lists; else empty.
     event_s, closes_s : int, float
         Event time, and until when outcomes count.
     nonce : bytes
@@ -136,6 +138,7 @@ class Visited(msgspec.Struct, frozen=True, array_like=True, tag="v"):
     closes_s: float
     nonce: bytes
     shown: tuple[tuple[bytes, int], ...]
+    version: str = ""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,6 +24,8 @@ class Metric(typing.NamedTuple):
         Where it makes sense.
     score : callable
         (outputs, label) to the value; outputs are class probabilities, or one number for a regression.
+    of_lists : bool
+        It judges whole lists, and no single answer; see `ndcg`.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Metric(typing.NamedTuple):
     direction: typing.Literal["higher", "lower"]
     tasks: tuple[Task, ...]
     score: typing.Callable[[typing.Sequence[float], float], float]
+    of_lists: bool = False
 
     def gain(self, candidate: float, incumbent: float) -> float:
         """How much better the candidate's value is; positive is better in either direction."""
@@ -58,6 +61,37 @@ def _squared_error(outputs: typing.Sequence[float], label: float) -> float:
     return error * error  # ** would raise where this is infinite
 
 
+def ndcg(gains: typing.Sequence[float]) -> float:
+    """Return the normalised discounted cumulative gain of a list: 1 where what gained most stood first.
+
+    Järvelin and Kekäläinen, *Cumulated gain-based evaluation of IR techniques*, 2002, with the discount
+    1 / log2(place + 1). A list without any gain is 0.
+
+    Parameters
+    ----------
+    gains : sequence of float
+        What each item was worth, from the first place on; less than nought is nought.
+
+    >>> [round(ndcg(gains), 4) for gains in ([3, 2, 0], [0, 1, 0], [0, 0])]
+    [1.0, 0.6309, 0.0]
+    """
+    worth = [max(gain, 0.0) for gain in gains]
+    most = max(worth, default=0.0)
+    if not most:
+        return 0.0
+    parts = [gain / most for gain in worth]  # so that no sum is infinite
+    best = _discounted(sorted(parts, reverse=True))
+    return _discounted(parts) / best
+
+
+def _discounted(gains: typing.Sequence[float]) -> float:
+    return sum(gain / math.log2(place + 2) for place, gain in enumerate(gains))
+
+
+def _of_one_item(_outputs: typing.Sequence[float], label: float) -> float:
+    return ndcg([label])
+
+
 _CLASSES: tuple[Task, ...] = ("binary", "multiclass")
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -67,6 +101,7 @@ METRICS: dict[str, Metric] = {
         Metric("accuracy", "bernoulli", "higher", _CLASSES, _accuracy),
         Metric("absolute_error", "continuous", "lower", ("regression",), _absolute_error),
         Metric("squared_error", "continuous", "lower", ("regression",), _squared_error),
+        Metric("ndcg", "continuous", "higher", ("binary", "regression"), _of_one_item, of_lists=True),
     )
 }
 
@@ -85,6 +120,11 @@ def get_metric(name: str, task: str) -> Metric:
             f"{name!r} is not a metric of the task {task!r}", field="metric", fix=f"Use {', '.join(fitting)}."
         )
     return METRICS[name]
+
+
+def usual_metric(task: str) -> str:
+    """Return the name of the metric by which single answers of a task are judged where nothing else is said."""
+    return "squared_error" if task == "regression" else "log_loss"
 
 
 def expected_log_loss(outputs: typing.Sequence[float]) -> float:

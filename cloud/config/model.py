@@ -8,7 +8,7 @@ import msgspec
 
 from cloud.config.table import AtLeastOne, Count, Days, NotNegative, Number, Params, Positive, Ratio, Table
 from shared.bundle import AnswerOrder, NumberName
-from shared.metrics import Task
+from shared.metrics import Task, usual_metric
 
 NETWORKS = ("MLPClassifier", "MLPRegressor")
 
@@ -241,4 +241,4 @@ class ModelSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def metric_name(self) -> str:
         """The metric, with the task's usual one as default."""
-        return self.metric or ("squared_error" if self.task == "regression" else "log_loss")
+        return self.metric or usual_metric(self.task)

@@ -21,7 +21,7 @@ from shared.clock import DAY_S
 from shared.errors import DataError
 from shared.features import Encoder, FeatureSet
 from shared.features.columns import encode_columns, expand
-from shared.metrics import Metric, get_metric
+from shared.metrics import Metric, get_metric, usual_metric
 
 Floats = npt.NDArray[np.float64]
 
@@ -81,7 +81,7 @@ def prepare(project: Project, store: Store, repository: SignedRepository, order:
     codes = encode_columns(features, learn.columns)
     return Work(
         model=model,
-        metric=get_metric(model.metric_name, model.task),
+        metric=_gate_metric(model),
         features=features,
         classes=classes,
         train=learn,
@@ -92,6 +92,12 @@ def prepare(project: Project, store: Store, repository: SignedRepository, order:
             _spread(trusted.where(trusted.event_s <= cut_s), model.gate.anchor_rows), features, model, classes
         ),
     )
+
+
+def _gate_metric(model: ModelSettings) -> Metric:
+    """Gates look at single rows: a model that is judged by its lists is judged here by the task's usual metric."""
+    own = get_metric(model.metric_name, model.task)
+    return get_metric(usual_metric(model.task), model.task) if own.of_lists else own
 
 
 def _read(project: Project, store: Store, version: str, features: FeatureSet) -> Snapshot:

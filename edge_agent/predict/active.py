@@ -13,6 +13,7 @@ from edge_agent.predict.wording import Wording
 from edge_agent.records import CANDIDATE, INCUMBENT
 from shared import experiment
 from shared.features.compiled import Codes
+from shared.metrics import get_metric
 from shared.versions import parse_version
 
 Row = typing.Mapping[str, object]
@@ -54,6 +55,8 @@ class ActiveModel:
         self.salt = trial.salt if trial else ""
         self.scores_other = bool(trial and (mode == "shadow" or (mode == "canary" and trial.keep_pairs)))
         self.tag = experiment.model_tag(entry.model)
+        manifest = self.incumbent.manifest
+        self.judges_lists = get_metric(manifest.metric, manifest.task).of_lists
         self.keeps_outputs = self.incumbent.manifest.task == "multiclass"
         self.arms = {INCUMBENT: self.incumbent} | self.candidates
         # Where there are two, each one's other.

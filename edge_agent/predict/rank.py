@@ -17,6 +17,7 @@ from edge_agent.predict.engine import ActiveModel, Engine, Prediction
 from edge_agent.predict.replies import MAX_ROWS, Response, Scalar
 from edge_agent.records import INCUMBENT, Visited
 from shared.errors import DataError, UsageError
+from shared.telemetry import APPROXIMATE
 
 Id = str | int
 
@@ -79,7 +80,13 @@ def ask(engine: Engine, active: ActiveModel, request: RankRequest, event_s: floa
     rows = [{**context, **candidate} for candidate in request.candidates] if context else request.candidates
 
     def say(made: list[Prediction]) -> Response:
-        return _say(active, ids, [(i, made[i]) for i in _order(made)[: request.top_k]])
+        shown = [(i, made[i]) for i in _order(made)[: request.top_k]]
+        if active.judges_lists and not any(one.source in APPROXIMATE for _, one in shown):
+            nonce = engine.new_nonce()
+            arm = shown[0][1].arm
+            engine.visited(_visited(active, arm, nonce, [one for _, one in shown], active.bundle(arm).version))
+            return _say(active, ids, shown, {"visit": nonce.hex()})
+        return _say(active, ids, shown)
 
     unit = request.unit or (os.urandom(8).hex() if active.share_bp or active.draw_bp else None)
     drawn_arm = active.arm_of(unit) if unit and active.draw_bp else INCUMBENT
@@ -100,12 +107,12 @@ def _order(made: list[Prediction]) -> list[int]:
     return sorted(range(len(made)), key=lambda i: made[i].score, reverse=True)
 
 
-def _visited(active: ActiveModel, arm: int, nonce: bytes, shown: list[Prediction]) -> Visited:
+def _visited(active: ActiveModel, arm: int, nonce: bytes, shown: list[Prediction], version: str = "") -> Visited:
     """Say what is shown in which places; it closes before an outcome of either arm would be late."""
     windows = [active.bundle(one).manifest.label_window_s for one in (INCUMBENT, arm)]
     event_s = shown[0].event_s
     items = tuple((one.nonce, one.arm) for one in shown)
-    return Visited(active.entry.model, active.epoch, arm, event_s, event_s + min(windows), nonce, items)
+    return Visited(active.entry.model, active.epoch, arm, event_s, event_s + min(windows), nonce, items, version)
 
 
 def _say(

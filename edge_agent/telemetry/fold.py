@@ -11,8 +11,9 @@ import msgspec
 from edge_agent.interleave import preference
 from edge_agent.records import INCUMBENT, Answered, AnyRecord, Failed, OutcomeSeen, Scored, Spec, Visited
 from edge_agent.telemetry.measures import Measures
+from edge_agent.telemetry.visits import Closed, Item
 from shared.clock import day_of
-from shared.metrics import expected_log_loss, get_metric
+from shared.metrics import expected_log_loss, get_metric, ndcg
 from shared.summary import N_LATENCY_BINS, N_SCORE_BINS, quantise, score_bin
 from shared.telemetry import APPROXIMATE, SOURCES
 
@@ -68,8 +69,11 @@ class Memory(typing.Protocol):
     def take_gain(self, nonce: bytes, gain: float, seen_s: float) -> None:
         """Remember what an answer in a list was worth, if it is in one that is open."""
 
-    def close_visits(self, up_to_s: float) -> typing.Iterable[tuple[Visited, dict[bytes, float]]]:
-        """Return and forget the lists whose outcomes had to come before a time, with the gains that came."""
+    def note_others(self, nonce: bytes, others: tuple[Scored, ...]) -> None:
+        """Remember what other arms say of an answer, if it is in an open list."""
+
+    def close_visits(self, up_to_s: float) -> typing.Iterable[Closed]:
+        """Return and forget the lists whose outcomes had to come before a time, with what came of their items."""
 
 
 class Folded(msgspec.Struct):
@@ -98,9 +102,12 @@ def fold(records: typing.Iterable[AnyRecord], memory: Memory, watermark_s: float
         Event time up to which everything is added up with these records.
     """
     out = Folded()
+    of_lists = _ListModels(memory)
     for record in records:
         if isinstance(record, Answered):
             _answered(out, record)
+            if record.others and record.nonce in out.waiting and of_lists[record.model, record.version]:
+                memory.note_others(record.nonce, out.waiting.pop(record.nonce)[1].others)
         elif isinstance(record, Failed):
             _failed(out, record)
         elif isinstance(record, OutcomeSeen):
@@ -111,16 +118,57 @@ def fold(records: typing.Iterable[AnyRecord], memory: Memory, watermark_s: float
             out.measures.take(record, memory)
     if watermark_s is not None:
         # Event times are whole seconds: the last that is within its window may have been cut off by nearly one.
-        for visited, gains in memory.close_visits(watermark_s - 1.0):
-            _visit(out, visited, gains)
+        for visited, items in memory.close_visits(watermark_s - 1.0):
+            if visited.version:
+                _list(out, visited, [items[nonce] for nonce, _ in visited.shown], memory)
+            else:
+                _visit(out, visited, items)
     return out
 
 
-def _visit(out: Folded, visited: Visited, gains: typing.Mapping[bytes, float]) -> None:
+class _ListModels(dict[tuple[str, str], bool]):
+    """Whether a version is judged by its lists, by (model, version)."""
+
+    def __init__(self, memory: Memory) -> None:
+        super().__init__()
+        self._memory = memory
+
+    def __missing__(self, key: tuple[str, str]) -> bool:
+        spec = self._memory.spec(*key)
+        self[key] = spec is not None and get_metric(spec.metric, spec.task).of_lists
+        return self[key]
+
+
+def _visit(out: Folded, visited: Visited, items: typing.Mapping[bytes, Item]) -> None:
     """Judge a list by where it was clicked; one without a click counts as one in which neither arm was better."""
-    clicks = collections.Counter(arm for nonce, arm in visited.shown if gains.get(nonce, 0.0) > 0)
+    clicks = collections.Counter(arm for nonce, arm in visited.shown if items[nonce].gain > 0)
     d = preference(clicks[INCUMBENT], clicks[visited.arm])
     _pair(out, (visited.model, visited.epoch, day_of(visited.event_s), visited.arm), d)
+
+
+def _list(out: Folded, visited: Visited, items: list[Item], memory: Memory) -> None:
+    """Judge the order in which a list was shown, and the orders in which other arms would have shown the same items."""
+    spec = memory.spec(visited.model, visited.version)
+    if spec is None:
+        return
+    day = day_of(visited.event_s)
+    orders = {(visited.arm, visited.version): list(items)}
+    for arm, version in {(one.arm, one.version) for item in items for one in item.others}:
+        scores = [one.outputs[-1] for item in items for one in item.others if one.arm == arm]
+        if len(scores) == len(items):  # equals stay as they were shown
+            places = sorted(range(len(items)), key=scores.__getitem__, reverse=True)
+            orders[arm, version] = [items[place] for place in places]
+    values = {}
+    for (arm, version), order in orders.items():
+        values[arm] = ndcg([item.gain for item in order]) / spec.metric_scale
+        counts = out.sums[visited.model, version, visited.epoch, arm, arm == visited.arm, day].counts
+        counts["outcomes"] += 1
+        counts["metric_sum"] += quantise(values[arm])
+        counts["metric_sumsq"] += quantise_square(values[arm])
+    incumbent = values.pop(INCUMBENT, None)
+    if incumbent is not None:
+        for arm, value in values.items():
+            _pair(out, (visited.model, visited.epoch, day, arm), value - incumbent)
 
 
 def _answered(out: Folded, record: Answered) -> None:
@@ -170,6 +218,12 @@ def _outcome(out: Folded, record: OutcomeSeen, memory: Memory) -> None:
     if waits is None or not _is_known(record.label, waits.outputs, spec.task):
         out.n_unknown += 1
         return
+    if not get_metric(spec.metric, spec.task).of_lists:
+        _compare(out, record, spec, waits, memory)
+
+
+def _compare(out: Folded, record: OutcomeSeen, spec: Spec, waits: Waiting, memory: Memory) -> None:
+    """Judge all arms that were asked, and each candidate beside the incumbent."""
     values = {record.arm: _judge(out, record, spec, record.version, record.arm, waits.outputs, served=True)}
     for other in waits.others:
         other_spec = memory.spec(record.model, other.version)

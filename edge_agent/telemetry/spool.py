@@ -11,7 +11,7 @@ import typing
 import msgspec
 
 from edge_agent.database import open_database, transaction, used_bytes
-from edge_agent.records import Spec, Visited
+from edge_agent.records import Scored, Spec, Visited
 from edge_agent.telemetry import measures, visits
 from edge_agent.telemetry.fold import COUNTERS, QUALITY, Folded, Pairs, Sums, Waiting
 from edge_agent.telemetry.journal import Position
@@ -104,8 +104,12 @@ class Spool:
         """Remember what an answer in a list was worth, if it is in one that is open."""
         visits.take_gain(self._db, nonce, gain, seen_s)
 
+    def note_others(self, nonce: bytes, others: tuple[Scored, ...]) -> None:
+        """Remember what other arms say of an answer, if it is in an open list."""
+        visits.note_others(self._db, nonce, others)
+
     def close_visits(self, up_to_s: float) -> typing.Iterator[visits.Closed]:
-        """Return and forget the lists whose outcomes had to come before a time, with the gains that came."""
+        """Return and forget the lists whose outcomes had to come before a time, with what came of their items."""
         return visits.close_visits(self._db, up_to_s)
 
     def add_specs(self, specs: typing.Iterable[Spec]) -> None:

@@ -1,4 +1,4 @@
-"""Lists that were drawn from two rankers, kept until the outcomes of what they showed can no longer come."""
+"""Lists that are judged as a whole, kept until the outcomes of what they showed can no longer come."""
 
 from __future__ import annotations
 
@@ -7,15 +7,27 @@ import typing
 
 import msgspec
 
-from edge_agent.records import Visited
+from edge_agent.records import Scored, Visited
 
 STEP = """
 create table visits (nonce blob primary key, closes_s real not null, body blob not null) without rowid;
 create index visits_by_time on visits (closes_s);
-create table shown (nonce blob primary key, visit blob not null, gain real) without rowid;
+create table shown (nonce blob primary key, visit blob not null, gain real, others blob) without rowid;
 create index shown_by_visit on shown (visit)
 """
-Closed = tuple[Visited, dict[bytes, float]]
+
+
+_decode = msgspec.msgpack.Decoder(tuple[Scored, ...]).decode
+
+
+class Item(typing.NamedTuple):
+    """What came of an item that was shown: its gain, 0 if there was no outcome, and what other arms said of it."""
+
+    gain: float
+    others: tuple[Scored, ...]
+
+
+Closed = tuple[Visited, dict[bytes, Item]]
 
 
 def open_visit(db: sqlite3.Connection, visited: Visited) -> None:
@@ -35,12 +47,18 @@ def take_gain(db: sqlite3.Connection, nonce: bytes, gain: float, seen_s: float) 
     )
 
 
+def note_others(db: sqlite3.Connection, nonce: bytes, others: tuple[Scored, ...]) -> None:
+    """Remember what other arms say of an answer, if it is in an open list."""
+    db.execute("update shown set others = ? where nonce = ?", (msgspec.msgpack.encode(others), nonce))
+
+
 def close_visits(db: sqlite3.Connection, up_to_s: float) -> typing.Iterator[Closed]:
-    """Return and forget the lists whose window closed by then, each with the gains that came."""
+    """Return and forget the lists whose window closed by then, each with what came of its items."""
     for nonce, body in db.execute("select nonce, body from visits where closes_s <= ?", (up_to_s,)).fetchall():
-        gains = dict(db.execute("select nonce, gain from shown where visit = ? and gain is not null", (nonce,)))
+        shown = db.execute("select nonce, gain, others from shown where visit = ?", (nonce,)).fetchall()
+        items = {name: Item(gain or 0.0, _decode(others) if others else ()) for name, gain, others in shown}
         _forget(db, nonce)
-        yield msgspec.msgpack.decode(body, type=Visited), gains
+        yield msgspec.msgpack.decode(body, type=Visited), items
 
 
 def drop_oldest(db: sqlite3.Connection, n: int) -> int:

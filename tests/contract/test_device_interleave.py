@@ -140,3 +140,25 @@ def test_a_slow_candidate_is_waited_for_as_for_any_answer(tmp_path: pathlib.Path
         status, said = fakes.post(f"http://{host}:{port}", "/v1/rank", lists())
     assert (status, len(said["ranked"])) == (200, len(XS))
     assert {one["version"] for one in said["ranked"]} == {"v1", "v2"}
+
+
+# ---- lists that are judged as a whole
+
+
+@pytest.mark.parametrize("mode", ["shadow", "canary"])
+def test_where_the_metric_judges_lists_each_list_is_a_visit_of_who_answered(
+    tmp_path: pathlib.Path, mode: typing.Any
+) -> None:
+    made = [fakes.make_bundle(f"v{n}", slope=3.0 - 2 * n, metric="ndcg") for n in (1, 2)]
+    served = fakes.serve(tmp_path, *made, fakes.trial(mode))
+    for unit in map(str, range(20)):
+        said = ask(served, lists(top_k=3, unit=unit))
+        visited, *answered = served.records
+        assert isinstance(visited, Visited)
+        assert (visited.nonce.hex(), visited.version) == (said["visit"], said["ranked"][0]["version"])
+        assert {(one["arm"], one["version"]) for one in said["ranked"]} == {
+            (("incumbent", "candidate")[visited.arm], visited.version)
+        }
+        assert visited.shown == tuple((one.nonce, one.arm) for one in answered if isinstance(one, Answered))
+        assert all(isinstance(one, Answered) and len(one.others) == 1 for one in answered)
+        served.records.clear()

@@ -140,6 +140,13 @@ def test_continuing_learns_new_rows_and_replays_old_ones(project: Project, store
 # ---- gates
 
 
+def test_a_model_that_is_judged_by_its_lists_goes_through_gates_of_single_rows(project: Project, store: Store) -> None:
+    ranks = builders.write(project, "covey.toml", builders.config(more='metric = "ndcg"\n' + builders.EASY_GATES))
+    made = builders.fit(ranks, store)
+    assert made.sealed.manifest.metric == "ndcg"
+    assert [gate.reason.partition(" on ")[0] for gate in made.gates if gate.name == "quality"] == ["log_loss"]
+
+
 def shuffled(rows: list[builders.Row]) -> list[builders.Row]:
     """Rows whose labels say the opposite."""
     return [row | {"sold": 1 - int(str(row["sold"]))} for row in rows]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from edge_agent.records import CANDIDATE, INCUMBENT, Answered, AnyRecord, Failed, OutcomeSeen, Scored, Spec, Visited
 from edge_agent.telemetry.fold import Folded, Sums, Waiting, fold
+from edge_agent.telemetry.visits import Closed
 from shared.clock import DAY_S, day_of
 from shared.summary import N_SCORE_BINS, SCALE, latency_bin, restore
 
@@ -47,7 +48,10 @@ class Memory:
     def take_gain(self, nonce: bytes, gain: float, seen_s: float) -> None:
         del nonce, gain, seen_s
 
-    def close_visits(self, up_to_s: float) -> list[tuple[Visited, dict[bytes, float]]]:
+    def note_others(self, nonce: bytes, others: tuple[Scored, ...]) -> None:
+        raise NotImplementedError
+
+    def close_visits(self, up_to_s: float) -> list[Closed]:
         del up_to_s
         return []
 

@@ -43,9 +43,6 @@ class Memory:
         self.seen.add(nonce)
         return fresh
 
-    def take_gain(self, nonce: bytes, gain: float, seen_s: float) -> None:
-        """There are no lists."""
-
     def spec(self, model: str, version: str) -> Spec | None:
         known = Spec(
             model=model, version=version, task="binary", metric="accuracy", metric_scale=1.0, label_window_s=60

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 import random
 
+import msgspec
 import pytest
 
-from edge_agent.records import Answered, AnyRecord, OutcomeSeen, Spec, Visited
+from edge_agent.records import Answered, AnyRecord, OutcomeSeen, Scored, Spec, Visited
 from edge_agent.telemetry.fold import fold
 from edge_agent.telemetry.journal import Position
 from edge_agent.telemetry.outbox import Outbox
@@ -155,6 +157,84 @@ def open_recorder(layout: fakes.Layout) -> Recorder:
         ]
     )
     return recorder
+
+
+def test_a_click_after_the_visit_has_closed_counts_for_neither_even_if_it_is_no_late_outcome(
+    tmp_path: pathlib.Path,
+) -> None:
+    """The candidate's label window is longer than the incumbent's, which is the visit's."""
+    spool = open_spool(tmp_path)
+    spec = Spec(model="late", version="v2", task="binary", metric="log_loss", metric_scale=1.0, label_window_s=9e9)
+    spool.add_specs([spec])
+    one = visited()
+    store(spool, one, outcome(one, 0), outcome(one, 1, after_s=int(WINDOW_S) + 1), watermark_s=NOW + 9)
+    store(spool, outcome(one, 2, after_s=int(WINDOW_S)), watermark_s=CLOSED_S)
+    assert pairs(spool) == [row(1, 0, 0, 0)]
+    assert spool._db.execute("select sum(outcomes) from sums").fetchone() == (3,)
+
+
+# ---- lists whose metric judges them as a whole
+
+
+def answers(of: Visited, *others: tuple[int, str, tuple[float, ...]]) -> list[Answered]:
+    """An answer for each item, with the scores of other arms in the order of the places."""
+    return [
+        Answered(
+            "late", of.version, 7, of.arm, 1, of.event_s, 100, slow=False, nonce=name, outputs=(0.5, 0.5), keep=True,
+            others=tuple(Scored(arm, version, (1 - scores[i], scores[i])) for arm, version, scores in others),
+        )
+        for i, (name, _) in enumerate(of.shown)
+    ]  # fmt: skip
+
+
+def shown_by(arm: int = 0, version: str = "v1", visit: int = 1) -> Visited:
+    made = visited(visit, (arm,) * 4)
+    return msgspec.structs.replace(made, arm=arm, version=version)
+
+
+def sums(spool: Spool) -> list[tuple[object, ...]]:
+    found = spool._db.execute("select version, arm, served, outcomes, metric_sum from sums where outcomes order by arm")
+    return [(*row[:4], pytest.approx(row[4] / SCALE, abs=1e-5)) for row in found]
+
+
+@pytest.mark.parametrize("arm", [0, ARM])
+def test_a_list_is_one_outcome_judged_in_the_order_shown_and_in_that_of_each_other_arm(
+    tmp_path: pathlib.Path, arm: int
+) -> None:
+    spool = open_spool(tmp_path, metric="ndcg")
+    one = shown_by(arm, "v2" if arm else "v1")
+    other = (0, "v1", (0.1, 0.9, 0.2, 0.3)) if arm else (ARM, "v2", (0.1, 0.9, 0.2, 0.3))
+    store(spool, one, *answers(one, other), watermark_s=NOW)
+    store(spool, outcome(one, 1), outcome(one, 0, 0.0), outcome(one, 1), watermark_s=CLOSED_S - 1)
+    assert sums(spool) == []
+    store(spool, watermark_s=CLOSED_S)
+    second, first = 1 / math.log2(3), 1.0  # the shown order has the gain in its second place, the other in its first
+    by_arm = {arm: second, other[0]: first}
+    assert [(one[1], one[2], one[3], one[4]) for one in sums(spool)] == [
+        (a, int(a == arm), 1, by_arm[a]) for a in sorted(by_arm)
+    ]
+    ((*_, n, total, _, pos, neg),) = pairs(spool)
+    assert (n, pos, neg) == (1, int(arm == 0), int(arm != 0))
+    assert int(str(total)) / SCALE == pytest.approx(by_arm[ARM] - by_arm[0], abs=1e-5)
+
+
+def test_a_list_without_any_gain_counts_nought_and_an_arm_that_missed_an_item_is_not_judged(
+    tmp_path: pathlib.Path,
+) -> None:
+    spool = open_spool(tmp_path, metric="ndcg")
+    one = shown_by()
+    made = answers(one, (ARM, "v2", (0.1, 0.9, 0.2, 0.3)))
+    made[2] = msgspec.structs.replace(made[2], others=())
+    store(spool, one, *made, watermark_s=CLOSED_S)
+    assert sums(spool) == [("v1", 0, 1, 1, 0.0)]
+    assert pairs(spool) == []
+
+
+def test_answers_that_are_in_no_list_judge_nobody_where_lists_are_judged(tmp_path: pathlib.Path) -> None:
+    spool = open_spool(tmp_path, metric="ndcg")
+    one = shown_by()
+    store(spool, *answers(one), *(outcome(one, place) for place in range(4)), watermark_s=CLOSED_S)
+    assert (sums(spool), pairs(spool)) == ([], [])
 
 
 def test_what_is_shown_is_judged_as_an_answer_too(spool: Spool) -> None:

@@ -6,9 +6,11 @@ import math
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared.errors import UsageError
-from shared.metrics import FLOOR, METRICS, expected_log_loss, get_metric
+from shared.metrics import FLOOR, METRICS, expected_log_loss, get_metric, ndcg
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,7 @@ def test_a_metric_gives_the_value_worked_out_by_hand(
     assert METRICS[name].score(outputs, label) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", sorted(name for name, metric in METRICS.items() if not metric.of_lists))
 def test_gain_is_positive_when_the_candidate_is_better(name: str) -> None:
     metric = METRICS[name]
     outputs = ((0.1, 0.9), (0.6, 0.4)) if "binary" in metric.tasks else ((1.1,), (3.0,))
@@ -48,9 +50,33 @@ def test_an_error_as_large_as_floats_go_is_still_a_number(name: str) -> None:
     assert METRICS[name].score((3e38,), -1e300) > 0
 
 
+@pytest.mark.parametrize(
+    ("gains", "value"),
+    [
+        ([3, 2, 3, 0, 1, 2], 0.9608081943),  # 6.8611 over 7.1410, that of 3, 3, 2, 2, 1, 0
+        ([1], 1.0),
+        ([0, 0, 1], 0.5),
+        ([], 0.0),
+        ([-1, 0], 0.0),
+        ([-5, 2], 1 / math.log2(3)),
+        ([1e308, 1e308], 1.0),
+    ],
+)
+def test_the_gain_of_a_list_is_that_worked_out_by_hand(gains: list[float], value: float) -> None:
+    assert ndcg(gains) == pytest.approx(value)
+
+
+@given(st.lists(st.floats(-10, 1e300), max_size=12), st.randoms(use_true_random=False))
+def test_no_order_of_a_list_is_better_than_that_of_its_gains(gains: list[float], rng: random.Random) -> None:
+    best = ndcg(sorted(gains, reverse=True))
+    rng.shuffle(gains)
+    assert 0.0 <= ndcg(gains) <= best + 1e-12
+    assert best == pytest.approx(float(any(gain > 0 for gain in gains)))
+
+
 def test_a_metric_of_another_task_is_refused_with_those_that_fit() -> None:
     assert get_metric("log_loss", "multiclass").name == "log_loss"
-    with pytest.raises(UsageError, match="Use absolute_error, squared_error") as caught:
+    with pytest.raises(UsageError, match="Use absolute_error, ndcg, squared_error") as caught:
         get_metric("log_loss", "regression")
     assert caught.value.field == "metric"
     with pytest.raises(UsageError):

@@ -117,8 +117,8 @@ class LoadedBundle:
                 before = resident_bytes()
                 runtime = Runtime((self.folder / MODEL_FILE).read_bytes(), self.manifest, self.encoder.width)
                 self.is_slow = fastest_s(runtime.run, self.encoder.width) > SLOW_S
-                self._runtime = runtime
                 self.size_bytes = max(resident_bytes() - before, (self.folder / MODEL_FILE).stat().st_size)
+                self._runtime = runtime  # last: from here on it answers
         except (ModelError, OSError) as err:
             self._error = str(err)
         finally:

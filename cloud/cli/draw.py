@@ -32,6 +32,11 @@ def rollout_lines(view: Row) -> list[str]:
         lines += [f"  promotion waits: {said}" for said in view["promotion"]["waits"]]
     if view["promotion"]["more_outcomes"]:
         lines.append(f"  about {view['promotion']['more_outcomes']:,} more outcomes prove it, if they go on like this")
+    if view["waits_for"]:
+        lines.append(f"  waits for {view['waits_for']}")
+    if view["control"] and view["state"] == "running":
+        shares = ", ".join(f"{share:.0%} of {region}" for region, share in view["control"].items())
+        lines.append(f"  control group, without the candidate until it is promoted: {shares}")
     if view["pinned"] and view["state"] == "running":
         lines.append(f"  pinned, and counted in no stage: {', '.join(view['pinned'][:_NAMED])}{_more(view['pinned'])}")
     lines += [f"  {said}" for said in view["beside"]["lines"]]

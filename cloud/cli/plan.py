@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import pathlib
+import time
 import typing
 
 import click
 
 from cloud.cli.base import Amount, Here, json_option, model_option, pass_here, show, table
-from cloud.rollout import lint, plan
+from cloud.rollout import lint, pace, plan
 from cloud.rollout.plan_file import read_plan, traffic_of
 
 _BAD_STATUS = 3
@@ -79,14 +80,15 @@ def _forecast(
     )
     found = lint.forecast(stages, [plan.stage_name(one._asdict()) for one in stages], chosen, traffic)
     worse = 2 * settings.margin if harm is None else harm
-    odd = lint.faults_of(found, chosen, traffic, harm=worse, margin=settings.margin)
+    timed, odd_times = pace.said_of(found, stages, chosen, traffic, time.time())
+    odd = odd_times + lint.faults_of(found, chosen, traffic, harm=worse, margin=settings.margin)
     n = (
         lint.outcomes_until_rollback(worse, margin=settings.margin, deviation=traffic.deviation, alpha=chosen.alpha)
         if worse
         else math.inf
     )
     a_day = sum(traffic.devices.values()) * traffic.outcomes_per_day
-    said = [f"all stages: {sum(one.days for one in found):,.1f} days at least"]
+    said = [f"all stages: {sum(one.days for one in found):,.1f} days at least", *timed]
     if n < math.inf and a_day:
         said.append(
             f"{settings.metric_name} worse by {worse:g}: rolled back after about {n:,.0f} pairs,"

@@ -7,6 +7,7 @@ import typing
 
 from cloud.analysis.mixture import log_e_drop
 from cloud.config import RolloutSettings
+from cloud.rollout.control import control_share
 from cloud.store.rollouts import StagePlan
 
 _MOST_OUTCOMES = 1e9
@@ -68,8 +69,9 @@ def forecast(
     found = []
     for stage, name in zip(stages, names, strict=True):
         own = typing.cast("dict[str, typing.Any]", stage.settings)
-        every = sum(traffic.devices.values()) if stage.region == "*" else traffic.devices.get(stage.region, 0)
-        devices = math.ceil(every * own.get("device_share", 1.0))
+        here = traffic.devices if stage.region == "*" else {stage.region: traffic.devices.get(stage.region, 0)}
+        share = 1.0 if stage.kind == "shadow" else own.get("device_share", 1.0)
+        devices = sum(math.ceil(round(n * min(share, 1 - control_share(settings, at)), 6)) for at, n in here.items())
         if stage.kind == "canary":
             seen[stage.region] = devices
         split = stage.kind == "canary" and (not settings.canary.keep_pairs or settings.canary.mode == "interleave")

@@ -6,11 +6,14 @@ import collections
 import time
 import typing
 
+import msgspec
+
 from cloud.analysis.forecast import more_outcomes_of
-from cloud.config import ModelSettings, Project
+from cloud.config import ModelSettings, Project, RolloutSettings
 from cloud.rollout import standing
 from cloud.rollout.beside import beside
 from cloud.rollout.devices import status_of
+from cloud.rollout.pace import control_of, held_up
 from cloud.rollout.plan import stage_name
 from cloud.rollout.verdict import WAITS
 from cloud.store.store import Store
@@ -176,6 +179,8 @@ def rollout(project: Project, store: Store, number: int) -> Row:
             row["model"], [stage["id"] for stage in of.stages if stage["opened_s"]]
         ),
         "devices": len(store.fleet.all()),
+        "waits_for": held_up(row, store.rollouts.stages(number), project.settings.regions.order, time.time()),
+        "control": control_of(msgspec.convert(row["plan"], RolloutSettings), project.settings.regions.order),
         "pinned": [pin["device"] for pin in store.pins.in_region() if pin["model"] == row["model"]],
         "beside": beside(project, store, row),
     }

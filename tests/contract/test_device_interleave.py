@@ -91,6 +91,17 @@ def test_a_units_arm_says_which_candidate_its_lists_are_drawn_from(tmp_path: pat
     assert {one.arm for one in served.records if isinstance(one, Visited)} == {2, 3}
 
 
+@pytest.mark.parametrize("windows", [(60.0, 3600.0), (3600.0, 60.0)])
+def test_a_visit_closes_before_an_outcome_of_either_version_would_be_late(
+    tmp_path: pathlib.Path, windows: tuple[float, float]
+) -> None:
+    made = [fakes.make_bundle(f"v{n}", slope=3.0 - 2 * n, label_window_s=window) for n, window in enumerate(windows, 1)]
+    served = fakes.serve(tmp_path, *made, fakes.trial("interleave", request_share_bp=10_000))
+    ask(served, lists())
+    (visited,) = [one for one in served.records if isinstance(one, Visited)]
+    assert visited.closes_s == fakes.NOW_S + 60
+
+
 def test_requests_that_are_no_lists_are_the_incumbents(tmp_path: pathlib.Path) -> None:
     served = serve(tmp_path)
     for _ in range(20):

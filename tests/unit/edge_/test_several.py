@@ -12,6 +12,7 @@ import pytest
 
 from edge_agent.generation import Generation
 from edge_agent.predict.apart import in_place
+from edge_agent.predict.asking import finishing
 from edge_agent.probation import Watch
 from edge_agent.records import CANDIDATE, INCUMBENT, Answered, Failed, Scored
 from edge_agent.update.desire import desired_generation, refs_for
@@ -36,7 +37,7 @@ def three(folder: pathlib.Path, mode: typing.Any = "canary", **trial: typing.Any
 
 def ask(served: fakes.Served, unit: str | None = None, row: typing.Mapping[str, object] = ROW) -> Answered:
     active = served.engine.model(None)
-    made = served.engine.predict(active, row, unit=unit, event_s=fakes.NOW_S)
+    made = in_place(lambda: served.engine.predict(active, row, unit=unit, event_s=fakes.NOW_S))
     in_place(lambda: served.engine.finish(made))
     last = served.records[-1]
     assert isinstance(last, Answered)
@@ -101,6 +102,23 @@ def test_two_slow_candidates_are_both_scored_each_once(tmp_path: pathlib.Path) -
     served = fakes.serve(tmp_path, made[0], made[1], fakes.trial("shadow"), also=made[2:])
     assert all(bundle.is_slow for bundle in served.engine.model(None).candidates.values())
     assert [one.version for one in ask(served).others] == ["v2", "v3"]
+    assert (served.engine.waiting, served.engine._scored) == ({}, {})
+
+
+def test_an_outcome_that_comes_while_arms_are_scored_keeps_what_was_learned_by_then(tmp_path: pathlib.Path) -> None:
+    made = [fakes.make_bundle("v1"), *(fakes.make_bundle(f"v{n}", slope=float(n), fault="slow") for n in (2, 3))]
+    served = fakes.serve(tmp_path, made[0], made[1], fakes.trial("shadow"), also=made[2:])
+    active = served.engine.model(None)
+    answer = in_place(lambda: served.engine.predict(active, ROW, unit=None, event_s=fakes.NOW_S))
+    steps = finishing(served.engine, [answer])
+    first = next(steps)
+    assert first is not None
+    first.run()
+    assert next(steps) is not None  # the second candidate's run
+    served.engine.outcome(answer.prediction_id, 1, now_s=fakes.NOW_S)
+    assert list(steps) == []
+    (record,) = [one for one in served.records if isinstance(one, Answered)]
+    assert [one.version for one in record.others] == ["v2"]
     assert (served.engine.waiting, served.engine._scored) == ({}, {})
 
 

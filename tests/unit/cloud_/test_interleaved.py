@@ -23,7 +23,7 @@ LISTS = 'mode = "interleave"\nrequest_share = 0.4'
 
 @pytest.fixture
 def fleet(make_fleet: Make) -> Fleet:
-    return make_fleet(canary=LISTS, rollout="max_days = 40")
+    return make_fleet(n=2, canary=LISTS, rollout="max_days = 40")
 
 
 def test_a_candidate_that_people_prefer_is_promoted_though_its_metric_is_no_better(fleet: Fleet) -> None:
@@ -70,7 +70,7 @@ def test_a_better_metric_alone_promotes_nothing(make_fleet: Make) -> None:
 
 
 def test_of_several_the_one_whose_lists_people_prefer_most_is_promoted(make_fleet: Make) -> None:
-    fleet = make_fleet(canary=LISTS, rollout="max_days = 40")
+    fleet = make_fleet(n=2, canary=LISTS, rollout="max_days = 40")
     number = fleet.trial(also=1)
     fleet.gains, fleet.liked = {"v2": 0.05, "v3": 0.0}, {"v2": 0.05, "v3": 0.25}
     fleet.until(lambda: fleet.row(number)["state"] == "promoted")

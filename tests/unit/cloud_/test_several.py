@@ -25,7 +25,7 @@ SETTINGS = RolloutSettings(canary=CanarySettings(request_share=0.25))
 
 @pytest.fixture
 def fleet(make_fleet: Make) -> Fleet:
-    return make_fleet(canary="request_share = 0.2", rollout="max_days = 40")
+    return make_fleet(n=2, canary="request_share = 0.2", rollout="max_days = 40")
 
 
 def arms(fleet: Fleet, region: str = "west") -> dict[int, str]:

@@ -25,7 +25,7 @@ CANARIES = "".join(f"canary {region}\n" for region in ORDER)
 
 @pytest.fixture
 def fleet(make_fleet: Make) -> Fleet:
-    return make_fleet(canary="request_share = 0.2", rollout="max_days = 40")
+    return make_fleet(n=2, canary="request_share = 0.2", rollout="max_days = 40")
 
 
 @pytest.fixture

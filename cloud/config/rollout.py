@@ -182,7 +182,8 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     latency_margin : float
         How much slower the candidate may be, as a share of the incumbent's latency; 0 does not look at latency.
     memory_margin : float
-        How much more memory the loaded candidate may take, as a share of the incumbent's; 0 does not look at it.
+        How much more memory the loaded candidate may take, as a share of the incumbent's; 0 does not look at it. What
+        takes less than 8 MiB counts as 8 MiB.
     guardrails : str
         ``prove``: promotion waits until failures, latency, memory and numbers are proven not to be worse by their
         margins; ``watch``: they only roll back. Few devices prove little: a fleet of four may have to watch.

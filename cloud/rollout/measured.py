@@ -11,6 +11,7 @@ from cloud.rollout.sums import Measure, Row
 from shared.summary import restore
 
 VALUES = Measure("n", lambda row: float(row["total"]), lambda row: float(row["square"]))
+LEAST_BYTES = 8 << 20
 _KEY = ("region", "epoch", "arm", "device", "day")
 
 
@@ -54,10 +55,13 @@ def rows_of_number(
 
 
 def rows_of_memory(sampled: typing.Sequence[Row]) -> list[Row]:
-    """Return memory as one value for each device and day: the logarithm, to the base of 2, of the mean in bytes."""
+    """Return memory as one value for each device and day: the logarithm, to the base of 2, of the mean in bytes.
+
+    Less than `LEAST_BYTES` counts as so much: beside what a process takes for itself, nobody can tell how much it is.
+    """
     rows: list[Row] = []
     for row in sampled:
         if row["n"] and row["sum"] > 0:
-            value = math.log2(restore(row["sum"]) / row["n"] * row["scale"])
+            value = math.log2(max(restore(row["sum"]) / row["n"] * row["scale"], LEAST_BYTES))
             rows.append({key: row[key] for key in _KEY} | {"n": 1.0, "total": value, "square": value * value})
     return rows

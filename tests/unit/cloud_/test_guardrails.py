@@ -211,6 +211,12 @@ def memory(ratio: float, devices: int = 12) -> list[Row]:
     ]  # fmt: skip
 
 
+def test_models_too_small_to_be_measured_are_alike() -> None:
+    small = [row | {"sum": row["sum"] // 50} for row in memory(3.0)]
+    (stratum,) = guardrails_of([], [], MEASURED, memory=small)[LARGE].strata
+    assert stratum.candidate.sum / stratum.candidate.n == stratum.control.sum / stratum.control.n == 23.0
+
+
 def test_memory_is_compared_within_each_device_and_only_if_the_plan_asks() -> None:
     words = {
         ratio: decide_all(guardrails_of([], [], MEASURED, memory=memory(ratio)))[LARGE].word for ratio in (0.5, 1, 1.5)

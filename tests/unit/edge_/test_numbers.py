@@ -6,6 +6,8 @@ import json
 import math
 import pathlib
 import random
+import subprocess
+import sys
 import typing
 
 import pytest
@@ -202,6 +204,23 @@ def test_the_memory_of_what_is_loaded_is_said_once_a_day(tmp_path: pathlib.Path)
     assert all(one.size_bytes > 0 for one in first)
     assert meter.news(fakes.NOW_S) == []
     assert len(meter.news(fakes.NOW_S + DAY_S)) == 2
+
+
+_MEASURED = """
+import pathlib, sys
+from tests import fakes
+from edge_agent.predict.numbers import MemoryMeter
+served = fakes.serve(pathlib.Path(sys.argv[1]), fakes.make_bundle(), fakes.make_bundle("v2", slope=2.0), fakes.trial())
+print(*[one.size_bytes for one in MemoryMeter(served.engine).news(fakes.NOW_S)])
+"""
+
+
+def test_the_model_that_is_loaded_first_is_not_charged_for_what_the_runtime_takes(tmp_path: pathlib.Path) -> None:
+    root = pathlib.Path(__file__).parents[3]
+    command = [sys.executable, "-c", _MEASURED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, timeout=120)
+    first, _second = map(int, done.stdout.split())
+    assert first < 4 << 20  # of nine megabytes before, with a model of some kilobytes
 
 
 # ---- kept and handed on

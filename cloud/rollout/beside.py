@@ -136,6 +136,11 @@ def _lines(said: Row) -> list[str]:
         if one["theta"]
     ]
     if said["memory"]:
-        parts = [f"{version} {one['mean_bytes'] / 1e6:.1f} MB" for version, one in said["memory"].items()]
-        lines.append(f"memory: {', '.join(parts)}")
+        lines.append(f"memory: {', '.join(_memory_of(version, one) for version, one in said['memory'].items())}")
     return lines
+
+
+def _memory_of(version: str, one: Row) -> str:
+    budget = one["budget_bytes"]
+    over = f", over its budget of {budget / 1e6:.0f} MB on a device" if budget and one["largest_bytes"] > budget else ""
+    return f"{version} {one['mean_bytes'] / 1e6:.1f} MB{over}"

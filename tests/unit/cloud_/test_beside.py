@@ -108,6 +108,17 @@ def test_a_rollout_shows_calibration_memory_and_numbers_of_both_versions(fleet: 
     assert "revenue, mean: v1 " in lines
 
 
+def test_memory_over_the_budget_of_the_bundle_is_said(fleet: Fleet) -> None:
+    number = fleet.trial(days=4)
+    row = fleet.store.models.get(MODEL, "v2")
+    detail = {"pieces": {"draft": {"budgets": {"memory_bytes": 50_000_000}}}}
+    fleet.store.models.finish(MODEL, "v2", "ready", detail, features=row["features_sha256"])
+    deliver(fleet, fleet.stages(number)["*"]["id"])
+    said = overview.rollout(fleet.project, fleet.store, number)["beside"]
+    assert said["memory"]["v2"]["budget_bytes"] == 50_000_000
+    assert "memory: v1 40.0 MB, v2 60.0 MB, over its budget of 50 MB on a device" in said["lines"]
+
+
 def test_a_rollout_of_which_nothing_was_measured_says_nothing(fleet: Fleet) -> None:
     number = fleet.trial()
     said = overview.rollout(fleet.project, fleet.store, number)["beside"]

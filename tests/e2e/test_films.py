@@ -76,7 +76,9 @@ def play(folder: pathlib.Path, incumbent: fakes.Bundle, candidate: fakes.Bundle,
         fakes.install(layout, incumbent, candidate, trial, replay=True)
         with fakes.running_agent(layout) as agent:
             fakes.wait_for(lambda: agent.engine.models and agent.engine.model(None).is_prompt)
-            agent.engine._next_nonce = itertools.count(device << 32).__next__  # so that coins fall as they did before
+            # Coins fall as they did the last time, however often a busy machine has to ask for an answer again.
+            names = (n.to_bytes(6, "big") for n in itertools.count(device << 32))
+            agent.engine.new_nonce = names.__next__  # type: ignore[method-assign]
             with contextlib.closing(Visitor(agent.address, rng)) as visitor:
                 mine = [one for one in shown if int(one.user) % DEVICES == device]
                 for i, one in enumerate(mine):

@@ -63,7 +63,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def arm(self) -> str:
-        """Whether that was the ``incumbent`` or the ``candidate``."""
+        """Who that was: ``incumbent``, ``candidate``, or one of further candidates: ``candidate-2``, …"""
         return ARM_NAMES[self._made.arm]
 
     @property

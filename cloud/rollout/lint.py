@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import typing
 
+from cloud.analysis.cuped import LEAST_DEVICES
 from cloud.analysis.mixture import log_e_drop
 from cloud.config import RolloutSettings
 from cloud.rollout.control import control_share
@@ -75,7 +76,8 @@ def forecast(
         if stage.kind == "canary":
             seen[stage.region] = devices
         split = stage.kind == "canary" and (not settings.canary.keep_pairs or settings.canary.mode == "interleave")
-        share = own.get("request_share", 1.0) if split else 1.0
+        by_device = settings.canary.unit == "device"
+        share = own.get("request_share", 1.0) if split and not by_device else 1.0
         a_day = devices * traffic.outcomes_per_day * share
         for_outcomes = _ratio(own.get("min_outcomes", 0), a_day)
         wait = max(float(own.get("min_days", 0)), for_outcomes)
@@ -133,6 +135,13 @@ def faults_of(
         for one in found
         if one.devices and one.days > settings.max_days
     ]
+    if settings.canary.unit == "device":
+        said += [
+            f"{one.name}: {one.devices} devices with the candidate, and below {LEAST_DEVICES} nothing is known of how"
+            " devices differ"
+            for one in found[1:]
+            if 0 < one.devices < LEAST_DEVICES
+        ]
     total = sum(traffic.devices.values())
     if total < settings.min_devices:
         said.append(f"promotion asks for {settings.min_devices} devices, and there are {total}: it never comes")

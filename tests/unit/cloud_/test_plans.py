@@ -219,6 +219,11 @@ def test_without_pairs_only_the_candidates_own_share_of_requests_counts(how: dic
     assert forecast(made)[1].days == pytest.approx(300 / (40 * 10 * 0.1) + 1)
 
 
+def test_where_devices_are_the_arms_all_their_requests_count() -> None:
+    canary = CanarySettings(unit="device", device_share=0.5, request_share=0.1, keep_pairs=False, min_days=1)
+    assert forecast(settings(canary=canary))[1].days == pytest.approx(300 / (20 * 10) + 1)
+
+
 @pytest.mark.parametrize(
     ("made", "traffic", "says"),
     [
@@ -227,6 +232,11 @@ def test_without_pairs_only_the_candidates_own_share_of_requests_counts(how: dic
         (settings(), TRAFFIC._replace(outcomes_per_day=0.01), "until its outcomes are in"),
         (settings(error_min_executed=99), TRAFFIC, "the limit of errors asks for 99 devices, and there are 50"),
         (settings(max_days=11), TRAFFIC, "all stages together take"),
+        (
+            settings(canary=CanarySettings(unit="device", device_share=0.5)),
+            TRAFFIC,
+            "canary b: 5 devices with the candidate, and below 20",
+        ),
     ],
 )
 def test_limits_that_can_not_be_reached_are_told(made: RolloutSettings, traffic: lint.Traffic, says: str) -> None:

@@ -137,8 +137,8 @@ def faults_of(
     ]
     if settings.canary.unit == "device":
         said += [
-            f"{one.name}: {one.devices} devices with the candidate, and below {LEAST_DEVICES} nothing is known of how"
-            " devices differ"
+            f"{one.name}: {one.devices} devices answer with the candidate; of fewer than {LEAST_DEVICES} nobody knows"
+            " how they differ"
             for one in found[1:]
             if 0 < one.devices < LEAST_DEVICES
         ]

@@ -235,7 +235,7 @@ def test_where_devices_are_the_arms_all_their_requests_count() -> None:
         (
             settings(canary=CanarySettings(unit="device", device_share=0.5)),
             TRAFFIC,
-            "canary b: 5 devices with the candidate, and below 20",
+            "canary b 50%: 5 devices answer with the candidate; of fewer than 20",
         ),
     ],
 )

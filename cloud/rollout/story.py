@@ -170,17 +170,25 @@ def next_steps(view: Row) -> list[str]:
         return ["It is paused: no further stage opens, and a bad verdict still rolls back."]
     stages, progress = view["stages"], view["progress"]
     waiting = [stage for stage in stages if stage["verdict"] == "WAITING"]
-    if not progress and waiting and waiting[0]["waits_for_approval"]:
-        return [f"{stage_title(waiting[0])} waits for somebody's word: covey rollout approve {view['id']}"]
-    if not progress and waiting:
-        return [f"{stage_title(waiting[0])} opens when the worker looks next."]
     if not progress:
-        return _approval(view) if view["expedited"] else [_promotion(view)]
+        return _between(view, waiting)
     then = f"{stage_title(waiting[0])} opens" if waiting else "the whole of the evidence decides on promotion"
     now = next(stage for stage in stages if stage["name"] == progress["stage"])
     need = _needs(progress, view["plan"])
     held = [f"For now it waits: {now['why']}."] if now["why"] else []
     return [f"{stage_title(now)} passes when {need}; then {then}.", *held, *_always(view)]
+
+
+def _between(view: Row, waiting: typing.Sequence[Row]) -> list[str]:
+    """Say what the next stage waits for, or the promotion, when every stage so far has passed."""
+    if waiting and waiting[0]["waits_for_approval"]:
+        return [f"{stage_title(waiting[0])} waits for somebody's word: covey rollout approve {view['id']}"]
+    if waiting and view["waits_for"]:
+        return [f"{stage_title(waiting[0])} waits for {view['waits_for']}."]
+    if waiting:
+        return [f"{stage_title(waiting[0])} opens when the worker looks next."]
+    timed = [f"For now it waits for {view['waits_for']}."] if view["waits_for"] else []
+    return [*(_approval(view) if view["expedited"] else [_promotion(view)]), *timed]
 
 
 def _approval(view: Row) -> list[str]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
+import itertools
 import math
 import os
 import pathlib
+import secrets
 import shutil
 import sqlite3
 import tempfile
@@ -115,6 +117,9 @@ class Lives(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         Connection.fuse = Fuse(0)
         self.patch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Connection))
+        # The same life again must be the same again.
+        salts = itertools.count(1)
+        self.patch.setattr(secrets, "token_hex", lambda n: f"{next(salts):0{2 * n}x}")
         self.sequences: dict[str, int] = {}
         self.event_s = 0.0
         self.states: dict[int, str] = {}

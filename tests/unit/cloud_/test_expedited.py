@@ -58,7 +58,7 @@ def test_without_any_label_guardrails_open_the_regions_and_a_person_promotes(
     fleet.install()
     number = start(fleet, expedited=True)
     fleet.requests = 400
-    fleet.pairs = lambda _status, _day: []  # type: ignore[method-assign]
+    fleet.pairs = lambda _status, _arms, _day: []  # type: ignore[method-assign]
     fleet.until(lambda: all(stage["passed_s"] for stage in fleet.store.rollouts.stages(number)), most=18)
     fleet.days()
     assert fleet.row(number)["state"] == "running"

@@ -13,6 +13,8 @@ from cloud.cli.main import main
 from cloud.config import CanarySettings, RegionPlan, RolloutSettings, ShadowSettings
 from cloud.config.rollout import FreezeSettings, RampSettings
 from cloud.rollout import lint, overview, pace, plan
+from cloud.rollout.course import course
+from cloud.rollout.story import next_steps
 from shared.clock import DAY_S
 from tests.unit.cloud_.simulated import MODEL, Fleet
 
@@ -86,6 +88,8 @@ def test_show_says_which_window_is_waited_for_and_until_when(make_fleet: Make) -
     assert waits() == "", "the shadow is open"
     fleet.until(lambda: bool(fleet.stages(number)["west"]["passed_s"]))
     assert waits() == "the window of mid (opens 11:00, in 11 h)"
+    (said,) = next_steps(course(fleet.project, fleet.store, number))
+    assert said == "MID waits for the window of mid (opens 11:00, in 11 h)."
     fleet.order(number, "pause")
     assert waits() == ""
 

@@ -94,9 +94,10 @@ class ActiveModel:
 
 def _arms_by_place(share_bp: int, arms: typing.Container[int]) -> bytes:
     """`experiment.arm_of` of all places, so that a request looks it up."""
-    step = share_bp or experiment.BASIS_POINTS
-    blocks = range(0, experiment.BASIS_POINTS, step)
-    return b"".join(bytes([experiment.arm_of(place, share_bp, arms)]) * step for place in blocks)
+    if not share_bp:
+        return b""
+    blocks = range(0, experiment.BASIS_POINTS, share_bp)
+    return b"".join(bytes([experiment.arm_of(place, share_bp, arms)]) * share_bp for place in blocks)
 
 
 class Prediction(msgspec.Struct, frozen=True, gc=False):

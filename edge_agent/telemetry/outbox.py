@@ -112,7 +112,7 @@ class Outbox:
 
     def counts(self) -> dict[str, int]:
         """How much waits, by table."""
-        tables = ("sums", "pairs", "measures", "waiting", "events", "sealed")
+        tables = ("sums", "pairs", "measures", "visits", "waiting", "events", "sealed")
         return {name: self._db.execute(f"select count(*) from {name}").fetchone()[0] for name in tables}  # noqa: S608
 
     def close(self) -> None:

@@ -116,7 +116,7 @@ def test_sums_add_up_in_the_spool_and_leave_it_as_they_are(spool: Spool, outbox:
     )
     assert (other.version, other.requests) == ("v2", 4)
     assert batch.pairs == (PairsRow("late", 1, 100, 9, -45, 0, 0, 9),)
-    assert outbox.counts() == dict.fromkeys(("sums", "pairs", "measures", "waiting", "events", "sealed"), 0)
+    assert outbox.counts() == dict.fromkeys(("sums", "pairs", "measures", "visits", "waiting", "events", "sealed"), 0)
 
 
 def test_nothing_waits_so_nothing_is_sent_unless_there_is_something_to_say(outbox: Outbox) -> None:

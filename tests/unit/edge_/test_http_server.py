@@ -252,9 +252,7 @@ REFUSED = {
     "a tensor of an unknown kind": Refused(infer(datatype="FP16"), 400, "inputs[0].datatype", "'FP16'"),
     "a tensor of words": Refused(infer(data=["a"]), 400, "inputs[0].data", "'a' is not FP64"),
     "outcomes that are none": Refused(predict({"outcomes": 7}, "/v1/outcomes"), 400, "outcomes"),
-    "an outcome without a label": Refused(
-        predict({"outcomes": [{"prediction_id": "x"}]}, "/v1/outcomes"), 400, "outcomes[0]"
-    ),
+    "an outcome of no answer": Refused(predict({"outcomes": [{"label": 1}]}, "/v1/outcomes"), 400, "outcomes[0]"),
     "an outcome of a list": Refused(outcome("x", [1]), 400, "outcomes[0].label"),
 }
 

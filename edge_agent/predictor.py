@@ -63,7 +63,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def arm(self) -> str:
-        """Who that was: ``incumbent``, ``candidate``, or one of further candidates: ``candidate-2``, …"""
+        """Who that was: ``incumbent``, ``candidate``, or a further candidate, ``candidate-2`` and so on."""
         return ARM_NAMES[self._made.arm]
 
     @property

@@ -43,7 +43,7 @@ class Asker:
         self._expected: dict[str, list[list[float]]] = expected["versions"]
         bodies = [json.dumps({"features": row}).encode() for row in expected["rows"]]
         self._requests = [
-            b"POST /v1/predict HTTP/1.1\r\nHost: device\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
             for body in bodies
         ]
         self._line: socket.socket | None = None

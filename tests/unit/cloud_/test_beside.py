@@ -125,3 +125,37 @@ def test_a_rollout_of_which_nothing_was_measured_says_nothing(fleet: Fleet) -> N
     assert said["memory"] == {}
     assert said["numbers"]["revenue"]["versions"] == {}
     assert set(said["calibration"].values()) == {None}
+
+
+def sell(fleet: Fleet, epoch: int, sequence: int, *, candidate: float) -> None:
+    """What customers of both arms spent yesterday, on every device of the west."""
+    day = day_of(time.time()) - 1
+    for i, device in enumerate(one for one in fleet.devices if one.region == "west"):
+        rows = []
+        for arm, spent in ((0, 5.0), (1, candidate)):
+            value = quantise(spent * (1 + 0.02 * i) / 10.0)
+            rows.append(
+                MeasuresRow(model=MODEL, version=f"v{arm + 1}", epoch=epoch, arm=arm, served=True, day=day,
+                            name="revenue", scale=10.0, n=20, sum=20 * value, sumsq=20 * square(value))
+            )  # fmt: skip
+        batch = Batch(device=device.name, spool="sales", sequence=sequence, sent_s=0.0, status=DeviceStatus(),
+                      measures=tuple(rows))  # fmt: skip
+        assert ingest(fleet.store.db, batch, 1e9)
+
+
+@pytest.mark.parametrize(("candidate", "fails"), [(1.0, True), (5.0, False)])
+def test_a_candidate_that_sells_less_is_rolled_back_by_the_controller(
+    fleet: Fleet, candidate: float, fails: bool
+) -> None:
+    fleet.gain = 0.1  # by its metric it is better
+    number = fleet.trial()
+    fleet.until(lambda: bool(fleet.stages(number)["west"]["opened_s"]))
+    epoch = fleet.stages(number)["west"]["id"]
+    for i in range(8):
+        fleet.days()
+        if fleet.row(number)["state"] != "running":
+            break
+        sell(fleet, epoch, i + 1, candidate=candidate)
+    row = fleet.row(number)
+    assert (row["state"] == "rolled_back") == fails, row["outcome"]
+    assert ("number revenue: roll back" in row["outcome"]) == fails

@@ -64,7 +64,7 @@ def has(command: click.Command, flag: str) -> bool:
     return any(flag in parameter.opts for parameter in command.params)
 
 
-# How each command is called on a project with v1 everywhere, a device till-1, and rows in rows.csv.
+# How each command is called on a project with v1 everywhere, devices till-1 and till-5 (pinned), and rows in rows.csv.
 CALLS: dict[str, list[str]] = {
     "init": ["new", "--regions", "a,b"],
     "doctor": [],
@@ -92,6 +92,8 @@ CALLS: dict[str, list[str]] = {
     "device preauthorise": ["till-4", "--key", "04" * 32],
     "device rotate": ["till-1"],
     "device retire": ["till-1", "--yes"],
+    "device pin": ["till-1", builders.MODEL, "v1", "--reason", "a test"],
+    "device unpin": ["till-5", builders.MODEL],
     "device import-telemetry": ["carried"],
     "key list": [],
     "key create": ["root"],
@@ -149,6 +151,7 @@ def _template() -> pathlib.Path:
         for i in (2, 3):
             store.fleet.join(f"till-{i}", f"{i:02}" * 32, "by-hand", "secret")
         _carry(store, folder / "carried")
+        store.pins.set("till-5", builders.MODEL, "v1", actor="ada", reason="a test")
     return folder
 
 

@@ -128,7 +128,7 @@ def _take(project: Project, store: Store, path: pathlib.Path) -> Taken:
         said = (carried.device, carried.spool, carried.sequence)
         if (batch.device, batch.spool, batch.sequence) != said:
             raise WireError(f"{said} carries a batch of {batch.device}", field="body")
-        is_fresh = ingest(store.db, batch, project.settings.serve.online_window_s)
+        is_fresh = ingest(store.db, batch, project.settings.serve.online_window_s, raw)
     except (CoveyError, OSError) as err:
         return Taken(path.name, error=str(err))
     return Taken(path.name, carried.device, carried.sequence, duplicate=not is_fresh)

@@ -33,8 +33,14 @@ _PAIRS = (
 )
 
 
-def ingest(db: Database, batch: Batch, online_window_s: float) -> bool:
+def ingest(db: Database, batch: Batch, online_window_s: float, received: bytes = b"") -> bool:
     """Take a batch in; return false if it had come before.
+
+    Parameters
+    ----------
+    received : bytes
+        The batch as its device wrote it, decompressed: a batch that comes again is known by these bytes, whatever
+        fields this cloud or the one before it knows. Left out, the batch is written out again.
 
     Raises
     ------
@@ -58,7 +64,7 @@ def ingest(db: Database, batch: Batch, online_window_s: float) -> bool:
         if device["status"] != "accepted":
             said = "waits for approval" if device["status"] == "pending" else f"was {device['status']}"
             raise ForbiddenError(f"{batch.device!r} {said}", field="device")
-        fresh = _is_fresh(connection, batch, now)
+        fresh = _is_fresh(connection, batch, received, now)
         since = device["online_since_s"] if now - device["seen_s"] <= online_window_s else now
         connection.execute(
             "update devices set seen_s = ?, online_since_s = ? where device = ?", (now, since, batch.device)
@@ -83,9 +89,9 @@ def ingest(db: Database, batch: Batch, online_window_s: float) -> bool:
     return True
 
 
-def _is_fresh(connection: sqlite3.Connection, batch: Batch, now: float) -> bool:
+def _is_fresh(connection: sqlite3.Connection, batch: Batch, received: bytes, now: float) -> bool:
     """Note a batch in the inbox; false if the same one is there."""
-    sha256 = hashlib.sha256(codec.to_msgpack(batch)).hexdigest()
+    sha256 = hashlib.sha256(received or codec.to_msgpack(batch)).hexdigest()
     number = (batch.device, batch.spool, batch.sequence)
     fresh = connection.execute("insert or ignore into inbox values (?, ?, ?, ?, ?)", (*number, now, sha256)).rowcount
     if fresh:
@@ -93,7 +99,8 @@ def _is_fresh(connection: sqlite3.Connection, batch: Batch, now: float) -> bool:
     (before,) = connection.execute(
         "select sha256 from inbox where device = ? and spool = ? and sequence = ?", number
     ).fetchone()
-    if before not in ("", sha256):
+    # Earlier clouds kept the hash of what they had read and written out again.
+    if before not in ("", sha256, hashlib.sha256(codec.to_msgpack(batch)).hexdigest()):
         raise ConflictError(
             f"another batch came as number {batch.sequence} of spool {batch.spool!r}",
             field="sequence",

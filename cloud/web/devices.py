@@ -147,7 +147,7 @@ def telemetry() -> flask.Response:
     batch = codec.from_msgpack(raw, Batch, limit_bytes=MAX_BATCH_RAW_BYTES)
     if batch.device != device:
         raise ForbiddenError(f"{device!r} delivers for {batch.device!r}", field="device")
-    fresh = _take_in(here, batch)
+    fresh = _take_in(here, batch, raw)
     return _json(Acknowledgement(spool=batch.spool, sequence=batch.sequence, duplicate=not fresh))
 
 
@@ -163,12 +163,12 @@ def _bearer(here: Context) -> str:
     return device
 
 
-def _take_in(here: Context, batch: Batch) -> bool:
+def _take_in(here: Context, batch: Batch, raw: bytes) -> bool:
     """Take a batch in, and note when two devices deliver as one: nothing of either is dropped for it."""
     fleet = here.store.fleet
     left_for = fleet.spool_before(batch.device, batch.spool)
     try:
-        fresh = ingest(here.store.db, batch, here.project.settings.serve.online_window_s)
+        fresh = ingest(here.store.db, batch, here.project.settings.serve.online_window_s, raw)
     except ConflictError:
         said = f"two different batches came as number {batch.sequence} of spool {batch.spool!r}"
         fleet.note(batch.device, SHARED_KEY, f"{said}; or its store was put back to an older state")

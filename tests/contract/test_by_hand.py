@@ -7,6 +7,7 @@ import json
 import pathlib
 import typing
 
+import msgspec
 import pytest
 
 from cloud.carried import export_repository, import_batches
@@ -20,9 +21,10 @@ from edge_agent.config import Layout
 from edge_agent.device_key import load_key, public_hex
 from edge_agent.telemetry.outbox import Outbox
 from shared import codec
-from shared.bundle import File, parse_manifest
-from shared.carried import CarriedBatch, Receipt
+from shared.bundle import File, digest_of, parse_manifest
+from shared.carried import CarriedBatch, Receipt, batch_message
 from shared.errors import NotFoundError
+from shared.telemetry import MAX_BATCH_RAW_BYTES
 from tests import fakes
 from tests.unit.cloud_ import builders
 
@@ -184,6 +186,21 @@ def test_a_batch_that_was_changed_on_the_way_is_named_and_the_others_are_taken_i
     assert "not signed by the device" in taken["f.batch"].error
     assert not taken[path.name].error
     assert both.requests() == 1
+
+
+def test_a_carried_batch_is_known_again_by_the_bytes_that_its_device_wrote(both: Both) -> None:
+    """A cloud that knows other fields than the device would write it otherwise, and refuse it when it comes again."""
+    _, batch = carried(both)
+    raw = codec.decompress(batch.body, limit_bytes=MAX_BATCH_RAW_BYTES)
+    more = msgspec.msgpack.encode(msgspec.msgpack.decode(raw) | {"weather": "rain"})
+    body = codec.compress(more)
+    key = load_key(both.layout.device_key)
+    signature = key.sign(batch_message(batch.device, batch.spool, batch.sequence, body)).hex()
+    (path,) = both.batches()
+    path.write_bytes(codec.to_msgpack(msgspec.structs.replace(batch, body=body, signature=signature)))
+    assert [one.duplicate for _ in range(2) for one in import_batches(both.project, both.store, both.stick)] == [0, 1]
+    (row,) = both.store.db.rows("select sha256 from inbox")
+    assert row["sha256"] == digest_of(more)
 
 
 def test_a_receipt_that_the_cloud_did_not_sign_makes_nobody_forget(

@@ -23,7 +23,7 @@ from cloud.store.store import Store
 from cloud.web.app import create_app
 from shared import codec, protocol
 from shared.summary import N_LATENCY_BINS
-from shared.telemetry import MAX_BATCH_BYTES, MAX_BATCH_RAW_BYTES, Batch, DeviceStatus, PairsRow, SumsRow
+from shared.telemetry import MAX_BATCH_BYTES, MAX_BATCH_RAW_BYTES, Batch, DeviceStatus, ModelStatus, PairsRow, SumsRow
 
 Plain = dict[str, typing.Any]
 ROW = SumsRow(model="sales", version="v1", epoch=0, arm=0, served=True, day=20_000, requests=7, onnx=7)
@@ -134,6 +134,39 @@ def test_another_batch_under_a_number_that_was_taken_is_refused_so_that_the_devi
     assert [kind["kind"] for kind in line.store.fleet.events()] == ["two-devices-use-this-key"]
     line.store.db.connection.execute("delete from device_events")
     assert line.stored() == before
+
+
+def older(batch: Batch) -> bytes:
+    """Write a batch as an older device does: without arms of pairs, further candidates and numbers."""
+    said = msgspec.msgpack.decode(codec.to_msgpack(batch))
+    del said["measures"]
+    said["pairs"] = [row[:-1] for row in said["pairs"]]
+    for one in said["status"]["models"]:
+        del one["also"]
+    return msgspec.msgpack.encode(said)
+
+
+@pytest.mark.parametrize("write", ["as the device did", "with the fields of today"])
+def test_what_an_older_device_sends_again_after_the_cloud_was_updated_is_acknowledged(line: Line, write: str) -> None:
+    """Its acknowledgement was lost, and the cloud before this one kept the hash of what it wrote out itself."""
+    pair = PairsRow("sales", 1, 20_000, 1, -5, 25, 0, 1)
+    batch = line.batch(pairs=(pair,), status=DeviceStatus(models=(ModelStatus(model="sales", incumbent="v1"),)))
+    raw = older(batch)
+    kept = raw if write == "as the device did" else codec.to_msgpack(batch)
+    assert codec.from_msgpack(raw, Batch) == batch
+    assert raw != codec.to_msgpack(batch)
+    row = ("till-1", "s", 0, 1.0, hashlib.sha256(kept).hexdigest())
+    line.store.db.connection.execute("insert into inbox values (?, ?, ?, ?, ?)", row)
+    reply = line.deliver(codec.compress(raw))
+    assert (reply.status_code, reply.get_json()["duplicate"]) == (200, True), reply.get_json()
+    assert line.store.fleet.events() == []
+
+
+def test_a_batch_is_known_again_by_the_bytes_that_came(line: Line) -> None:
+    raw = older(line.batch())
+    assert line.deliver(codec.compress(raw)).get_json()["duplicate"] is False
+    (row,) = line.store.db.rows("select sha256 from inbox")
+    assert row["sha256"] == hashlib.sha256(raw).hexdigest()
 
 
 def test_a_newer_device_that_says_more_is_understood(line: Line) -> None:

@@ -177,3 +177,22 @@ def test_the_tightest_limit_still_comes_to_an_end_with_one_device_a_region(make_
     number = fleet.trial()
     fleet.gain = 0.05
     fleet.until(lambda: all(stage["passed_s"] for stage in fleet.store.rollouts.stages(number)), most=25)
+
+
+def test_a_step_that_grows_gives_devices_that_were_asked_before_no_new_time(make_fleet: Make) -> None:
+    fleet = make_fleet(n=8, rollout="max_days = 60", canary=TWO_AT_ONCE)
+    number = fleet.trial()
+    fleet.gain = 0.05
+    fleet.until(lambda: bool(fleet.stages(number)["west"]["opened_s"]))
+    opened, before = fleet.stages(number)["west"], fleet.store.rollouts.channel("west")
+    fleet.days(1)
+    grown, after = fleet.stages(number)["west"], fleet.store.rollouts.channel("west")
+    assert before is not None
+    assert after is not None
+    assert after["sequence"] > before["sequence"]
+    assert after["told_s"] == before["told_s"] < after["published_s"]
+    assert grown["growth"] == [[opened["reached_bp"], opened["opened_s"]], [grown["reached_bp"], fleet.now_s]]
+    fleet.order(number, "abort")
+    ended = fleet.store.rollouts.channel("west")
+    assert ended is not None
+    assert ended["told_s"] == fleet.now_s

@@ -18,6 +18,7 @@ Word = typing.Literal["PASS", "FAIL", "HOLD"]
 APPROVED = "rollout {} approved"  # and who promotes it without a verdict on quality, and why
 WAITS = "rollout {} waits"  # where the store keeps what the promotion of a rollout waits for, a line each
 _GOES_ON_WITHIN = 0.5
+_NOBODY = "no device here takes part"
 
 
 class Evidence(typing.NamedTuple):
@@ -79,11 +80,11 @@ def judge(kind: str, counts: Counts, evidence: Evidence, plan: RolloutSettings, 
     judged : Judged
         What its quality is judged by.
     """
-    bad, waits = _installed(counts, plan)
+    bad, waits = _installed(kind, counts, plan)
     inputs: dict[str, typing.Any] = {"devices": msgspec.to_builtins(counts)}
     if kind == "install":
         if counts.total == 0:
-            return _verdict([], [], "no devices have joined yet", inputs=inputs)
+            return _verdict([], [], _NOBODY if counts.pinned else "no devices have joined yet", inputs=inputs)
         return _verdict(bad, waits, f"{counts.verified} of {counts.online} online devices verified", inputs=inputs)
     seen = Seen(evidence.pairs, evidence.lists, evidence.served, evidence.earlier)
     found = quality.questions(kind, seen, plan, judged, alpha=plan.alpha)
@@ -95,12 +96,13 @@ def judge(kind: str, counts: Counts, evidence: Evidence, plan: RolloutSettings, 
         waits += _expedited(kind, decisions, plan)
     else:
         waits += [
-            *_minimums(kind, evidence, plan),
+            *([] if _is_empty(kind, counts) else _minimums(kind, evidence, plan)),
             *(said for one in found for said in _looks_worse(one.name, one.asked)),
         ]
     uneven = _uneven(kind, evidence, plan, judged)
     waits += uneven
     said = f"{counts.verified} of {counts.online} online devices verified, {_said_of(kind, evidence, plan, judged)}"
+    said = _NOBODY if _is_empty(kind, counts) else said
     first = found[0]
     unproven = [] if first.decision.word == "promote" else [f"{first.name}: {'; '.join(first.decision.reasons)}"]
     unproven += guardrails.unproven(decisions, judged.numbers) if plan.guardrails == "prove" else []
@@ -158,7 +160,15 @@ def _verdict(
     return Verdict(word=word, reasons=reasons, promote=not bad and not unproven, waits=tuple(unproven), inputs=inputs)
 
 
-def _installed(counts: Counts, plan: RolloutSettings) -> tuple[list[str], list[str]]:
+def _is_empty(kind: str, counts: Counts) -> bool:
+    """Whether no device takes part in a canary, now or later: all are pinned, in the control group, or elsewhere.
+
+    Such a region has nothing to show, and the others do not wait for it; one whose devices are offline has.
+    """
+    return kind == "canary" and counts.total == counts.to_come == 0
+
+
+def _installed(kind: str, counts: Counts, plan: RolloutSettings) -> tuple[list[str], list[str]]:
     """Return what is bad and what is waited for, as devices say it."""
     bad, waits = [], []
     if counts.executed >= plan.error_min_executed and counts.error_ratio > plan.error_ratio:
@@ -168,6 +178,8 @@ def _installed(counts: Counts, plan: RolloutSettings) -> tuple[list[str], list[s
         )
     if counts.to_come:
         waits.append(f"{counts.total} of {counts.total + counts.to_come} devices were asked so far")
+    if _is_empty(kind, counts):
+        return bad, waits
     if not counts.online:
         waits.append("no device of the stage is online")
     elif counts.verified_ratio < plan.verified_share:

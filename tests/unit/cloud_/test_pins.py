@@ -49,6 +49,28 @@ def test_a_pinned_device_is_named_in_its_regions_channel_alone_and_counts_in_no_
     assert {device.models[MODEL].incumbent for device in fleet.devices} == {"v2"}
 
 
+def test_a_region_in_which_nobody_takes_part_holds_nothing_up(make_fleet: Make) -> None:
+    fleet = make_fleet(n=1, rollout='max_days = 40\nguardrails = "watch"', min_devices=1)
+    fleet.install()
+    pin(fleet, "mid-0", "v1")
+    number = fleet.start()
+    fleet.gain = 0.05
+    fleet.until(lambda: fleet.row(number)["state"] != "running")
+    assert fleet.row(number)["state"] == "promoted", fleet.row(number)["outcome"]
+    assert fleet.stages(number)["mid"]["why"] == "no device here takes part"
+
+
+def test_a_region_whose_devices_are_all_offline_is_waited_for(make_fleet: Make) -> None:
+    fleet = make_fleet(rollout='max_days = 40\nguardrails = "watch"')
+    number = fleet.trial()
+    fleet.gain = 0.05
+    for device in fleet.devices:
+        device.online = device.region != "mid"
+    fleet.until(lambda: bool(fleet.stages(number)["mid"]["opened_s"]))
+    fleet.days(6)
+    assert "no device of the stage is online" in fleet.stages(number)["mid"]["why"]
+
+
 def test_a_pinned_device_that_can_not_is_no_failure_of_the_rollout(make_fleet: Make) -> None:
     fleet = make_fleet(rollout="max_days = 40\nerror_min_executed = 1\nerror_ratio = 0.0")
     fleet.install()

@@ -45,7 +45,7 @@ from shared.telemetry import Batch, DeviceStatus, ModelStatus, PairsRow
 from tests.unit.cloud_.killing import Connection, Fuse, Killed
 from tests.unit.cloud_.simulated import MODEL, ORDER, START_S, Device, Fleet
 
-EXAMPLES = int(os.environ.get("COVEY_FUZZ_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("COVEY_FUZZ_EXAMPLES", "10"))
 SHRINK = bool(os.environ.get("COVEY_FUZZ_SHRINK"))  # takes minutes
 MAX_DAYS = 40
 _WRITES = 40
@@ -142,7 +142,7 @@ class Lives(RuleBasedStateMachine):
         target=rollouts,
         expedited=st.sampled_from([False, False, False, True]),
         supersede=st.sampled_from([False, False, False, True]),
-        other_gain=st.sampled_from([None, None, 0.05, -0.3]),
+        other_gain=st.sampled_from([None, None, 0.1, -0.3]),
     )
     def start(self, *, expedited: bool, supersede: bool, other_gain: float | None) -> typing.Any:
         """Somebody starts a rollout, perhaps over the head of the one that is running."""

@@ -28,6 +28,7 @@ from edge_agent.records import AnyRecord
 from edge_agent.supervise import PATIENCE_S, SyncChild
 from edge_agent.switch import Switch
 from edge_agent.telemetry.recorder import Recorder
+from edge_agent.update.retreat import EVERYTHING
 from edge_agent.update.state import State
 from shared import __version__
 from shared.errors import ModelError
@@ -214,7 +215,8 @@ class Agent:
         if command == "sync":
             return await self.sync.request(float(request.get("timeout_s", 60)))
         if command == "rollback":
-            return {"active": await self.switch.roll_back(str(request.get("reason") or "asked for on the device"))}
+            reason = str(request.get("reason") or "asked for on the device")
+            return {"active": await self.switch.roll_back(reason, EVERYTHING)}
         if command == "status":
             return self.status()
         raise ModelError(f"no command {command!r:.40}")

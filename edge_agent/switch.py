@@ -255,7 +255,7 @@ class Switch:
         Parameters
         ----------
         models : tuple of str
-            Models that are to blame, or MODEL@VERSION: what is new of them is not tried again. All, if none is named.
+            Who is to blame, as `retreat` takes it: what is new of them is not tried again.
         only : str
             Do nothing if another generation runs by now.
 

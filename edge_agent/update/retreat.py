@@ -9,6 +9,7 @@ from edge_agent.update.state import State
 from shared.errors import CoveyError
 
 _New = tuple[str, str, str]
+EVERYTHING: typing.Final = ("*",)
 
 
 def last_good(state: State, generations: Generations, bad: str) -> str:
@@ -27,10 +28,22 @@ def retreat(
     bad, before : str
         Generation that goes; the one that runs from now on, or none.
     blamed : collection of str
-        Models that are to blame, or MODEL@VERSION; all models, if none is named. What is new of others is not refused.
+        Models that are to blame, or MODEL@VERSION; or `EVERYTHING`. What is new of others is not refused. If nobody is
+        named, the first candidate that is new is refused, on suspicion, so that the next pass tries the others. Once
+        one has failed that was new alone, or a generation has done well without the last suspect, it is known which
+        one does not work, and those that were suspected before it are tried again.
+
+    Notes
+    -----
+    It ends: a suspect comes back only after another version was refused for good. An incumbent can not be left out, so
+    where nothing else is new all are refused that are.
     """
-    for model, version, sha256 in _guilty(_new(generations, bad, before), blamed):
-        state.refuse(model, version, sha256, reason)
+    new = _new(generations, bad, before)
+    guilty = _guilty(new, blamed) if blamed else _suspects(generations, bad, new)
+    for model, version, sha256 in guilty:
+        state.refuse(model, version, sha256, reason, on_suspicion=len(guilty) < len(new) and not blamed)
+    if guilty and guilty == new and blamed != EVERYTHING:
+        state.acquit()
     state.mark(bad, "bad", reason)
     if before and generations.running() != before:
         generations.switch(before)
@@ -38,9 +51,18 @@ def retreat(
 
 def _guilty(new: list[_New], blamed: typing.Collection[str]) -> list[_New]:
     """What is named; where a version is named that is not new, whatever is new of its model."""
+    if blamed == EVERYTHING:
+        return new
     exact = [one for one in new if f"{one[0]}@{one[1]}" in blamed]
     models = {name.partition("@")[0] for name in blamed}
-    return exact or [one for one in new if not models or one[0] in models]
+    return exact or [one for one in new if one[0] in models]
+
+
+def _suspects(generations: Generations, bad: str, new: list[_New]) -> list[_New]:
+    """The first candidate that is new, or all that is new if no candidate is."""
+    entries = generations.read(bad).models if new else ()
+    candidates = {(entry.model, version) for entry in entries for version in entry.candidates.values()}
+    return [one for one in new if one[:2] in candidates][:1] or new
 
 
 def _new(generations: Generations, bad: str, before: str) -> list[_New]:

@@ -30,6 +30,10 @@ insert into jobs (track, position, generation, outcome, since_s)
     select 'update', 'idle', generation, outcome, since_s from job;
 insert into jobs (track, position, generation, outcome, since_s) values ('trial', 'idle', '', '', 0)
 """,
+    """
+create table suspects (id integer primary key, model text, version text, manifest text,
+    unique (model, version, manifest));
+""",
 )
 
 GenerationState = typing.Literal["trial", "good", "bad"]
@@ -70,6 +74,8 @@ class State:
             " state = excluded.state, since_s = excluded.since_s, note = excluded.note",
             (digest, state, time.time(), note[:500]),
         )
+        if state == "good":  # it failed until the last suspect was left out
+            self.acquit(but_last=True)
 
     def boot(self, digest: str) -> int:
         """Count a start of a trial generation; return how many are left, or -1 if it is not on trial."""
@@ -98,12 +104,29 @@ class State:
 
     # ---- versions that failed here, and versions that passed their self-test
 
-    def refuse(self, model: str, version: str, manifest: str, reason: str) -> None:
-        """Remember that a version does not work on this device."""
-        self._db.execute(
-            "insert or replace into refused values (?, ?, ?, ?, ?)",
-            (model, version, manifest, reason[:500], time.time()),
-        )
+    def refuse(self, model: str, version: str, manifest: str, reason: str, *, on_suspicion: bool = False) -> None:
+        """Remember that a version does not work on this device; or that it may be the one that does not."""
+        with transaction(self._db):
+            self._db.execute(
+                "insert or replace into refused values (?, ?, ?, ?, ?)",
+                (model, version, manifest, reason[:500], time.time()),
+            )
+            if on_suspicion:
+                self._db.execute(
+                    "insert or ignore into suspects (model, version, manifest) values (?, ?, ?)",
+                    (model, version, manifest),
+                )
+
+    def acquit(self, *, but_last: bool = False) -> None:
+        """Let what was refused on suspicion be tried again; the last suspect stays refused for good, if so said."""
+        with transaction(self._db):
+            if but_last:
+                self._db.execute("delete from suspects where id = (select max(id) from suspects)")
+            self._db.execute(
+                "delete from refused where (model, version, manifest) in"
+                " (select model, version, manifest from suspects)"
+            )
+            self._db.execute("delete from suspects")
 
     def note_fit(self, model: str, version: str, reason: str) -> None:
         """Keep why no form of a version fits this device; nothing, and it is forgotten: settings may change."""
@@ -121,6 +144,7 @@ class State:
         """Let everything that failed here be tried again."""
         with transaction(self._db):
             self._db.execute("delete from refused")
+            self._db.execute("delete from suspects")
             self._db.execute("delete from generations where state = 'bad'")
             self.update.forget_loop()
 

@@ -330,6 +330,63 @@ def test_candidates_that_fail_their_self_test_are_left_out_one_by_one_and_the_ot
     assert (device.update().changed, arms(device)) == (True, {0: "v1", 2: "v3"})
 
 
+@pytest.mark.parametrize("bad", [{"v2"}, {"v3"}, {"v4"}, {"v2", "v4"}, {"v3", "v4"}, {"v2", "v3", "v4"}, {"v1"}])
+def test_where_nobody_is_to_blame_candidates_are_left_out_one_by_one_until_only_those_are_that_do_not_work(
+    device: Device, bad: set[str]
+) -> None:
+    """All are new, and the server says only that it can not serve them together."""
+    device.server.can_not_load = bad
+    trial = fakes.trial(request_share_bp=2000)
+    device.publish(2, "v1", "v2", experiment=trial, also=("v3", "v4"))
+    passes = 0
+    while True:
+        passes += 1
+        try:
+            changed = device.update().changed
+        except ModelError:
+            assert passes < 12
+        else:
+            if not changed:
+                break
+    with contextlib.closing(device.remembers()) as state:
+        refused = {version for _, version, _ in state.refused()}
+    runs = {arm: version for arm, version in {1: "v2", 2: "v3", 3: "v4"}.items() if version not in bad}
+    if bad == {"v1"}:
+        runs = {}  # it served alone before, and what else is new can not be told from what is wrong
+    assert arms(device) == {0: "v1"} | runs
+    assert refused == ({"v2", "v3", "v4"} if bad == {"v1"} else bad)
+
+
+def test_what_is_left_out_of_a_generation_that_does_well_stays_out(device: Device) -> None:
+    """One that fails later, alone, brings nobody back."""
+    device.server.can_not_load = {"v2"}
+    trial = fakes.trial(request_share_bp=2000)
+    device.publish(2, "v1", "v2", experiment=trial, also=("v3",))
+    with pytest.raises(ModelError):
+        device.update()
+    assert (device.update().changed, arms(device)) == (True, {0: "v1", 2: "v3"})
+    device.server.can_not_load = {"v2", "v4"}
+    device.publish(3, "v1", "v2", experiment=trial, also=("v3", "v4"))
+    with pytest.raises(ModelError):
+        device.update()
+    assert (device.update().changed, arms(device)) == (False, {0: "v1", 2: "v3"})
+    with contextlib.closing(device.remembers()) as state:
+        assert {version for _, version, _ in state.refused()} == {"v2", "v4"}
+
+
+def test_a_new_incumbent_is_refused_only_when_no_candidate_is_left_to_suspect(device: Device) -> None:
+    device.server.can_not_load = {"v2"}
+    device.publish(2, "v2", "v3")
+    refused = []
+    for _ in range(2):
+        with pytest.raises(ModelError):
+            device.update()
+        with contextlib.closing(device.remembers()) as state:
+            refused.append({version for _, version, _ in state.refused()})
+    assert refused == [{"v3"}, {"v2"}]
+    assert device.runs == ("v1", "")
+
+
 def test_without_any_of_them_the_incumbent_runs_alone(device: Device) -> None:
     device.fails = {"v2", "v3"}
     before = device.generations.running()
@@ -457,7 +514,7 @@ def test_a_database_of_a_newer_agent_is_refused_and_left_alone(tmp_path: pathlib
     path = tmp_path / "state.db"
     open_database(path, (*state_module._STEPS, "create table more (x)")).close()
     data = path.read_bytes()
-    with pytest.raises(ConflictError, match=r"state\.db has version 3, this program knows 2\. Update the agent\."):
+    with pytest.raises(ConflictError, match=r"state\.db has version 4, this program knows 3\. Update the agent\."):
         State(path)
     assert path.read_bytes() == data
 

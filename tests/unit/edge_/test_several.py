@@ -16,7 +16,7 @@ from edge_agent.predict.asking import finishing
 from edge_agent.probation import Watch
 from edge_agent.records import CANDIDATE, INCUMBENT, Answered, Failed, Scored
 from edge_agent.update.desire import desired_generation, refs_for
-from edge_agent.update.retreat import retreat
+from edge_agent.update.retreat import EVERYTHING, retreat
 from edge_agent.update.state import State
 from shared import experiment
 from shared.channel import BundleRef, Channel, Guard, ModelChannel
@@ -244,7 +244,8 @@ def test_who_fails_most_is_to_blame() -> None:
 @pytest.mark.parametrize(
     ("blamed", "refused"),
     [
-        ((), {"v2", "v3"}),
+        ((), {"v2"}),
+        (EVERYTHING, {"v2", "v3"}),
         (("late",), {"v2", "v3"}),
         (("late@v3",), {"v3"}),
         (("late@v1",), {"v2", "v3"}),

@@ -548,6 +548,25 @@ def test_a_trial_that_keeps_killing_the_process_is_rolled_back_at_the_third_star
     assert "died again and again" in refused(layout)["v2"]
 
 
+def test_of_several_that_keep_killing_the_process_together_the_first_goes_and_the_next_is_tried(layout: Layout) -> None:
+    old = running(layout)
+    made = [fakes.make_bundle(f"v{n}", slope=float(n)) for n in (1, 2, 3)]
+    fakes.install(layout, made[0], made[1], fakes.trial(epoch=1), also=made[2:], state="trial", probation_s=PROBATION_S)
+
+    async def dies(device: Device) -> str:
+        await device.switch.boot()
+        return device.serves
+
+    assert [on(layout, dies) for _ in range(3)] == ["v1"] * 3
+    assert (running(layout), list(refused(layout))) == (old, ["v2"])
+    fakes.install(layout, made[0], made[2], fakes.trial(epoch=1, arms=(2,)), state="trial", probation_s=PROBATION_S)
+    assert [on(layout, dies) for _ in range(3)] == ["v1"] * 3
+    assert (running(layout), list(refused(layout))) == (old, ["v3"])  # it died with this one alone
+    fakes.install(layout, made[0], made[1], fakes.trial(epoch=1), state="trial", probation_s=PROBATION_S)
+    assert on(layout, serve_for_long) == "v1"
+    assert (running(layout) != old, list(refused(layout))) == (True, ["v3"])
+
+
 def test_a_first_generation_that_keeps_being_killed_is_served_all_the_same(tmp_path: pathlib.Path) -> None:
     """There is nothing to go back to; a device that is switched off early every day must not fall silent."""
     layout = fakes.join(tmp_path)

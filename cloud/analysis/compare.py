@@ -25,6 +25,7 @@ def from_strata(
     margin: float,
     *,
     doubt: float = 0.0,
+    tolerance: float = 0.0,
 ) -> Evidence:
     """Compare two arms over strata.
 
@@ -40,6 +41,8 @@ def from_strata(
         Non-inferiority margin in metric units, above 0.
     doubt : float
         Standard error of the sum of `excess`; it weakens the evidence for the candidate alone.
+    tolerance : float
+        Of a continuous metric, how much worse the candidate may be before that is held against it.
 
     Returns
     -------
@@ -67,7 +70,8 @@ def from_strata(
     if contrast is None:
         return NOTHING
     blur = doubt / math.fsum(s.candidate.n + e for s, e in known) if metric.kind == "bernoulli" else 0.0
-    return _from_contrast(contrast._replace(variance_worse=contrast.variance_worse + blur * blur), margin)
+    contrast = contrast._replace(variance_worse=contrast.variance_worse + blur * blur)
+    return _from_contrast(contrast, margin, tolerance if metric.kind == "continuous" else 0.0)
 
 
 def _rates(stratum: Stratum, excess: float, metric: Metric) -> Rates:
@@ -128,9 +132,9 @@ def from_pairs(pairs: Pairs, lost: float, metric: Metric, margin: float, *, doub
     return seen._replace(log_e_fine=log_mean_exp((seen.log_e_fine, never), (TWO_ARMS, ONE_ARM)))
 
 
-def _from_contrast(contrast: Contrast, margin: float) -> Evidence:
+def _from_contrast(contrast: Contrast, margin: float, tolerance: float = 0.0) -> Evidence:
     error, slack, df = math.sqrt(contrast.variance), math.sqrt(contrast.variance_worse), contrast.df
-    drop, gain = z_from_t(-contrast.x / error, df), z_from_t((contrast.x + margin) / slack, df)
+    drop, gain = z_from_t(-(contrast.x + tolerance) / error, df), z_from_t((contrast.x + margin) / slack, df)
     # The margin goes the same way as the differences: beside scores that few clusters keep small, a margin in units of
     # the error that was seen would make the largest difference look like none.
     return Evidence(

@@ -68,14 +68,15 @@ def _find(record: DecideInput) -> Findings:
     judged = record.strata if record.matured is None else record.matured
     need_worse = math.log(record.n_candidates / record.alpha)
     need_fine = math.log(record.n_candidates / record.alpha_promote)
-    missing = find_missing(record.strata, judged, record.assigned, pending=record.matured is not None)
+    pending = record.matured is not None
+    missing = find_missing(record.strata, judged, record.assigned, pending=pending, alike=record.lost_alike)
     certain = missing.log_e >= need_fine
     blamed = missing.excess if certain else (0.0,) * len(judged)
     if record.pairs is not None and record.mode != "ab":
         worse, fine = _compare_pairs(record, record.pairs, missing, certain=certain)
         amount = of_pairs(record.pairs)
     else:
-        worse = from_strata(judged, blamed, record.metric, record.margin)
+        worse = from_strata(judged, blamed, record.metric, record.margin, tolerance=record.tolerance)
         same = missing.excess == blamed and missing.error <= 0.0
         fine = worse if same else from_strata(judged, missing.excess, record.metric, record.margin, doubt=missing.error)
         amount = of_strata(judged)
@@ -116,7 +117,8 @@ def _bad_regions(
     for name in sorted(name for name in names if name is not None):
         mine = [(stratum, e) for stratum, e in zip(judged, blamed, strict=True) if stratum.region == name]
         strata = [stratum for stratum, _ in mine]
-        seen = from_strata(strata, [e for _, e in mine], record.metric, record.margin)
+        excess = [e for _, e in mine]
+        seen = from_strata(strata, excess, record.metric, record.margin, tolerance=record.tolerance)
         if seen.log_e_worse >= need + math.log(len(names)) and of_strata(strata).days >= record.least().days:
             bad.append(name)
         elif seen.log_e_worse >= DOUBT:

@@ -28,7 +28,9 @@ class Missing(typing.NamedTuple):
     log_e: float
 
 
-def find_missing(all_strata: Strata, judged: Strata, assigned: Assigned | None, *, pending: bool) -> Missing:
+def find_missing(
+    all_strata: Strata, judged: Strata, assigned: Assigned | None, *, pending: bool, alike: float = 1.0
+) -> Missing:
     """Compare the inputs given to each arm with the outcomes that came back.
 
     Parameters
@@ -41,6 +43,9 @@ def find_missing(all_strata: Strata, judged: Strata, assigned: Assigned | None, 
         Totals since the start; not used where the arms of `judged` carry their own.
     pending : bool
         Whether outcomes of `all_strata` may still come.
+    alike : float
+        How many lost outcomes count as one, because a device or a person loses them together. What that explains, up
+        to one standard error, is not counted.
 
     Returns
     -------
@@ -59,13 +64,13 @@ def find_missing(all_strata: Strata, judged: Strata, assigned: Assigned | None, 
     """
     own = [_own(stratum) for stratum in judged]
     if judged and None not in own:
-        return _by_stratum(judged, [pair for pair in own if pair is not None])
+        return _by_stratum(judged, [pair for pair in own if pair is not None], alike)
     if assigned is None or min(assigned.control, assigned.candidate) < 1.0:
         return Missing((0.0,) * len(judged), 0.0, 0.0, 0.0)
-    return _by_total(all_strata, judged, assigned, pending=pending)
+    return _by_total(all_strata, judged, assigned, pending=pending, alike=alike)
 
 
-def _by_total(all_strata: Strata, judged: Strata, assigned: Assigned, *, pending: bool) -> Missing:
+def _by_total(all_strata: Strata, judged: Strata, assigned: Assigned, *, pending: bool, alike: float) -> Missing:
     odds = assigned.candidate / assigned.control
     if pending and assigned.share is not None and is_split(assigned.share):
         # What is pending is recent, and recent inputs were split by the newest share.
@@ -73,17 +78,18 @@ def _by_total(all_strata: Strata, judged: Strata, assigned: Assigned, *, pending
     n1 = math.fsum(stratum.candidate.n for stratum in all_strata)
     lost0 = max(0.0, assigned.control - math.fsum(stratum.control.n for stratum in all_strata))
     lost1 = max(0.0, assigned.candidate - n1)
-    surplus = max(0.0, lost1 - lost0 * odds)
+    rows = [(lost0, assigned.control, lost1, assigned.candidate, odds)]
+    surplus = max(0.0, lost1 - lost0 * odds - _explained(rows, alike))
     # Closed windows have their share of what is missing, which is all of it where nothing else has come yet.
     excess = tuple(surplus * stratum.candidate.n / n1 if n1 > 0.0 else 0.0 for stratum in judged)
     design = design_effect(all_strata)
-    log_e = log_e_more([Count(lost0 / design, lost1 / design, odds)])
-    error = _error([(lost0, assigned.control, lost1, assigned.candidate, odds)], design)
+    log_e = log_e_more([_count(rows[0], max(design, alike))])
+    error = _error(rows, design)
     return Missing(excess, error, surplus / assigned.candidate, log_e)
 
 
-def _by_stratum(judged: Strata, own: typing.Sequence[tuple[float, float]]) -> Missing:
-    rows = []
+def _by_stratum(judged: Strata, own: typing.Sequence[tuple[float, float]], alike: float) -> Missing:
+    rows: list[_Row] = []
     surplus = []
     for stratum, (given0, given1) in zip(judged, own, strict=True):
         odds = given1 / given0 if min(given0, given1) >= 1.0 else 0.0
@@ -91,13 +97,13 @@ def _by_stratum(judged: Strata, own: typing.Sequence[tuple[float, float]]) -> Mi
         rows += [(lost0, given0, lost1, given1, odds)] if odds else []
         surplus.append(lost1 - lost0 * odds if odds else 0.0)
     # What one stratum lost by chance another gained: only the balance is held against the candidate.
-    total = max(0.0, math.fsum(surplus))
+    total = max(0.0, math.fsum(surplus) - _explained(rows, alike))
     positive = math.fsum(max(0.0, lost) for lost in surplus)
     excess = tuple(total * max(0.0, lost) / positive if positive > 0.0 else 0.0 for lost in surplus)
     given = math.fsum(given1 for _, given1 in own)
     fraction = total / given if given > 0.0 else 0.0
     design = design_effect(judged)
-    log_e = log_e_more(sorted(Count(lost0 / design, lost1 / design, odds) for lost0, _, lost1, _, odds in rows))
+    log_e = log_e_more(sorted(_count(row, max(design, alike)) for row in rows))
     return Missing(excess, _error(rows, design), fraction, log_e)
 
 
@@ -106,13 +112,30 @@ def is_split(share: float) -> bool:
     return _LEAST_SHARE < share < 1.0 - _LEAST_SHARE
 
 
-def _error(rows: typing.Sequence[tuple[float, float, float, float, float]], design: float) -> float:
-    """Standard error of the excess: arms that lose much alike can hide much."""
-    variances = [
+_Row = tuple[float, float, float, float, float]  # lost and given of the control, of the candidate, and their odds
+
+
+def _count(row: _Row, design: float) -> Count:
+    lost0, _, lost1, _, odds = row
+    return Count(lost0 / design, lost1 / design, odds)
+
+
+def _variance(rows: typing.Sequence[_Row]) -> float:
+    """Variance of the excess if each outcome is lost by itself."""
+    return math.fsum(
         lost1 * max(0.0, 1.0 - lost1 / given1) + odds * odds * lost0 * max(0.0, 1.0 - lost0 / given0)
         for lost0, given0, lost1, given1, odds in rows
-    ]
-    total = math.fsum(variances)
+    )
+
+
+def _explained(rows: typing.Sequence[_Row], alike: float) -> float:
+    """How many more one arm may lose because few devices, or people, lose all of theirs."""
+    return math.sqrt(_variance(rows) * alike) if alike > 1.0 else 0.0
+
+
+def _error(rows: typing.Sequence[_Row], design: float) -> float:
+    """Standard error of the excess: arms that lose much alike can hide much."""
+    total = _variance(rows)
     return math.sqrt(total * min(design, max(1.0, total))) if total > 0.0 else 0.0  # at most, all were lost at once
 
 

@@ -109,7 +109,12 @@ class Assigned(msgspec.Struct, frozen=True):
 
 
 class DecideInput(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a decision depends on; see :mod:`cloud.analysis.decide` for how."""
+    """Everything a decision depends on; see :mod:`cloud.analysis.decide` for how.
+
+    ``lost_alike`` says how many outcomes that never came count as one, because those of a device, or of a person, get
+    lost together; 1 if each is lost by itself. ``tolerance``, of a continuous metric in strata: how much worse the
+    candidate may be for certain and not be rolled back; below the margin, which only a promotion looks at.
+    """
 
     schema: str
     mode: Mode
@@ -123,6 +128,8 @@ class DecideInput(msgspec.Struct, frozen=True, kw_only=True):
     pairs: Pairs | None = None
     minimum: Minimum | None = Minimum()
     assigned: Assigned | None = None
+    lost_alike: float = 1.0
+    tolerance: float = 0.0
     look: float | None = None
     max_looks: float | None = None
 

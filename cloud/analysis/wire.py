@@ -107,6 +107,7 @@ def _check(record: DecideInput) -> None:
     if not 1.0 <= record.n_candidates < _LARGEST or record.n_candidates % 1.0:
         raise _refuse("n_candidates", record.n_candidates, "is not a whole number of at least 1")
     _counts(record, "", ("look", "max_looks"))
+    _check_allowances(record)
     _counts(record.least(), "minimum.", ("outcomes", "devices", "days"))
     if record.assigned is not None:
         _counts(record.assigned, "assigned.", ("control", "candidate", "share"))
@@ -120,6 +121,14 @@ def _check(record: DecideInput) -> None:
         _check_stratum(stratum, f"matured[{i}]", kind)
     if record.pairs is not None:
         _check_pairs(record.pairs, kind)
+
+
+def _check_allowances(record: DecideInput) -> None:
+    _counts(record, "", ("lost_alike", "tolerance"))
+    if record.lost_alike < 1.0:
+        raise _refuse("lost_alike", record.lost_alike, "is less than 1")
+    if record.tolerance >= record.margin:
+        raise _refuse("tolerance", record.tolerance, f"is not below the margin, {record.margin!r}")
 
 
 def _counts(holder: object, prefix: str, names: tuple[str, ...], *, signed: bool = False) -> None:

@@ -114,7 +114,7 @@ class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         ``interleave`` draws ranked lists from candidate and incumbent in turn and counts whose items people take; all
         other requests are the incumbent's.
     preference_margin : float
-        Of interleaved lists: how much larger a share may prefer the incumbent than the candidate.
+        Of the interleaved lists in which people preferred one version: how much larger a share may prefer the incumbent.
     control_share : float
         A random part of each region's devices that no candidate is given to, in any stage, until one is promoted; what
         they answer counts for the incumbent. With `device_share` at most 1.
@@ -180,10 +180,11 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     request_error_margin : float
         How much larger a share of the candidate's answers may fail, be slow, or be approximate.
     latency_margin : float
-        How much slower the candidate may be, as a share of the incumbent's latency; 0 does not look at latency.
+        How much slower the candidate may be, as a share of the incumbent's latency; 0 does not look at latency. A
+        candidate that is certainly slower is rolled back beyond half of it.
     memory_margin : float
         How much more memory the loaded candidate may take, as a share of the incumbent's; 0 does not look at it. What
-        takes less than 8 MiB counts as 8 MiB.
+        takes less than 8 MiB counts as 8 MiB. A candidate that certainly takes more is rolled back beyond half of it.
     guardrails : str
         ``prove``: promotion waits until failures, latency, memory and numbers are proven not to be worse by their
         margins; ``watch``: they only roll back. Few devices prove little: a fleet of four may have to watch.

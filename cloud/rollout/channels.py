@@ -15,6 +15,7 @@ from shared.experiment import BASIS_POINTS
 
 Publish = typing.Callable[[typing.Mapping[str, bytes]], None]
 Row = typing.Mapping[str, typing.Any]
+_ROUNDING = 1e-6  # what a share loses when it is multiplied
 
 
 def trial_in(stages: typing.Sequence[Row], region: str) -> Row | None:
@@ -41,7 +42,7 @@ def model_channel(
         return ModelChannel(model=model, incumbent=refer(incumbent))
     canary = rollout["plan"]["canary"] | stage["settings"]
     is_canary, by_device = stage["kind"] == "canary", is_by_device(rollout, stage)
-    share_bp = BASIS_POINTS if by_device else round(canary["request_share"] * BASIS_POINTS)
+    share_bp = BASIS_POINTS if by_device else basis_points(canary["request_share"])
     first, *also = [candidate for candidate in rollout["candidates"] if candidate["state"] == "running"]
     arms = tuple(candidate["arm"] for candidate in (first, *also))
     trial = Experiment(
@@ -63,6 +64,15 @@ def model_channel(
     )
 
 
+def basis_points(share: float) -> int:
+    """Write a share in basis points, down, so that shares which fit together still do; at least one.
+
+    >>> basis_points(0.29), basis_points(0.16666), basis_points(1e-9)
+    (2900, 1666, 1)
+    """
+    return max(int(share * BASIS_POINTS + _ROUNDING), 1)
+
+
 def device_share_bp(rollout: Row, stage: Row) -> int:
     """Share of a region's devices that take part in a stage by now."""
     reached_bp: int = stage["reached_bp"]
@@ -74,7 +84,7 @@ def target_bp(rollout: Row, stage: Row) -> int:
     if stage["kind"] != "canary":
         return BASIS_POINTS
     share: float = (rollout["plan"]["canary"] | stage["settings"])["device_share"]
-    return round(share * BASIS_POINTS)
+    return basis_points(share)
 
 
 def control_share_bp(rollout: Row, stage: Row, region: str) -> int:

@@ -54,16 +54,23 @@ def guardrails_of(
     at_once = Minimum(devices=0, outcomes=0)
     asked = {FAILS: _ask(strata_of(faults, FAULTS), plan.request_error_margin, plan, at_once, kind="bernoulli")}
     if plan.latency_margin:
-        # Latencies are added up as logarithms to the base of 2, and so is memory.
-        asked[SLOW] = _ask(strata_of(latencies, LATENCY), math.log2(1 + plan.latency_margin), plan, at_once)
+        asked[SLOW] = _ask_cost(strata_of(latencies, LATENCY), plan.latency_margin, plan, at_once)
     if plan.memory_margin:
-        rows = rows_of_memory(memory)
-        asked[LARGE] = _ask(strata_of(rows, VALUES), math.log2(1 + plan.memory_margin), plan, at_once)
+        asked[LARGE] = _ask_cost(strata_of(rows_of_memory(memory), VALUES), plan.memory_margin, plan, at_once)
     least = Minimum(devices=plan.min_devices, days=plan.canary.min_days)
     for name, own in (numbers or {}).items():
         rows = rows_of_number(name, own, posted, served)
         asked[POSTED.format(name)] = _ask(strata_of(rows, VALUES), own.margin, plan, least, direction=own.direction)
     return {name: msgspec.structs.replace(record, alpha=record.alpha / len(asked)) for name, record in asked.items()}
+
+
+def _ask_cost(strata: tuple[Stratum, ...], margin: float, plan: RolloutSettings, minimum: Minimum) -> DecideInput:
+    """Ask about what a better model may cost more of, added up as logarithms to the base of 2.
+
+    With requests enough any difference is certain, so a certain one rolls back only beyond half of what is allowed.
+    """
+    asked = _ask(strata, math.log2(1 + margin), plan, minimum)
+    return msgspec.structs.replace(asked, tolerance=math.log2(1 + margin / 2))
 
 
 def _ask(

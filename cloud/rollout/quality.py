@@ -13,7 +13,7 @@ from cloud.analysis.records import DecideInput, Decision, Minimum
 from cloud.analysis.records import Metric as DecideMetric
 from cloud.config import NumberSettings, RolloutSettings
 from cloud.rollout.by_device import strata_by_device
-from cloud.rollout.sums import QUALITY, Row, pairs_of, strata_of
+from cloud.rollout.sums import QUALITY, Row, chosen, lost_alike, pairs_of, strata_of
 from shared.metrics import Metric
 
 PREFERENCE = "preference"
@@ -96,7 +96,8 @@ def questions(kind: str, seen: Seen, plan: RolloutSettings, judged: Judged, *, a
     alpha : float
         Chance that an equally good candidate is rolled back, over all questions together.
     """
-    each = alpha / 2 if plan.canary.mode == "interleave" else alpha
+    # The shadow asks on its pairs; where the canary asks on anything else, that is a second chance to err.
+    each = alpha if is_paired("canary", plan) and plan.canary.mode != "interleave" else alpha / 2
     found = [Question(judged.metric.name, *_decide(_metric_input(kind, seen, plan, judged, each)))]
     if is_interleaved(kind, plan):
         found.insert(0, Question(PREFERENCE, *_decide(_list_input(seen.lists, plan, judged, each))))
@@ -182,6 +183,7 @@ def _metric_input(kind: str, seen: Seen, plan: RolloutSettings, judged: Judged, 
         n_candidates=judged.n_candidates,
         metric=DecideMetric(kind=kind_of, direction=metric.direction),
         strata=strata,
+        lost_alike=lost_alike(seen.served) if strata else 1.0,
         pairs=pairs_of(seen.pairs, bernoulli=metric.kind == "bernoulli") if paired else None,
         minimum=Minimum(devices=least, days=(plan.shadow if paired else plan.canary).min_days),
     )
@@ -197,7 +199,7 @@ def _list_input(lists: typing.Sequence[Row], plan: RolloutSettings, judged: Judg
         n_candidates=judged.n_candidates,
         metric=_LIST_METRIC,
         strata=(),
-        pairs=pairs_of(lists, bernoulli=True),
+        pairs=pairs_of(chosen(lists), bernoulli=True),
         minimum=Minimum(devices=plan.min_devices, days=plan.canary.min_days),
     )
 

@@ -12,7 +12,7 @@ from cloud.analysis.records import DecideInput
 from cloud.config import ModelSettings
 from cloud.rollout.band import band_of
 from cloud.rollout.quality import PREFERENCE
-from cloud.rollout.sums import pairs_of
+from cloud.rollout.sums import chosen, pairs_of
 from cloud.rollout.verdict import WAITS
 from cloud.store.store import Store
 from shared.clock import DAY_S, day_of, format_day
@@ -166,7 +166,8 @@ def pairs(store: Store, of: Told, model: ModelSettings, arm: int, question: Row)
     if own["ended_s"]:
         until = min(until, math.ceil(own["ended_day"] + 1 - model.label_window_days) - 1)
     found = store.evidence.pairs(of.row["model"], opened, before_day=until)
-    return [row for row in found if row["arm"] == arm]
+    own_pairs = [row for row in found if row["arm"] == arm]
+    return chosen(own_pairs) if lists else own_pairs
 
 
 def mature_day(store: Store, model: ModelSettings) -> int:

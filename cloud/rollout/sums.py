@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import math
 import typing
 
+from cloud.analysis.difference import design_effect
 from cloud.analysis.records import Arm, Cross, CrossDays, Days, Pairs, Stratum
 from shared.summary import restore
 
@@ -55,6 +57,14 @@ def pairs_of(rows: typing.Sequence[Row], *, bernoulli: bool) -> Pairs:
     )
 
 
+def chosen(lists: typing.Iterable[Row]) -> list[dict[str, typing.Any]]:
+    """Keep of interleaved lists those in which people preferred one version.
+
+    Where few lists are clicked, the rest would put the worst of rankers inside any margin.
+    """
+    return [{**row, "n": row["pos"] + row["neg"]} for row in lists]
+
+
 class Measure(typing.NamedTuple):
     """Which columns of the sums make an arm: a count, a sum, the sum of squares, and what the count should be."""
 
@@ -82,6 +92,11 @@ QUALITY = Measure(
 )
 
 LATENCY = Measure("requests", lambda row: float(row["log2_sum"]), lambda row: float(row["log2_sumsq"]))
+
+
+LOST = Measure(
+    "given", lambda row: float(row["given"] - row["outcomes"]), lambda row: float(row["given"] - row["outcomes"])
+)
 
 
 def strata_of(rows: typing.Sequence[Row], measure: Measure) -> tuple[Stratum, ...]:
@@ -117,6 +132,14 @@ def _arm(rows: typing.Sequence[Row], measure: Measure) -> Arm:
         assigned=float(sum(map(measure.given, rows))) if measure.given else None,
         days=Days(*squares(by(rows, "day", measure.n, measure.total))),
     )
+
+
+def lost_alike(rows: typing.Sequence[Row]) -> float:
+    """How many outcomes that never came count as one: some devices lose all of theirs, and others none."""
+    given = [{**row, "given": judged_of(row)} for row in rows]
+    strata = [stratum for stratum in strata_of(given, LOST) if stratum.control.sum + stratum.candidate.sum > 0]
+    effect = design_effect(strata) if strata else 1.0
+    return effect if math.isfinite(effect) else float(sum(row["given"] for row in given))
 
 
 def _cross(control: typing.Sequence[Row], candidate: typing.Sequence[Row], measure: Measure) -> Cross:

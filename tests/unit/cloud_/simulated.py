@@ -331,7 +331,7 @@ class Fleet:
 
     def lists(self, status: ModelStatus, arm: int, version: str, day: int) -> PairsRow:
         """A day's lists: people take from four in ten, and what they take is more often the better arm's."""
-        n = self.requests
+        n = 5 * self.requests // 2
         won = sum(self.rng.random() < 0.2 + self.liked.get(version, 0.0) / 2 for _ in range(n))
         lost = sum(self.rng.random() < 0.2 - self.liked.get(version, 0.0) / 2 for _ in range(n - won))
         return PairsRow(

@@ -54,6 +54,17 @@ def test_a_candidate_that_does_no_harm_is_proven_so_and_one_that_does_is_not() -
     assert words([], []) == {FAILS: "continue", SLOW: "continue"}
 
 
+def test_a_cost_within_half_of_what_is_allowed_is_certain_and_rolls_nothing_back() -> None:
+    assert words(faults(0, 0), latencies(1.1, n=4000, devices=60))[SLOW] == "promote"
+    asked = guardrails_of(faults(0, 0), latencies(1.4, n=4000, devices=60), PLAN)
+    assert (asked[SLOW].margin, asked[SLOW].tolerance) == (math.log2(1.5), math.log2(1.25))
+    assert decide_all(asked)[SLOW].word == "rollback"
+    strict = {SLOW: msgspec.structs.replace(asked[SLOW], tolerance=0.0)}
+    reasons = decide_all(strict)[SLOW].reasons
+    assert not any("by more than" in reason for reason in reasons)
+    assert any("worse by more than 0.322" in reason for reason in decide_all(asked)[SLOW].reasons)
+
+
 def test_a_faster_candidate_is_fine_and_no_margin_looks_at_no_latency() -> None:
     assert words(faults(0, 0), latencies(0.5))[SLOW] == "promote"
     alone = msgspec.structs.replace(PLAN, latency_margin=0.0)
@@ -219,9 +230,10 @@ def test_models_too_small_to_be_measured_are_alike() -> None:
 
 def test_memory_is_compared_within_each_device_and_only_if_the_plan_asks() -> None:
     words = {
-        ratio: decide_all(guardrails_of([], [], MEASURED, memory=memory(ratio)))[LARGE].word for ratio in (0.5, 1, 1.5)
+        ratio: decide_all(guardrails_of([], [], MEASURED, memory=memory(ratio)))[LARGE].word
+        for ratio in (0.5, 1, 1.05, 1.5)
     }
-    assert words == {0.5: "promote", 1: "promote", 1.5: "rollback"}
+    assert words == {0.5: "promote", 1: "promote", 1.05: "promote", 1.5: "rollback"}
     assert LARGE not in guardrails_of([], [], PLAN, memory=memory(1.5))
 
 

@@ -115,8 +115,8 @@ def verdict(kind: str, metric_pairs: list[Row], seen: list[Row]) -> Verdict:
 
 
 def test_lists_are_counted_in_words() -> None:
-    said = verdict("canary", pairs(0.0), lists(12, 8, devices=20))
-    assert said.reasons == ("20 of 20 online devices verified, of 5,000 lists, 1,200 preferred v2, 800 v1",)
+    said = verdict("canary", pairs(0.0), lists(24, 16, devices=20))
+    assert said.reasons == ("20 of 20 online devices verified, of 5,000 lists, 2,400 preferred v2, 1,600 v1",)
     assert (said.word, said.promote, said.waits) == ("PASS", True, ())
 
 
@@ -124,7 +124,7 @@ def test_each_question_has_its_own_pairs_and_half_of_the_chance_of_error() -> No
     said = verdict("canary", pairs(0.01), lists(12, 8, n=30))
     asked, other = said.inputs["decide"], said.inputs["also_asked"]["log_loss"]["decide"]
     assert (asked["mode"], asked["margin"], asked["metric"]["kind"]) == ("interleave", 0.05, "bernoulli")
-    assert (asked["pairs"]["n"], other["pairs"]["n"]) == (600, 1000)
+    assert (asked["pairs"]["n"], other["pairs"]["n"]) == (400, 1000)
     assert (asked["pairs"]["pos"], asked["pairs"]["neg"]) == (240, 160)
     assert asked["alpha"] == other["alpha"] == PLAN.alpha / 2
     shadow = verdict("shadow", pairs(0.01), lists(2, 12)).inputs
@@ -155,12 +155,24 @@ def test_either_question_rolls_back_in_the_fleet_or_in_a_region(
 
 @pytest.mark.parametrize(
     ("seen", "says"),
-    [(lists(5, 5, days=1), "1 of 2 days"), (lists(0, 0, n=1), "20 of 50 lists"), (lists(3, 5), "preference looks 0.0")],
+    [
+        (lists(5, 5, days=1), "1 of 2 days"),
+        (lists(0, 0, n=1), "20 of 50 lists"),
+        (lists(24, 26), "preference looks 0.0400 worse"),
+    ],
 )
 def test_a_stage_of_lists_waits_for_its_own_minimums(seen: list[Row], says: str) -> None:
     said = verdict("canary", pairs(0.05), seen)
     assert said.word == "HOLD"
     assert any(says in reason for reason in said.reasons), said.reasons
+
+
+@pytest.mark.parametrize(("won", "lost"), [(0, 1), (3, 7), (9, 11)])
+def test_a_worse_ranker_is_not_promoted_because_few_lists_are_clicked(won: int, lost: int) -> None:
+    few = [row | {"day": day} for day in range(40) for row in lists(won, lost, n=1000, days=1, devices=40)]
+    said = verdict("canary", pairs(0.05), few)
+    assert not said.promote
+    assert said.word != "PASS", "it looks worse"
 
 
 def test_without_a_list_nothing_is_promoted_whatever_the_metric_says() -> None:

@@ -82,6 +82,31 @@ def test_one_that_is_good_and_loses_nothing_is(metric: str) -> None:
     assert promoted(metric, Fate(), (0.8, 0.9)) == 4
 
 
+def silent(rng: np.random.Generator, *, whole_devices: bool) -> list[Row]:
+    """Equal arms on 40 devices; one in five devices, or of a device's ten users, never posts an outcome."""
+    rows = []
+    for i in range(40):
+        for arm in (0, 1):
+            quiet = float(rng.random() < 0.2) if whole_devices else rng.binomial(5, 0.2) / 5
+            outcomes = round(50 * (1 - quiet))
+            for day in range(12):
+                well = int(rng.binomial(outcomes, 0.9))
+                rows.append(
+                    {"epoch": 7, "region": "west", "device": f"{arm}/{i}" if whole_devices else f"d{i}", "day": day,
+                     "arm": arm, "requests": 50, "failed": 0, "fallback": 0, "timed_out": 0, "outcomes": outcomes,
+                     "metric_sum": well * quantise(1.0), "metric_sumsq": well * square(1.0)}
+                )  # fmt: skip
+    return rows
+
+
+@pytest.mark.parametrize("whole_devices", [True, False])
+def test_devices_and_users_who_never_say_how_it_went_are_no_fault_of_an_equal_candidate(*, whole_devices: bool) -> None:
+    said = [verdict(silent(np.random.default_rng(seed), whole_devices=whole_devices), "accuracy") for seed in range(12)]
+    assert [one.word for one in said if one.word == "FAIL"] == []
+    assert not [reason for one in said for reason in one.inputs["decision"]["reasons"] if "no accident" in reason]
+    assert sum(one.promote for one in said) > 0, "and they do not stand in its way for ever"
+
+
 # ---- whether requests were shared out as planned
 
 

@@ -135,20 +135,20 @@ def test_the_candidate_has_a_name_while_it_is_the_only_one(fleet: Fleet, under_w
 def test_lists_are_shown_as_a_preference_and_never_beside_the_metric(make_fleet: Make) -> None:
     fleet = make_fleet(canary='mode = "interleave"\nrequest_share = 0.5', rollout="max_days = 40")
     number = fleet.trial()
-    fleet.gain, fleet.liked = 0.4, {"v2": 0.15}
+    fleet.gain, fleet.liked = 0.9, {"v2": 0.15}
     fleet.until(lambda: bool(fleet.stages(number)["*"]["passed_s"]))
     view = view_of(fleet, number)
-    assert (view["measure"]["name"], view["band"][-1]["gain"] > 0.3) == ("log_loss", True)
+    assert (view["measure"]["name"], view["band"][-1]["gain"] > 0.8) == ("log_loss", True)
     fleet.until(lambda: view_of(fleet, number)["measure"]["name"] == "preference", most=4)
     view = view_of(fleet, number)
     assert (view["measure"]["name"], view["margin"]) == ("preference", 0.05)
-    assert all(point["gain"] < 0.3 for point in view["band"])
+    assert all(point["gain"] < 0.8 for point in view["band"])
     assert view["progress"]["counts"] == "lists"
     west = view["by_region"][0]
     assert west["n"] == view["band"][-1]["n"]
     fleet.until(lambda: fleet.row(number)["state"] == "promoted")
     client = client_of(fleet)
-    assert "of lists drawn from both" in client.get(f"/rollouts/{number}").text
+    assert "of lists in which people preferred one" in client.get(f"/rollouts/{number}").text
 
 
 # ---- commands

@@ -8,10 +8,11 @@ import typing
 from cloud.config import Project, RolloutSettings
 from cloud.rollout.by_device import EARLIER_DAYS
 from cloud.rollout.channels import control_share_bp, device_share_bp, target_bp
-from cloud.rollout.devices import Wanted, count
+from cloud.rollout.devices import Wanted, count, model_status, status_of
+from cloud.rollout.heard import Heard, heard_from
 from cloud.rollout.quality import Judged, is_interleaved
-from cloud.rollout.split import place_of
-from cloud.rollout.verdict import Evidence, Verdict, judge
+from cloud.rollout.split import Others, beside, place_of
+from cloud.rollout.verdict import Around, Evidence, Verdict, judge
 from cloud.store.store import Store
 from shared.clock import DAY_S, day_of
 from shared.metrics import get_metric
@@ -57,7 +58,7 @@ def look_at(
     rows = _evidence(store, rollout, plan, stage, stages, mature_day) if stage["kind"] != "install" else None
     devices = _devices_of(store, stage, stages)
     told_s = {row["region"]: row["told_s"] for row in store.rollouts.channels()}
-    dropped = {one["ended_day"] for one in rollout["candidates"] if one["state"] == "dropped"}
+    dropped = {one["arm"]: one["ended_day"] for one in rollout["candidates"] if one["state"] == "dropped"}
     verdicts = {}
     for candidate in running(rollout):
         judged = Judged(
@@ -65,7 +66,6 @@ def look_at(
             margin=model.margin / model.metric_scale,
             n_regions=len(project.settings.regions.order),
             n_candidates=len(rollout["candidates"]),
-            n_running=len(running(rollout)),
             incumbent=rollout["from_version"],
             candidate=candidate["version"],
             numbers=model.numbers,
@@ -90,9 +90,54 @@ def look_at(
             online_window_s=project.settings.serve.online_window_s,
             install_timeout_s=plan.install_timeout_s,
         )
-        evidence = of_arm(rows, candidate["arm"], dropped) if rows else Evidence([], [], [], [], [])
-        verdicts[candidate["arm"]] = judge(stage["kind"], counts, evidence, plan, judged)
+        evidence = of_arm(rows, candidate["arm"], dropped.values()) if rows else Evidence([], [], [], [], [])
+        around = Around(
+            beside(rows.stage_served, _others(rollout, candidate, devices, dropped)) if rows else None,
+            _heard(project, rows, plan, stage, stages, devices, wanted, at) if rows else [],
+        )
+        verdicts[candidate["arm"]] = judge(stage["kind"], counts, evidence, plan, judged, around)
     return verdicts
+
+
+def _others(rollout: Row, candidate: Row, devices: typing.Sequence[Row], dropped: typing.Mapping[int, int]) -> Others:
+    """Return the other candidates of a rollout, and what devices say of them."""
+    others = {one["version"]: one["arm"] for one in rollout["candidates"] if one["arm"] != candidate["arm"]}
+    says: dict[tuple[str, int], bool] = {}
+    for device in devices if others else ():
+        runs = model_status(status_of(device), rollout["model"])
+        for version, arm in others.items() if runs else ():
+            if runs and version in (runs.candidate, *runs.also):
+                says[device["device"], arm] = True
+            elif runs and version in runs.refused:
+                says[device["device"], arm] = False
+    return Others(tuple(others.values()), dropped, says)
+
+
+def _heard(
+    project: Project,
+    rows: Evidence,
+    plan: RolloutSettings,
+    stage: Row,
+    stages: typing.Sequence[Row],
+    devices: typing.Sequence[Row],
+    wanted: Wanted,
+    at: Moment,
+) -> list[Heard]:
+    """Count devices that have fallen silent since their region's first step of this kind opened."""
+    first: dict[str, float] = {}
+    for other in stages:
+        if other["kind"] == stage["kind"] and other["opened_s"]:
+            first[other["region"]] = min(other["opened_s"], first.get(other["region"], other["opened_s"]))
+    regions = project.settings.regions.order
+    by_device = stage["kind"] == "canary" and plan.canary.unit == "device"
+    return heard_from(
+        devices,
+        wanted,
+        since_s={region: opened_s for region in regions if (opened_s := first.get(region, first.get("*")))},
+        now_s=at.now_s,
+        online_window_s=project.settings.serve.online_window_s,
+        answered={row["device"] for row in rows.faults if row["epoch"] == stage["id"]} if by_device else None,
+    )
 
 
 def of_arm(evidence: Evidence, arm: int, dropped_days: typing.Collection[int] = ()) -> Evidence:

@@ -10,8 +10,9 @@ from cloud.analysis.records import DecideInput, Decision
 from cloud.config import RolloutSettings
 from cloud.rollout import guardrails, quality
 from cloud.rollout.devices import Counts
+from cloud.rollout.heard import Heard, silenced
 from cloud.rollout.quality import Judged, Seen
-from cloud.rollout.split import uneven_split
+from cloud.rollout.split import Beside, uneven_split
 from cloud.rollout.sums import Row
 
 Word = typing.Literal["PASS", "FAIL", "HOLD"]
@@ -52,6 +53,21 @@ class Evidence(typing.NamedTuple):
     earlier: typing.Sequence[Row] = ()
 
 
+class Around(typing.NamedTuple):
+    """What else is known of the devices that the evidence is from.
+
+    Parameters
+    ----------
+    beside : mapping or None
+        How many other candidates share a device's requests on a day; None where there is one candidate.
+    heard : list of Heard
+        Devices with and without the candidate that have fallen silent, by region.
+    """
+
+    beside: Beside | None = None
+    heard: typing.Sequence[Heard] = ()
+
+
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """A verdict that anybody can recompute from its inputs.
 
@@ -70,7 +86,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, typing.Any]
 
 
-def judge(kind: str, counts: Counts, evidence: Evidence, plan: RolloutSettings, judged: Judged) -> Verdict:
+def judge(
+    kind: str, counts: Counts, evidence: Evidence, plan: RolloutSettings, judged: Judged, around: Around | None = None
+) -> Verdict:
     """Judge a candidate in a stage.
 
     Parameters
@@ -79,7 +97,10 @@ def judge(kind: str, counts: Counts, evidence: Evidence, plan: RolloutSettings, 
         ``install``, ``shadow`` or ``canary``.
     judged : Judged
         What its quality is judged by.
+    around : Around, optional
+        What else is known of the devices.
     """
+    around = around or Around()
     bad, waits = _installed(kind, counts, plan)
     inputs: dict[str, typing.Any] = {"devices": msgspec.to_builtins(counts)}
     if kind == "install":
@@ -99,28 +120,23 @@ def judge(kind: str, counts: Counts, evidence: Evidence, plan: RolloutSettings, 
             *([] if _is_empty(kind, counts) else _minimums(kind, evidence, plan)),
             *(said for one in found for said in _looks_worse(one.name, one.asked)),
         ]
-    uneven = _uneven(kind, evidence, plan, judged)
-    waits += uneven
+    gaps = _uneven(kind, evidence, plan, around) + silenced(around.heard, plan.alpha_promote)
+    inputs["heard"] = msgspec.to_builtins(around.heard)
+    waits += gaps
     said = f"{counts.verified} of {counts.online} online devices verified, {_said_of(kind, evidence, plan, judged)}"
     said = _NOBODY if _is_empty(kind, counts) else said
     first = found[0]
     unproven = [] if first.decision.word == "promote" else [f"{first.name}: {'; '.join(first.decision.reasons)}"]
     unproven += guardrails.unproven(decisions, judged.numbers) if plan.guardrails == "prove" else []
-    unproven += uneven
+    unproven += gaps
     return _verdict(bad, waits, said, inputs=inputs, unproven=unproven)
 
 
-def _uneven(kind: str, evidence: Evidence, plan: RolloutSettings, judged: Judged) -> list[str]:
-    """Where candidates have shares of the requests, say whether this one has the planned one beside the incumbent.
-
-    Once a candidate has dropped out, devices that have not heard of it still share out as before: then nobody can say.
-    """
-    canary, n = plan.canary, judged.n_candidates
-    if kind != "canary" or canary.mode != "canary" or canary.unit != "request" or judged.n_running < n:
+def _uneven(kind: str, evidence: Evidence, plan: RolloutSettings, around: Around) -> list[str]:
+    """Where candidates have shares of the requests, say whether this one has the planned one beside the incumbent."""
+    if kind != "canary" or plan.canary.mode != "canary" or plan.canary.unit != "request":
         return []
-    share = canary.request_share / (1 - (n - 1) * canary.request_share)
-    own = msgspec.structs.replace(plan, canary=msgspec.structs.replace(canary, request_share=min(share, 1.0)))
-    return uneven_split(evidence.stage_served, own)
+    return uneven_split(evidence.stage_served, plan, around.beside)
 
 
 def _guarded(

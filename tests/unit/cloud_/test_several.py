@@ -10,13 +10,10 @@ import pytest
 
 from cloud.config import CanarySettings, RolloutSettings
 from cloud.rollout import choice, look, plan
-from cloud.rollout.devices import Counts
 from cloud.rollout.guardrails import decide_all, guardrails_of
-from cloud.rollout.quality import Judged
-from cloud.rollout.verdict import Evidence, Verdict, judge
+from cloud.rollout.verdict import Evidence, Verdict
 from shared.channel import MAX_CANDIDATES
 from shared.errors import ConflictError, CoveyError, PlanError, UsageError
-from shared.metrics import get_metric
 from tests.unit.cloud_.simulated import MODEL, ORDER, Fleet
 
 Make = typing.Callable[..., Fleet]
@@ -204,38 +201,6 @@ def test_days_before_and_after_a_drop_are_compared_apart() -> None:
 
     assert word([5]) != "rollback"
     assert word([]) == "rollback", "added up, the candidate has more of the bad days"
-
-
-def shared_out(*n: int, failed: int = 0) -> Evidence:
-    """Answers of the incumbent and of candidates on 24 devices; what arm 2 fails at the incumbent answers too."""
-    rows = [
-        {
-            "epoch": 7, "arm": arm, "device": f"d{i}", "region": "west", "day": 1, "requests": own,
-            "failed": failed * (arm == 2), "timed_out": 0, "fallback": 0, "outcomes": own, "metric_sum": 0,
-            "metric_sumsq": 0,
-        }
-        for arm, own in enumerate((n[0] + failed, *n[1:]))
-        for i in range(24)
-    ]  # fmt: skip
-    return Evidence([], [], rows, rows, [])
-
-
-@pytest.mark.parametrize(
-    ("evidence", "n_running", "is_uneven"),
-    [
-        (shared_out(500, 250, 250), 2, False),
-        (shared_out(500, 210, 250), 2, True),
-        (shared_out(500, 250, 250, failed=100), 2, False),
-        (shared_out(500, 210, 250), 1, False),  # another has dropped out: some devices may not know yet
-    ],
-)
-def test_a_candidate_that_reports_fewer_requests_than_it_was_given_waits(
-    evidence: Evidence, n_running: int, is_uneven: bool
-) -> None:
-    judged = Judged(get_metric("log_loss", "binary"), 0.02, 1, n_candidates=2, n_running=n_running)
-    fine = Counts(total=24, online=24, verified=24)
-    seen = judge("canary", fine, look.of_arm(evidence, 1), SETTINGS, judged)
-    assert any("some were never reported" in said for said in seen.waits) == is_uneven
 
 
 # ---- orders

@@ -1,0 +1,96 @@
+"""Whether devices with a candidate fall silent where others do not: a device that it kills reports nothing. Pure."""
+
+from __future__ import annotations
+
+import math
+import typing
+
+import msgspec
+
+from cloud.analysis.counts import Count, log_e_more
+from cloud.rollout.devices import Row, Wanted, model_status, status_of, takes_part
+from shared.experiment import in_control
+
+
+class Heard(msgspec.Struct, frozen=True, kw_only=True):
+    """Devices of a region that were there when its first step opened, with the candidate and without it.
+
+    Parameters
+    ----------
+    tried, others : int
+        That take part in the stage; and that do not.
+    tried_silent, others_silent : int
+        Of these, not heard from lately; where whole devices are arms, also without any answer in the stage.
+    """
+
+    region: str
+    tried: int = 0
+    others: int = 0
+    tried_silent: int = 0
+    others_silent: int = 0
+
+
+def heard_from(
+    devices: typing.Iterable[Row],
+    wanted: Wanted,
+    *,
+    since_s: typing.Mapping[str, float],
+    now_s: float,
+    online_window_s: float,
+    answered: typing.Collection[str] | None = None,
+) -> list[Heard]:
+    """Count the devices of each region that have fallen silent.
+
+    Chance alone decides which devices take part, so whatever else silences devices silences as many of the others.
+
+    Parameters
+    ----------
+    since_s : mapping
+        Region to when its first step opened. Who had been silent for longer then counts nowhere.
+    answered : collection of str, optional
+        Devices with answers in the stage, of either arm. Given where whole devices are arms: then those that take part
+        are compared with the control group, which reports its answers too.
+    """
+    counts: dict[str, list[int]] = {}
+    for device in devices:
+        region = device["region"]
+        opened_s = since_s.get(region)
+        if opened_s is None or device["seen_s"] < opened_s - online_window_s or device["device"] in wanted.pinned:
+            continue
+        is_silent = now_s - device["seen_s"] > online_window_s
+        if not is_silent and answered is not None and device["device"] not in answered:
+            # One that has not changed over yet, or refuses the candidate, says so: that is no silence.
+            runs = model_status(status_of(device), wanted.model)
+            is_silent = runs is not None and runs.epoch == wanted.epoch
+        place = 0 if takes_part(device, wanted) else 1
+        if place and answered is not None and not _is_control(device, wanted):
+            continue
+        own = counts.setdefault(region, [0, 0, 0, 0])
+        own[place] += 1
+        own[place + 2] += is_silent
+    return [
+        Heard(region=region, tried=tried, others=others, tried_silent=tried_silent, others_silent=others_silent)
+        for region, (tried, others, tried_silent, others_silent) in sorted(counts.items())
+    ]
+
+
+def _is_control(device: Row, wanted: Wanted) -> bool:
+    return in_control(wanted.salt, device["device"], wanted.control_bp.get(device["region"], 0))
+
+
+def silenced(heard: typing.Iterable[Heard], alpha: float) -> list[str]:
+    """Say where devices that take part have fallen silent more often than the others, by more than chance.
+
+    Parameters
+    ----------
+    alpha : float
+        Chance that it is said of a harmless candidate at a look.
+    """
+    return [
+        f"{one.tried_silent:,} of {one.tried:,} devices with the candidate in {one.region} are not heard from,"
+        f" {one.others_silent:,} of {one.others:,} without it"
+        for one in heard
+        if one.tried
+        and one.others
+        and log_e_more([Count(one.others_silent, one.tried_silent, one.tried / one.others)]) >= math.log(1 / alpha)
+    ]

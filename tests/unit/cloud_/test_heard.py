@@ -1,0 +1,129 @@
+"""Devices that a candidate silences are missed: beside those without it, and by nothing that silences both."""
+
+from __future__ import annotations
+
+import typing
+
+import numpy as np
+import pytest
+
+from cloud.rollout.devices import Wanted
+from cloud.rollout.heard import Heard, heard_from, silenced
+from shared.experiment import in_control, in_stage
+from tests.unit.cloud_.simulated import MODEL, Fleet
+
+Make = typing.Callable[..., Fleet]
+Row = dict[str, typing.Any]
+WANTED = Wanted(
+    MODEL, "v2", epoch=7, salt="s", device_share_bp=5000, opened_s=1000.0, control_bp={"west": 5000},
+    pinned=frozenset({"d0"}),
+)  # fmt: skip
+
+
+def device(name: str, *, seen_s: float = 5000.0, epoch: int = 7) -> Row:
+    report = {"generation": "g", "state": "good", "models": [{"model": MODEL, "incumbent": "v1", "epoch": epoch}]}
+    return {"device": name, "region": "west", "seen_s": seen_s, "report": report}
+
+
+NAMES = [f"d{i}" for i in range(1, 100)]
+IN = [name for name in NAMES if in_stage("s", name, 5000)]
+OUT = [name for name in NAMES if in_control("s", name, 5000)]
+
+
+def heard(
+    tried: Row | None = None, others: Row | None = None, answered: typing.Collection[str] | None = None, n: int = 10
+) -> Heard:
+    """Devices of which some with the candidate, or without it, are different."""
+    rows = [device(name, **(tried or {}) if name in IN[:n] else (others or {}) if name in OUT[:n] else {})
+            for name in ("d0", *NAMES)]  # fmt: skip
+    (one,) = heard_from(
+        rows, WANTED, since_s={"west": 1000.0}, now_s=5000.0, online_window_s=100.0, answered=answered
+    )  # fmt: skip
+    assert one.tried + one.others <= len(NAMES), "who is pinned takes no part"
+    return one
+
+
+@pytest.mark.parametrize(
+    ("tried", "others", "answered", "silent"),
+    [
+        ({}, {}, None, (0, 0)),
+        ({"seen_s": 4000.0}, {}, None, (10, 0)),
+        ({}, {"seen_s": 4000.0}, None, (0, 10)),
+        ({"seen_s": 800.0}, {"seen_s": 800.0}, None, (0, 0)),  # they were silent before
+        ({}, {}, [*IN[10:], *OUT], (10, 0)),  # they run it, are heard from, and report no answer
+        ({"epoch": 0}, {}, [*IN[10:], *OUT], (0, 0)),  # they have not changed over, or refuse it
+        ({}, {}, [*IN, *OUT[10:]], (0, 10)),
+        ({}, {}, [], (len(IN), len(OUT))),
+    ],
+)
+def test_silent_is_who_was_there_and_is_not_heard_from(
+    tried: Row, others: Row, answered: list[str] | None, silent: tuple[int, int]
+) -> None:
+    one = heard(tried, others, answered)
+    assert (one.tried_silent, one.others_silent) == silent
+
+
+def test_without_answers_all_that_take_no_part_are_compared_with_and_with_them_the_control_group_alone() -> None:
+    narrow = WANTED._replace(control_bp={"west": 1000})
+    asked: Row = {"since_s": {"west": 1000.0}, "now_s": 5000.0, "online_window_s": 100.0}
+    rows = [device(name) for name in NAMES]
+    (every,) = heard_from(rows, narrow, **asked)
+    (some,) = heard_from(rows, narrow, **asked, answered=NAMES)
+    assert every.others == len(OUT)
+    assert some.others == sum(in_control("s", name, 1000) for name in NAMES) < every.others
+
+
+def test_a_region_whose_step_has_not_opened_is_not_asked() -> None:
+    assert not heard_from([device("d1")], WANTED, since_s={}, now_s=5000.0, online_window_s=100.0)
+
+
+def test_devices_that_fall_silent_with_the_candidate_are_said_and_a_group_of_nobody_is_not() -> None:
+    one = Heard(region="west", tried=50, others=50, tried_silent=14, others_silent=1)
+    assert silenced([one], 0.01) == [
+        "14 of 50 devices with the candidate in west are not heard from, 1 of 50 without it"
+    ]
+    assert not silenced([Heard(region="west", tried=50, tried_silent=50)], 0.01)
+    assert not silenced([Heard(region="west", tried=50, others=50, tried_silent=1, others_silent=14)], 0.01)
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.2, 0.7])
+def test_devices_that_are_often_off_are_hardly_ever_said_to_be_silenced(ratio: float) -> None:
+    rng = np.random.default_rng(3)
+    said = sum(
+        bool(silenced([Heard(region="west", tried=60, others=40, tried_silent=a, others_silent=b)], 0.01))
+        for a, b in zip(rng.binomial(60, ratio, 1000).tolist(), rng.binomial(40, ratio, 1000).tolist(), strict=True)
+    )
+    assert said <= 10
+
+
+# ---- in a rollout
+
+
+def fleet_of(make_fleet: Make, canary: str) -> Fleet:
+    fleet = make_fleet(n=1, canary=canary, rollout='max_days = 40\nguardrails = "watch"')
+    fleet.devices += [fleet.join("west", i) for i in range(1, 60)]
+    return fleet
+
+
+def kill(fleet: Fleet, share: float) -> None:
+    """Let the candidate put an end to a share of the devices of the west that run it, as soon as they do."""
+    running = [one for one in fleet.devices if one.region == "west" and one.arms.get(MODEL)]
+    for one in running[: round(len(running) * share)]:
+        one.online = False
+
+
+@pytest.mark.parametrize(("canary", "share"), [
+    ('unit = "device"\ndevice_share = 0.5', 0.0), ('unit = "device"\ndevice_share = 0.5', 0.5),
+    ("control_share = 0.5\ndevice_share = 0.5", 0.0), ("control_share = 0.5\ndevice_share = 0.5", 0.5),
+])  # fmt: skip
+def test_a_candidate_that_kills_its_devices_goes_no_further(make_fleet: Make, canary: str, share: float) -> None:
+    fleet = fleet_of(make_fleet, canary)
+    number = fleet.trial()
+    fleet.gain = fleet.served_gain = 0.06  # as far as anybody is left to say
+    fleet.until(lambda: bool(fleet.stages(number)["west"]["opened_s"]))
+    fleet.days(2)
+    kill(fleet, share)
+    fleet.days(8)
+    assert fleet.stages(number)["west"]["verdict"] == ("HOLD" if share else "PASS")
+    last = [one for one in fleet.store.rollouts.verdicts(number) if one["stage"] == fleet.stages(number)["west"]["id"]]
+    assert any("are not heard from" in reason for reason in last[-1]["reasons"]) == bool(share)

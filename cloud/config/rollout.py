@@ -109,12 +109,13 @@ class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Parameters
     ----------
     hold_days, at_deadline : int, str
-        A step that has not passed after so many event days pauses the rollout, or aborts it; 0 is without a deadline.
+        A step that has not passed after so many event days pauses the rollout, or aborts it; days of a freeze do not
+        count, and 0 is without a deadline.
     mode : str
         ``interleave`` draws ranked lists from candidate and incumbent in turn and counts whose items people take; all
         other requests are the incumbent's.
     preference_margin : float
-        Of the interleaved lists in which people preferred one version: how much larger a share may prefer the incumbent.
+        Of the interleaved lists in which people preferred one version: how many more may prefer the incumbent, as a share.
     control_share : float
         A random part of each region's devices that no candidate is given to, in any stage, until one is promoted; what
         they answer counts for the incumbent. With `device_share` at most 1.
@@ -176,7 +177,7 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     install_timeout_s : float
         A device that is online and has not verified after so long counts as failed.
     max_days : int
-        After so many days of event time without a verdict the rollout is aborted.
+        After so many days of event time without a verdict the rollout is aborted; days of a freeze do not count.
     request_error_margin : float
         How much larger a share of the candidate's answers may fail, be slow, or be approximate.
     latency_margin : float

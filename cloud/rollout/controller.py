@@ -11,7 +11,7 @@ import typing
 import msgspec
 
 from cloud.config import Project, RolloutSettings
-from cloud.rollout import alarm, choice
+from cloud.rollout import alarm, choice, deadline
 from cloud.rollout.channels import Publish, publish_changes
 from cloud.rollout.devices import fleet_event_s
 from cloud.rollout.growing import grow, open_at
@@ -21,7 +21,7 @@ from cloud.rollout.plan import for_stage, stage_name
 from cloud.rollout.verdict import APPROVED, WAITS, Verdict
 from cloud.rollout.windows import FLEET, closed
 from cloud.store.store import Store
-from shared.clock import day_of
+from shared.clock import day_of, format_day
 
 log = logging.getLogger("covey.controller")
 Row = dict[str, typing.Any]
@@ -136,10 +136,14 @@ def _settle(store: Store, rollout: Row, stage: Row, verdicts: Verdicts, event_da
     """Keep the verdict on each candidate, and what they make of the stage."""
     said = choice.settle(verdicts, _names(rollout))
     with store.db.transaction():
-        for arm, one in verdicts.items():
-            store.rollouts.keep(stage, arm, one.word, event_day=event_day, reasons=one.reasons, inputs=one.inputs)
+        _keep(store, stage, verdicts, event_day)
         store.rollouts.settle(stage, said.word, said.why, event_day=event_day)
     return [f"rollout {rollout['id']}: {stage_name(stage)} passed: {said.why}"] if said.word == "PASS" else []
+
+
+def _keep(store: Store, stage: Row, verdicts: Verdicts, event_day: int) -> None:
+    for arm, one in verdicts.items():
+        store.rollouts.keep(stage, arm, one.word, event_day=event_day, reasons=one.reasons, inputs=one.inputs)
 
 
 def _go_on(
@@ -152,27 +156,48 @@ def _go_on(
     for stage in [stage for stage in stages if stage["opened_s"]][-1:]:
         if not closed(settings, regions, stage["region"], at.now_s):
             grow(store, rollout, stage, settings, verdicts, at.now_s)
-    late = next((stage for stage in stages if _is_late(store, stage, event_day)), None)
+    late = deadline.late_step(rollout, _not_asked_yet(store, stages), settings, regions, at)
     if late:
         return _at_deadline(project, store, rollout, late, verdicts, event_day)
-    too_long = event_day - rollout["created_day"] > settings.max_days
+    too_long = deadline.is_over(rollout, stages, settings, regions, at)
+    left = _leave_behind(store, rollout, stages, verdicts, event_day, at_once=too_long)
+    if left:
+        return left
     waiting = [stage for stage in stages if not stage["opened_s"]]
     if all(stage["passed_s"] for stage in stages if stage["opened_s"]) and waiting:
         may_open = waiting[0]["approved_s"] or not waiting[0]["settings"].get("approve")
         if may_open and not closed(settings, regions, waiting[0]["region"], at.now_s):
             happened.append(_open(store, rollout, settings, waiting[0], event_day))
     elif not waiting and all(stage["passed_s"] for stage in stages) and not closed(settings, regions, FLEET, at.now_s):
-        happened += _promote(project, store, rollout, verdicts, event_day, is_last_day=too_long)
+        happened += _promote(project, store, rollout, stages[-1], verdicts, event_day, is_last_day=too_long)
     if too_long and store.rollouts.get(rollout["id"])["state"] == "running":
         happened.append(_give_up(project, store, rollout, f"no verdict after {settings.max_days} days", event_day))
     return happened
 
 
-def _is_late(store: Store, stage: Row, event_day: int) -> bool:
-    """Whether a step waits for longer than its plan says; one that somebody lets go on is asked no second time."""
-    hold_days = stage["settings"].get("hold_days", 0)
-    over = stage["opened_s"] and not stage["passed_s"] and 0 < hold_days < event_day - stage["opened_day"]
-    return bool(over and not store.get_meta(_DEADLINE.format(stage["id"])))
+def _not_asked_yet(store: Store, stages: typing.Sequence[Row]) -> list[Row]:
+    """A step whose deadline has passed, and that somebody lets go on, is asked no second time."""
+    return [stage for stage in stages if not store.get_meta(_DEADLINE.format(stage["id"]))]
+
+
+def _leave_behind(
+    store: Store, rollout: Row, stages: typing.Sequence[Row], verdicts: Verdicts, event_day: int, *, at_once: bool
+) -> list[str]:
+    """Go on without candidates that hold a stage up, once another could have gone on for long enough."""
+    held, passing = choice.held(verdicts), [arm for arm, one in verdicts.items() if one.word == "PASS"]
+    for stage in [stage for stage in stages if held and stage["opened_s"] and not stage["passed_s"]]:
+        since = store.rollouts.passing_since(stage["id"], passing)
+        if since is not None and (at_once or deadline.are_left_behind(stage, since, event_day)):
+            first = f"{stage_name(stage)} has been passed by another since {format_day(since)}"
+            return _drop_all(store, rollout, held, verdicts, first, event_day)
+    return []
+
+
+def _drop_all(
+    store: Store, rollout: Row, arms: typing.Sequence[int], verdicts: Verdicts, first: str, event_day: int
+) -> list[str]:
+    with store.db.transaction():
+        return [_drop(store, rollout, arm, f"{first}: {'; '.join(verdicts[arm].reasons)}", event_day) for arm in arms]
 
 
 def _at_deadline(
@@ -182,10 +207,7 @@ def _at_deadline(
     over = f"{stage_name(stage)} has not passed after {stage['settings']['hold_days']} days"
     held = choice.held(verdicts)
     if held:
-        with store.db.transaction():
-            return [
-                _drop(store, rollout, arm, f"{over}: {'; '.join(verdicts[arm].reasons)}", event_day) for arm in held
-            ]
+        return _drop_all(store, rollout, held, verdicts, over, event_day)
     why = f"{over}: {stage['why']}"
     if stage["settings"]["at_deadline"] == "abort":
         return [_give_up(project, store, rollout, why, event_day)]
@@ -240,9 +262,9 @@ def _names(rollout: Row) -> dict[int, str]:
 
 
 def _promote(
-    project: Project, store: Store, rollout: Row, verdicts: Verdicts, event_day: int, *, is_last_day: bool
+    project: Project, store: Store, rollout: Row, stage: Row, verdicts: Verdicts, event_day: int, *, is_last_day: bool
 ) -> list[str]:
-    """Make a candidate the incumbent, once, for the whole fleet, when the evidence says so."""
+    """Make a candidate the incumbent, once, for the whole fleet, when the evidence says so; that evidence is kept."""
     names, first = _names(rollout), not rollout["from_version"]
     approved = str(store.get_meta(APPROVED.format(rollout["id"]), ""))
     arm = choice.best(verdicts, is_last_day=is_last_day)
@@ -255,6 +277,7 @@ def _promote(
         return []
     happened = []
     with store.db.transaction():
+        _keep(store, stage, verdicts, event_day)
         for other in [other for other in verdicts if other != arm]:
             why = choice.beaten_by(verdicts, names, arm, other)
             happened.append(_drop(store, rollout, other, why, event_day, action="candidate not chosen"))

@@ -12,7 +12,7 @@ from cloud.rollout.channels import target_bp
 from cloud.rollout.control import control_share
 from cloud.rollout.lint import Forecast, Traffic
 from cloud.rollout.ramp import minutes_of
-from cloud.rollout.windows import FLEET, next_open, waits_for
+from cloud.rollout.windows import FLEET, frozen_days, next_open, waits_for
 from cloud.store.rollouts import StagePlan
 from shared.clock import DAY_S
 
@@ -100,9 +100,11 @@ def said_of(
     if settings.freeze or any(own.window or own.days for own in settings.region.values()):
         days = calendar_days(found, stages, settings, regions, now_s)
         said.append(f"with windows and freezes: {days:,.1f} days at least, if it is started now")
-        if plain <= settings.max_days < days:
+        ends_s = now_s + days * DAY_S
+        frozen = frozen_days(settings, regions, FLEET, now_s, ends_s) if math.isfinite(days) else 0
+        if plain <= settings.max_days < days - frozen:
             odd.append(
                 f"with windows and freezes all stages take {days:,.0f} days, and the rollout ends after"
-                f" {settings.max_days}"
+                f" {settings.max_days + frozen}"
             )
     return said, odd

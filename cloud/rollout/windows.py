@@ -98,6 +98,25 @@ def closed(settings: RolloutSettings, regions: typing.Sequence[str], region: str
     return "" if is_open else next(one for one in found if one)
 
 
+def frozen_days(
+    settings: RolloutSettings, regions: typing.Sequence[str], region: str, from_s: float, to_s: float
+) -> int:
+    """Count the days of freezes from one moment to another, in a region's own time.
+
+    Parameters
+    ----------
+    region : str
+        Of the whole fleet it is the number of the region that has most of them.
+    """
+    most = 0
+    for one in (regions if region == FLEET else [region]) if settings.freeze else ():
+        zone = window_of(settings, one).zone
+        first, last = (dt.datetime.fromtimestamp(at_s, zone).date() for at_s in (from_s, to_s))
+        spans = [(max(freeze.from_, first).toordinal(), min(freeze.to, last).toordinal()) for freeze in settings.freeze]
+        most = max(most, len({day for begins, ends in spans for day in range(begins, ends + 1)}))
+    return most
+
+
 def next_open(settings: RolloutSettings, regions: typing.Sequence[str], region: str, at_s: float) -> float | None:
     """Return the first moment from `at_s` on at which a stage may open.
 

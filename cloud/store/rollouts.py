@@ -204,13 +204,13 @@ class Rollouts:
         reasons: typing.Sequence[str],
         inputs: typing.Mapping[str, object],
     ) -> None:
-        """Keep the verdict on a candidate with its inputs, in the transaction that is open; one HOLD for each day."""
+        """Keep the verdict on a candidate with its inputs, in the transaction that is open; of each day the newest."""
         last = self._db.row(
             "select id, word, event_day from verdicts where stage = ? and arm = ? order by id desc limit 1",
             (stage["id"], arm),
         )
         values = (time.time(), event_day, word, json.dumps(reasons), json.dumps(inputs))
-        if last and word == last["word"] == "HOLD" and last["event_day"] == event_day:
+        if last and word == last["word"] and last["event_day"] == event_day:
             self._db.connection.execute(
                 "update verdicts set at_s = ?, event_day = ?, word = ?, reasons = ?, inputs = ? where id = ?",
                 (*values, last["id"]),
@@ -221,6 +221,13 @@ class Rollouts:
                 " values (?, ?, ?, ?, ?, ?, ?, ?)",
                 (stage["rollout"], stage["id"], arm, *values),
             )
+
+    def passing_since(self, stage: int, arms: typing.Collection[int]) -> int | None:
+        """Return the event day on which the first of some candidates could have gone on from a stage."""
+        rows = self._db.rows(
+            "select arm, min(event_day) as day from verdicts where stage = ? and word = 'PASS' group by arm", (stage,)
+        )
+        return min((row["day"] for row in rows if row["arm"] in arms), default=None)
 
     def settle(self, stage: Row, word: str, why: str, *, event_day: int) -> None:
         """Note what the verdicts on all candidates make of a stage, in the transaction that is open."""

@@ -102,7 +102,11 @@ def test_plan_and_lint_speak_of_windows(
     assert main(["rollout", "plan", "--model", MODEL]) == 0
     assert "with windows and freezes:" in capsys.readouterr().out
     (fleet.project.folder / "frozen.toml").write_text("[[freeze]]\nfrom = 2024-10-01\nto = 2024-11-20\n")
-    assert main(["rollout", "lint", "--model", MODEL, "--plan", "frozen.toml"]) == 3
+    assert main(["rollout", "lint", "--model", MODEL, "--plan", "frozen.toml"]) == 0, "days of a freeze do not count"
+    mondays = "".join(f'[region.{region}]\ndays = ["mon"]\n' for region in ("west", "mid", "east"))
+    (fleet.project.folder / "mondays.toml").write_text(f"max_days = 16\n{mondays}")
+    assert main(["rollout", "plan", "--model", MODEL, "--plan", "mondays.toml"]) == 0
+    assert main(["rollout", "lint", "--model", MODEL, "--plan", "mondays.toml"]) == 3
     assert "with windows and freezes all stages take" in capsys.readouterr().out
     (fleet.project.folder / "endless.toml").write_text("[[freeze]]\nfrom = 2024-10-01\n")
     assert main(["rollout", "lint", "--model", MODEL, "--plan", "endless.toml"]) == 2

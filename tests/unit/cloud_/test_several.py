@@ -106,6 +106,33 @@ def test_a_step_waits_for_every_candidate_and_its_deadline_drops_those_that_hold
     fleet.until(lambda: fleet.row(number)["state"] == "promoted")
 
 
+@pytest.mark.parametrize("most", [30, 16])
+def test_without_a_deadline_a_candidate_that_is_never_sure_takes_no_proven_one_with_it(
+    make_fleet: Make, most: int
+) -> None:
+    fleet = make_fleet(canary="request_share = 0.2", rollout=f"max_days = {most}")
+    number = fleet.trial(also=1)
+    fleet.gains = {"v2": 0.05, "v3": 0.0}
+    fleet.until(lambda: fleet.answering() == ["west", "mid", "east"])
+    fleet.gains["v3"] = -0.06  # over the whole rollout worse by half the margin, and not proven to be bad
+    fleet.until(lambda: fleet.candidates(number)["v3"] == "dropped")
+    why = fleet.row(number)["candidates"][1]["why"]
+    assert "canary east has been passed by another since" in why, why
+    fleet.until(lambda: fleet.row(number)["state"] != "running")
+    assert (fleet.row(number)["state"], fleet.row(number)["to_version"]) == ("promoted", "v2")
+
+
+def test_of_each_candidate_one_verdict_a_day_is_kept_while_another_is_waited_for(fleet: Fleet) -> None:
+    number = fleet.trial(also=1)
+    fleet.gains = {"v2": 0.05, "v3": 0.0}
+    fleet.until(lambda: fleet.answering() == ["west"])
+    fleet.gains["v3"] = -0.03
+    fleet.until(lambda: any(v["word"] == "PASS" and v["stage"] > 4 for v in fleet.store.rollouts.verdicts(number)))
+    before = len(fleet.store.rollouts.verdicts(number))
+    fleet.tick()
+    assert len(fleet.store.rollouts.verdicts(number)) == before
+
+
 # ---- promoted
 
 

@@ -119,3 +119,20 @@ def test_a_controller_killed_while_it_drops_or_promotes_ends_where_it_would_have
         if Connection.fuse.left > 0:
             break
     assert n_deaths >= 4
+
+
+def test_the_evidence_that_promotes_is_kept_though_every_stage_passed_long_ago(make_fleet: Make) -> None:
+    fleet = make_fleet(rollout="max_days = 40", min_devices=13)  # there are 12
+    number = fleet.trial()
+    fleet.gain = 0.05
+    fleet.until(lambda: bool(fleet.stages(number)["east"]["passed_s"]))
+    fleet.days(3)
+    fleet.devices.append(fleet.join("mid", 99))
+    fleet.until(lambda: fleet.row(number)["state"] == "promoted")
+    last = fleet.store.rollouts.verdicts(number)[-1]
+    assert last["event_day"] == fleet.row(number)["ended_day"]
+    words = {last["inputs"]["decision"]["word"]} | {
+        one["decision"]["word"] for one in last["inputs"]["guardrails"].values()
+    }
+    assert words == {"promote"}
+    assert last["inputs"]["decide"]["pairs"]["g"] == 13

@@ -118,6 +118,14 @@ def test_windows_in_which_nothing_could_ever_be_done_are_refused(
     assert field.replace("\\", "") in refused.value.field
 
 
+def test_days_of_freezes_are_counted_once_and_in_each_regions_own_time() -> None:
+    spans = [("2026-12-20", "2026-12-24"), ("2026-12-23", "2026-12-26"), ("2027-02-01", "2027-02-02")]
+    frozen = made(freeze=spans, west=RegionPlan(timezone="America/New_York"))
+    first, last = at("2026-12-21T02:00+00:00"), at("2027-01-05T12:00+00:00")
+    assert [windows.frozen_days(frozen, REGIONS, region, first, last) for region in ("east", "west", "*")] == [6, 7, 7]
+    assert windows.frozen_days(frozen, REGIONS, "*", last, last + DAY_S) == 0
+
+
 def test_what_is_waited_for_is_said_with_the_time_of_the_region() -> None:
     said = [
         windows.waits_for(made(west=NIGHT), REGIONS, "west", at(f"2026-11-20T{t}-05:00")) for t in ("19:00", "23:00")
@@ -170,3 +178,48 @@ def test_a_promotion_waits_for_the_end_of_a_freeze_and_an_abort_does_not(make_fl
         assert fleet.order(number, "abort") == "done"
     fleet.days(1)
     assert fleet.row(number)["state"] == ("aborted" if aborted else "promoted")
+
+
+@pytest.mark.parametrize("limit", ["max_days = 25", "max_days = 60\n[rollout.canary]\nhold_days = 6"])
+def test_days_of_a_freeze_count_for_no_deadline_and_throw_no_good_candidate_away(make_fleet: Make, limit: str) -> None:
+    def last_opens(fleet: Fleet) -> int:
+        number = fleet.trial()
+        fleet.gain = 0.05
+        fleet.until(lambda: bool(fleet.stages(number)["east"]["opened_s"]))
+        return number
+
+    free = make_fleet()
+    last_opens(free)
+    first = dt.datetime.fromtimestamp(free.now_s, dt.UTC).date() + dt.timedelta(days=1)
+    frozen = f"[[rollout.freeze]]\nfrom = {first}\nto = {first + dt.timedelta(days=21)}\n"
+    rollout, _, canary = limit.partition("\n[rollout.canary]\n")
+    fleet = make_fleet(rollout=f"{rollout}\n{frozen}", canary=canary)
+    number = last_opens(fleet)
+    if canary:
+        fleet.requests = 1  # too few outcomes for the step to pass
+        fleet.days(22)
+        assert (fleet.row(number)["state"], fleet.row(number)["paused"]) == ("running", 0)
+        fleet.requests = 60
+    fleet.until(lambda: fleet.row(number)["state"] != "running", most=30)
+    assert fleet.row(number)["state"] == "promoted", fleet.row(number)["outcome"]
+
+
+def test_who_waits_for_a_window_only_is_given_its_last_look_when_that_opens(make_fleet: Make) -> None:
+    windowed = "".join(f'[rollout.region.{region}]\nwindow = "11:00-13:00"\n' for region in ("west", "mid", "east"))
+    fleet = make_fleet(rollout=f"max_days = 20\n{windowed}")
+    fleet.now_s += DAY_S / 2
+    fleet.install()
+    number = fleet.start()
+    fleet.tick()
+    fleet.gain = 0.05
+    fleet.until(lambda: bool(fleet.stages(number)["east"]["opened_s"]))
+    fleet.now_s += DAY_S / 2  # from now on the controller looks at midnight only
+    fleet.days(20)
+    row = fleet.row(number)
+    assert all(stage["passed_s"] for stage in fleet.store.rollouts.stages(number))
+    assert row["state"] == "running", row["outcome"]
+    fleet.now_s += DAY_S / 2
+    fleet.tick()
+    row = fleet.row(number)
+    assert row["ended_day"] - row["created_day"] > 20
+    assert row["state"] == "promoted", row["outcome"]

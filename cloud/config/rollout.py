@@ -115,7 +115,7 @@ class CanarySettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         ``interleave`` draws ranked lists from candidate and incumbent in turn and counts whose items people take; all
         other requests are the incumbent's.
     preference_margin : float
-        Of the interleaved lists in which people preferred one version: how many more may prefer the incumbent, as a share.
+        Of interleaved lists, where one was preferred: how much larger a share may prefer the incumbent.
     control_share : float
         A random part of each region's devices that no candidate is given to, in any stage, until one is promoted; what
         they answer counts for the incumbent. With `device_share` at most 1.

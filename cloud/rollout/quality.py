@@ -30,8 +30,6 @@ class Judged(typing.NamedTuple):
         Of the model, the margin in the units of the sums.
     n_candidates, n_regions : int
         How many candidates the rollout began with, and how many regions there are: chances of error are shared.
-    n_running : int
-        How many candidates are left.
     incumbent, candidate : str
         Their versions, for sentences.
     numbers : mapping
@@ -42,7 +40,6 @@ class Judged(typing.NamedTuple):
     margin: float
     n_regions: int
     n_candidates: int = 1
-    n_running: int = 1
     incumbent: str = "the incumbent"
     candidate: str = "the candidate"
     numbers: typing.Mapping[str, NumberSettings] = types.MappingProxyType({})

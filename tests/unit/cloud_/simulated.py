@@ -123,6 +123,7 @@ class Fleet:
         self.differ, self.own_loss = 0.0, 0.0  # how much devices differ, and by how much the one that delivers does
         self.gains: dict[str, float] = {}
         self.liked: dict[str, float] = {}  # version to how many more of its lists people prefer
+        self.preferred: typing.Callable[[str], int] | None = None  # what a visit to lists of a version says
         self.failing: dict[str, float] = {}  # version to the share of its answers that fail
         self.slow = False  # whether the candidate takes eight times as long
         self.channels: dict[str, Channel] = {}
@@ -334,6 +335,9 @@ class Fleet:
         n = 5 * self.requests // 2
         won = sum(self.rng.random() < 0.2 + self.liked.get(version, 0.0) / 2 for _ in range(n))
         lost = sum(self.rng.random() < 0.2 - self.liked.get(version, 0.0) / 2 for _ in range(n - won))
+        if self.preferred:
+            said = [self.preferred(version) for _ in range(n)]
+            won, lost = said.count(1), said.count(-1)
         return PairsRow(
             status.model, status.epoch, day, n, quantise(won - lost), quantise(won + lost), won, lost, arm
         )  # fmt: skip

@@ -91,26 +91,28 @@ def look_at(
             install_timeout_s=plan.install_timeout_s,
         )
         evidence = of_arm(rows, candidate["arm"], dropped.values()) if rows else Evidence([], [], [], [], [])
+        says = _said_by(devices, rollout)
+        others = [one["arm"] for one in rollout["candidates"] if one["arm"] != candidate["arm"]]
         around = Around(
-            beside(rows.stage_served, _others(rollout, candidate, devices, dropped)) if rows else None,
+            beside(rows.stage_served, Others(others, dropped, says)) if rows else None,
             _heard(project, rows, plan, stage, stages, devices, wanted, at) if rows else [],
+            {device for (device, arm), is_so in says.items() if arm == candidate["arm"] and is_so},
         )
         verdicts[candidate["arm"]] = judge(stage["kind"], counts, evidence, plan, judged, around)
     return verdicts
 
 
-def _others(rollout: Row, candidate: Row, devices: typing.Sequence[Row], dropped: typing.Mapping[int, int]) -> Others:
-    """Return the other candidates of a rollout, and what devices say of them."""
-    others = {one["version"]: one["arm"] for one in rollout["candidates"] if one["arm"] != candidate["arm"]}
+def _said_by(devices: typing.Sequence[Row], rollout: Row) -> dict[tuple[str, int], bool]:
+    """Return whether a device runs a candidate, by (device, arm), as it says; False where it refuses it."""
     says: dict[tuple[str, int], bool] = {}
-    for device in devices if others else ():
+    for device in devices:
         runs = model_status(status_of(device), rollout["model"])
-        for version, arm in others.items() if runs else ():
-            if runs and version in (runs.candidate, *runs.also):
-                says[device["device"], arm] = True
-            elif runs and version in runs.refused:
-                says[device["device"], arm] = False
-    return Others(tuple(others.values()), dropped, says)
+        for candidate in rollout["candidates"] if runs else ():
+            if runs and candidate["version"] in (runs.candidate, *runs.also):
+                says[device["device"], candidate["arm"]] = True
+            elif runs and candidate["version"] in runs.refused:
+                says[device["device"], candidate["arm"]] = False
+    return says
 
 
 def _heard(

@@ -89,7 +89,12 @@ def _has_share(day: int, last: int | None, dropped: int | None, says: bool | Non
     return True if says or last is not None else None
 
 
-def uneven_split(served: typing.Sequence[Row], plan: RolloutSettings, counts: Beside | None = None) -> list[str]:
+def uneven_split(
+    served: typing.Sequence[Row],
+    plan: RolloutSettings,
+    counts: Beside | None = None,
+    runs: typing.Collection[str] | None = None,
+) -> list[str]:
     """Say so if the arms' requests are not shared out as planned: then nothing that they say can be compared.
 
     Parameters
@@ -100,6 +105,8 @@ def uneven_split(served: typing.Sequence[Row], plan: RolloutSettings, counts: Be
         As it is for that stage; where requests are what is given to the arms.
     counts : mapping, optional
         How many other candidates had a share of a device's requests on a day, as `beside` returns it; none without.
+    runs : collection of str, optional
+        Devices that say they run the candidate; without, those that have answered with it.
     """
     groups: dict[int, list[Row]] = collections.defaultdict(list)
     for row in served:
@@ -107,16 +114,14 @@ def uneven_split(served: typing.Sequence[Row], plan: RolloutSettings, counts: Be
         if n is not None:
             groups[n].append(row)
     each = plan.canary.request_share
-    # Of what is left to the candidate and the incumbent.
-    return [
-        said
-        for n, rows in sorted(groups.items())
-        for said in _uneven(rows, min(each / max(1 - n * each, each), 1.0), plan.alpha_promote)
-    ]
+    said = []
+    for n, rows in sorted(groups.items()):
+        share = min(each / max(1 - n * each, each), 1.0)  # of what is left to the candidate and the incumbent
+        said += _uneven(_of_those_that_try(_asked(rows), share, runs), share, plan.alpha_promote)
+    return said
 
 
-def _uneven(served: typing.Sequence[Row], share: float, alpha: float) -> list[str]:
-    rows = _of_those_that_try(_asked(served), share)
+def _uneven(rows: typing.Sequence[Row], share: float, alpha: float) -> list[str]:
     said = []
     for stratum in strata_of(rows, _REQUESTS):
         n0, n1 = stratum.control.n, stratum.candidate.n
@@ -146,12 +151,15 @@ def _given(row: Row, failed: int) -> int:
     return int(max(0, row["requests"] - failed - row.get("failed_elsewhere", 0)))
 
 
-def _of_those_that_try(rows: typing.Sequence[Row], share: float) -> list[Row]:
-    """Leave out devices of a control group, which have no candidate, and those that were asked too little to tell."""
+def _of_those_that_try(rows: list[Row], share: float, runs: typing.Collection[str] | None) -> list[Row]:
+    """Leave out devices of a control group, which have no candidate, and those that were asked too little to tell.
+
+    Units stay in their arms, and a device may have none in the candidate's: it tries all the same.
+    """
     total: dict[str, float] = collections.defaultdict(float)
     for row in rows:
         total[row["device"]] += row["asked"]
-    tried = {row["device"] for row in rows if row["arm"] and row["asked"]}
+    tried = {row["device"] for row in rows if row["arm"] and row["asked"]} if runs is None else runs
     return [row for row in rows if row["device"] in tried and total[row["device"]] * share >= _ENOUGH]
 
 

@@ -62,10 +62,13 @@ class Around(typing.NamedTuple):
         How many other candidates share a device's requests on a day; None where there is one candidate.
     heard : list of Heard
         Devices with and without the candidate that have fallen silent, by region.
+    runs : collection of str or None
+        Devices that say they run the candidate; None where nobody has asked them.
     """
 
     beside: Beside | None = None
     heard: typing.Sequence[Heard] = ()
+    runs: typing.Collection[str] | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,7 +139,7 @@ def _uneven(kind: str, evidence: Evidence, plan: RolloutSettings, around: Around
     """Where candidates have shares of the requests, say whether this one has the planned one beside the incumbent."""
     if kind != "canary" or plan.canary.mode != "canary" or plan.canary.unit != "request":
         return []
-    return uneven_split(evidence.stage_served, plan, around.beside)
+    return uneven_split(evidence.stage_served, plan, around.beside, around.runs)
 
 
 def _guarded(

@@ -11,7 +11,7 @@ from cloud.config import CanarySettings, RolloutSettings
 from cloud.rollout import look
 from cloud.rollout.devices import Counts
 from cloud.rollout.quality import Judged
-from cloud.rollout.split import Others, beside
+from cloud.rollout.split import Others, beside, uneven_split
 from cloud.rollout.verdict import Around, Evidence, judge
 from shared.metrics import get_metric
 
@@ -129,6 +129,22 @@ def test_what_a_candidate_reports_nothing_of_frees_no_other() -> None:
     silent = [row for row in seen.stage_served if row["arm"] != 1]
     runs = {(f"d{i}", 1): True for i in range(40)}
     assert is_held(Evidence([], [], silent, silent, []), Others((1,), {}, runs), 2)
+
+
+@pytest.mark.parametrize(("share", "units"), [(0.1, 4), (0.5, 3)])
+def test_devices_with_few_units_that_report_all_are_hardly_ever_held(share: float, units: int) -> None:
+    settings = RolloutSettings(canary=CanarySettings(request_share=share))
+    held = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        rows = [
+            {"epoch": 7, "region": "west", "device": f"d{i}", "day": 1, "arm": arm, "failed": 0, "requests": 100 * n}
+            for i, own in enumerate(rng.binomial(units, share, 200).tolist())
+            for arm, n in ((0, units - own), (1, own))
+            if n
+        ]
+        held += bool(uneven_split(rows, settings, runs={f"d{i}" for i in range(200)}))
+    assert held <= 1
 
 
 def days_of(last: int, others: Others, device: str = "d0") -> dict[int, int]:

@@ -32,7 +32,7 @@ from edge_agent.update.self_test import run_self_test
 from edge_agent.update.state import State
 from edge_agent.update.trust import Repository, Where
 from shared import __version__, bundle, protocol
-from shared.channel import Channel, parse_channel
+from shared.channel import CAN, Channel, parse_channel
 from shared.errors import CoveyError, StorageError, UnreachableError
 from shared.telemetry import Acknowledgement, DeviceStatus, ModelStatus
 
@@ -277,4 +277,5 @@ class Sync:
             spool_bytes=self.outbox.size_bytes(),
             stale_s=self._repository.stale_s(),
             waits=self._waits[:_WAITS_CHARACTERS],
+            can=CAN,
         )

@@ -20,6 +20,8 @@ Arm = typing.Annotated[int, msgspec.Meta(ge=1, le=MAX_ARM)]
 Seconds = typing.Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Share = typing.Annotated[float, msgspec.Meta(ge=0, le=1)]
 Mode = typing.Literal["shadow", "canary", "interleave"]
+INTERLEAVES, SEVERAL_ARMS, CONTROL_GROUP = "interleave", "arms", "control"
+CAN: typing.Final = (INTERLEAVES, SEVERAL_ARMS, CONTROL_GROUP)
 
 
 class BundleRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,6 +176,20 @@ class Channel(codec.Record, frozen=True, kw_only=True):
 def target_path(region: str) -> str:
     """Path of a region's channel among the signed targets."""
     return f"channels/{region}.json"
+
+
+def needs(says: Channel, model: str) -> frozenset[str]:
+    """What a device must understand of a channel to take part in a model's experiment; a part of `CAN`.
+
+    A mode that an agent does not know makes the whole channel unreadable to it, whichever model it is of.
+    """
+    trials = {entry.model: entry for entry in says.models if entry.experiment}
+    found = {INTERLEAVES for one in trials.values() if one.experiment and one.experiment.mode == "interleave"}
+    own = trials.get(model)
+    if own and own.experiment:
+        found |= {SEVERAL_ARMS} if own.also or own.experiment.arms else set()
+        found |= {CONTROL_GROUP} if own.experiment.control_share_bp else set()
+    return frozenset(found)
 
 
 def parse_channel(data: bytes) -> Channel:

@@ -127,6 +127,8 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
         How long its metadata has been expired; 0 while fresh.
     waits : str
         Why a generation that lies ready is not switched to yet; its owner or an application said "not now".
+    can : tuple of str
+        What this agent understands of experiments (`shared.channel.CAN`); an agent that knows of none says none.
     """
 
     generation: str = ""
@@ -139,6 +141,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     dropped_events: Count = 0
     stale_s: Moment = 0.0
     waits: Text = ""
+    can: typing.Annotated[tuple[Word, ...], msgspec.Meta(max_length=64)] = ()
 
 
 class Batch(Record, frozen=True, kw_only=True):

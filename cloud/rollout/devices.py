@@ -34,6 +34,8 @@ class Wanted(typing.NamedTuple):
         Which devices take part once all were asked; and which share was reached when, for a stage that grows.
     pinned : frozenset of str
         Devices that run something else because somebody said so: they take no part.
+    needs : mapping
+        What an agent has to understand of each region's channel; one that says it does not takes no part.
     told_s : mapping
         When each region's channel changed last: whatever changed, its devices have a new generation to prove.
     """
@@ -49,6 +51,7 @@ class Wanted(typing.NamedTuple):
     pinned: frozenset[str] = frozenset()
     target_bp: int = 0
     growth: Growth = ()
+    needs: typing.Mapping[str, frozenset[str]] = {}
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +69,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         Online, asked, and neither verified nor failed; one that says "not now" is not on its way.
     pinned : int
         That are in none of these, since somebody pinned them to a version.
+    too_old : int
+        That are in none of these, since their agent does not understand what the stage tries.
     failed, timed_out : int
         Tried and could not; or were online long enough and have not.
     """
@@ -78,6 +83,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     pinned: int = 0
     to_come: int = 0
     in_flight: int = 0
+    too_old: int = 0
 
     @property
     def executed(self) -> int:
@@ -97,11 +103,18 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 def takes_part(device: Row, wanted: Wanted, share_bp: int | None = None) -> bool:
     """Whether a device belongs to a stage as it is now, or as it would be with another share."""
-    if device["device"] in wanted.pinned:
+    if device["device"] in wanted.pinned or is_too_old(device, wanted):
         return False
     if in_control(wanted.salt, device["device"], wanted.control_bp.get(device["region"], 0)):
         return False
     return in_stage(wanted.salt, device["device"], wanted.device_share_bp if share_bp is None else share_bp)
+
+
+def is_too_old(device: Row, wanted: Wanted) -> bool:
+    """Whether the agent of a device has reported, and does not understand what the stage tries."""
+    needs = wanted.needs.get(device["region"], frozenset())
+    report = device["report"] if needs else {}
+    return bool(report.get("agent")) and not needs <= set(report.get("can", ()))
 
 
 def count(
@@ -113,9 +126,10 @@ def count(
     count at all, so it can not hold anything up. One that says "not now" is neither verified nor timed out: it waits
     for its owner, and goes on by itself after a while.
     """
-    total = online = verified = failed = timed_out = pinned = to_come = in_flight = 0
+    total = online = verified = failed = timed_out = pinned = to_come = in_flight = too_old = 0
     for device in devices:
         pinned += device["device"] in wanted.pinned
+        too_old += is_too_old(device, wanted)
         if not takes_part(device, wanted):
             to_come += takes_part(device, wanted, wanted.target_bp)
             continue
@@ -134,7 +148,7 @@ def count(
             in_flight += is_online and not status.waits
     return Counts(
         total=total, online=online, verified=verified, failed=failed, timed_out=timed_out, pinned=pinned,
-        to_come=to_come, in_flight=in_flight,
+        to_come=to_come, in_flight=in_flight, too_old=too_old,
     )  # fmt: skip
 
 

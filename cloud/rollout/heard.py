@@ -8,7 +8,7 @@ import typing
 import msgspec
 
 from cloud.analysis.counts import Count, log_e_more
-from cloud.rollout.devices import Row, Wanted, model_status, status_of, takes_part
+from cloud.rollout.devices import Row, Wanted, is_too_old, model_status, status_of, takes_part
 from shared.experiment import in_control
 
 
@@ -56,6 +56,8 @@ def heard_from(
         region = device["region"]
         opened_s = since_s.get(region)
         if opened_s is None or device["seen_s"] < opened_s - online_window_s or device["device"] in wanted.pinned:
+            continue
+        if is_too_old(device, wanted):
             continue
         is_silent = now_s - device["seen_s"] > online_window_s
         if not is_silent and answered is not None and device["device"] not in answered:

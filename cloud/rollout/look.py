@@ -14,6 +14,7 @@ from cloud.rollout.quality import Judged, is_interleaved
 from cloud.rollout.split import Others, beside, place_of
 from cloud.rollout.verdict import Around, Evidence, Verdict, judge
 from cloud.store.store import Store
+from shared.channel import needs, parse_channel
 from shared.clock import DAY_S, day_of
 from shared.metrics import get_metric
 
@@ -57,7 +58,9 @@ def look_at(
     mature_day = day_of(at.event_s - model.label_window_days * DAY_S)
     rows = _evidence(store, rollout, plan, stage, stages, mature_day) if stage["kind"] != "install" else None
     devices = _devices_of(store, stage, stages)
-    told_s = {row["region"]: row["told_s"] for row in store.rollouts.channels()}
+    channels = store.rollouts.channels()
+    told_s = {row["region"]: row["told_s"] for row in channels}
+    needed = {row["region"]: needs(parse_channel(row["body"]), rollout["model"]) for row in channels}
     dropped = {one["arm"]: one["ended_day"] for one in rollout["candidates"] if one["state"] == "dropped"}
     verdicts = {}
     for candidate in running(rollout):
@@ -79,6 +82,7 @@ def look_at(
             control_bp={region: control_share_bp(rollout, stage, region) for region in project.settings.regions.order},
             opened_s=stage["opened_s"],
             told_s=told_s,
+            needs=needed,
             target_bp=target_bp(rollout, stage),
             growth=tuple(stage["growth"]),
             pinned=frozenset(one["device"] for one in store.pins.in_region() if one["model"] == rollout["model"]),

@@ -108,7 +108,8 @@ def judge(
     inputs: dict[str, typing.Any] = {"devices": msgspec.to_builtins(counts)}
     if kind == "install":
         if counts.total == 0:
-            return _verdict([], [], _NOBODY if counts.pinned else "no devices have joined yet", inputs=inputs)
+            nobody = _NOBODY if counts.pinned or counts.too_old else "no devices have joined yet"
+            return _verdict([], [], nobody, inputs=inputs)
         return _verdict(bad, waits, f"{counts.verified} of {counts.online} online devices verified", inputs=inputs)
     seen = Seen(evidence.pairs, evidence.lists, evidence.served, evidence.earlier)
     found = quality.questions(kind, seen, plan, judged, alpha=plan.alpha)

@@ -74,6 +74,8 @@ class Device:
         One candidate that it refuses, and runs the others.
     arms : dict
         Model to the candidates that it runs, by arm.
+    agent : str
+        The version that it says of itself; then it is one that understands nothing of experiments but two arms.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Device:
     sequence: int = 0
     day: int = 0
     refuses: str = ""
+    agent: str = ""
     models: dict[str, ModelStatus] = dataclasses.field(default_factory=dict)
     arms: dict[str, dict[int, str]] = dataclasses.field(default_factory=dict)
 
@@ -268,6 +271,7 @@ class Fleet:
                 watermark_s=device.day * DAY_S,
                 models=tuple(device.models.values()),
                 channel_sequence=channel.sequence if channel else 0,
+                agent=device.agent,
             ),
             sums=tuple(row for status, arms in ran for row in self.sums(status, arms, day)),
             pairs=tuple(row for status, arms in ran for row in self.pairs(status, arms, day)),

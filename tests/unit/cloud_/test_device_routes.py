@@ -137,9 +137,9 @@ def test_another_batch_under_a_number_that_was_taken_is_refused_so_that_the_devi
 
 
 def older(batch: Batch) -> bytes:
-    """Write a batch as an older device does: without arms of pairs, further candidates and numbers."""
+    """Write a batch as an older device does: without arms of pairs, further candidates, numbers, and what it can do."""
     said = msgspec.msgpack.decode(codec.to_msgpack(batch))
-    del said["measures"]
+    del said["measures"], said["status"]["can"]
     said["pairs"] = [row[:-1] for row in said["pairs"]]
     for one in said["status"]["models"]:
         del one["also"]

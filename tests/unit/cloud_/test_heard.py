@@ -73,6 +73,16 @@ def test_without_answers_all_that_take_no_part_are_compared_with_and_with_them_t
     assert some.others == sum(in_control("s", name, 1000) for name in NAMES) < every.others
 
 
+def test_who_is_too_old_to_take_part_is_compared_with_nobody() -> None:
+    asked: Row = {"since_s": {"west": 1000.0}, "now_s": 5000.0, "online_window_s": 100.0}
+    wanted = WANTED._replace(needs={"west": frozenset({"arms"})})
+    rows = [device(name) for name in NAMES]
+    for row, can in zip(rows, ([], ["interleave"], ["arms"], ["control", "arms"]), strict=False):
+        row["report"] |= {"agent": "0.1.0", "can": can}
+    (one,) = heard_from(rows, wanted, **asked)
+    assert one.tried + one.others == len(NAMES) - 2
+
+
 def test_a_region_whose_step_has_not_opened_is_not_asked() -> None:
     assert not heard_from([device("d1")], WANTED, since_s={}, now_s=5000.0, online_window_s=100.0)
 

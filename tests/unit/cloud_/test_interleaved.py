@@ -45,6 +45,22 @@ def test_a_candidate_that_people_prefer_is_promoted_though_its_metric_is_no_bett
     assert re.search(r"; of [\d,]+ lists, [\d,]+ preferred v2, [\d,]+ v1; ", fleet.row(number)["outcome"])
 
 
+def test_devices_too_old_to_read_a_channel_of_lists_take_no_part_and_hold_nothing_up(make_fleet: Make) -> None:
+    fleet = make_fleet(n=4, canary=LISTS, rollout="max_days = 40")
+    old = [device for device in fleet.devices if device.region == "west"][:2]
+    for device in old:
+        device.agent = "0.1.0"
+    number = fleet.trial()
+    fleet.liked = {"v2": 0.15}
+    fleet.until(lambda: fleet.answering() == ["west"])
+    for device in old:
+        device.installs = "hangs"
+    fleet.until(lambda: bool(fleet.stages(number)["west"]["passed_s"]))
+    (passed,) = [v for v in fleet.store.rollouts.verdicts(number) if v["word"] == "PASS" and v["stage"] == 5]
+    said = passed["inputs"]["devices"]
+    assert (said["total"], said["verified"], said["timed_out"], said["too_old"]) == (2, 2, 0, 2)
+
+
 def test_a_candidate_whose_items_people_leave_is_rolled_back_though_its_metric_is_better(fleet: Fleet) -> None:
     number = fleet.trial()
     fleet.gain, fleet.liked = 0.05, {"v2": -0.3}

@@ -26,7 +26,7 @@ from edge_agent.update.machine import LOOP_STORES
 from edge_agent.update.parts import part_of
 from edge_agent.update.state import State
 from shared import bundle, codec
-from shared.channel import Channel
+from shared.channel import CAN, Channel
 from tests import fakes
 
 DAY_S = 86_400.0
@@ -239,6 +239,11 @@ def test_a_clock_that_was_turned_back_makes_no_news_fresh(layout: Layout) -> Non
 def test_a_device_that_never_had_news_says_nothing_of_their_age(layout: Layout) -> None:
     with syncing(layout) as sync:
         assert sync.status().stale_s == 0
+
+
+def test_a_device_says_what_it_understands_of_experiments(layout: Layout) -> None:
+    with syncing(layout) as sync:
+        assert sync.status().can == CAN
 
 
 # ---- the child

@@ -65,7 +65,8 @@ def strata_by_device(
         ]  # fmt: skip
         found = adjust(cells, {device: mean for (where, device), mean in means.items() if where == region})
         taken.append(Taken(region, epoch, found.theta, found.explained, found.known))
-        rows += [{"region": region, "epoch": epoch} | cell._asdict() for cell in found.cells]
+        place = {"region": region, "epoch": epoch, "grew": group[0].get("grew", False)}
+        rows += [place | cell._asdict() for cell in found.cells]
     # How many outcomes there should have been is what it was.
     strata = tuple(
         msgspec.structs.replace(

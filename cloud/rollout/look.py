@@ -197,13 +197,18 @@ def _evidence(
     pairs = [row for row in store.evidence.pairs(model, epochs, before_day=mature_day) if _is_of(row, opened)]
     served = [row for row in store.evidence.served(model, epochs, before_day=mature_day) if _is_of(row, opened)]
     here = stage["id"]
+    grew = {one["id"] for one in stages if one["growth"] and control_share_bp(rollout, one, one["region"])}
+
+    def marked(rows: typing.Iterable[Row]) -> list[Row]:
+        return [row | {"grew": row["epoch"] in grew} for row in rows]
+
     return Evidence(
         pairs=[row for row in pairs if row["epoch"] not in lists],
         stage_pairs=[row for row in pairs if row["epoch"] == here],
-        served=served,
+        served=marked(served),
         stage_served=[row for row in served if row["epoch"] == here],
-        faults=store.evidence.faults(model, epochs),
-        latencies=store.evidence.log_latencies(model, epochs),
+        faults=marked(store.evidence.faults(model, epochs)),
+        latencies=marked(store.evidence.log_latencies(model, epochs)),
         lists=[row for row in pairs if row["epoch"] in lists],
         memory=store.measures.memory(model, epochs),
         earlier=_earlier(store, model, stages) if plan.canary.unit == "device" else [],

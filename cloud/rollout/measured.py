@@ -36,6 +36,7 @@ def rows_of_number(
     >>> row["n"], row["total"], row["square"]
     (50.0, 30.0, 500.0)
     """
+    grew = {row["epoch"] for row in served if row.get("grew")}
     cells: dict[tuple[typing.Any, ...], list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
     for row in posted:
         if row["name"] == name:
@@ -48,8 +49,9 @@ def rows_of_number(
             cell = cells[tuple(row[key] for key in _KEY)]
             cell[0] = max(cell[0], float(row["requests"]))
     return [
-        dict(zip(_KEY, key, strict=True)) | {"n": n, "total": total, "square": square}
+        place | {"n": n, "total": total, "square": square, "grew": place["epoch"] in grew}
         for key, (n, total, square) in cells.items()
+        for place in [dict(zip(_KEY, key, strict=True))]
         if n
     ]
 

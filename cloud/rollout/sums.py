@@ -8,6 +8,7 @@ import typing
 
 from cloud.analysis.difference import design_effect
 from cloud.analysis.records import Arm, Cross, CrossDays, Days, Pairs, Stratum
+from cloud.rollout.level import levelled
 from shared.summary import restore
 
 Row = typing.Mapping[str, typing.Any]
@@ -100,12 +101,16 @@ LOST = Measure(
 
 
 def strata_of(rows: typing.Sequence[Row], measure: Measure) -> tuple[Stratum, ...]:
-    """Return both arms for each (region, epoch), inside each of which the split was constant."""
+    """Return both arms for each (region, epoch), inside each of which the split was constant.
+
+    Where it was not, since the step grew beside a control group, rows say ``grew``.
+    """
     groups: dict[tuple[str, int], list[Row]] = collections.defaultdict(list)
     for row in rows:
         groups[row["region"], row["epoch"]].append(row)
     strata = []
-    for (region, _), group in sorted(groups.items()):
+    for (region, _), seen in sorted(groups.items()):
+        group = levelled(seen, measure.n) if seen[0].get("grew") else seen
         control = [row for row in group if row["arm"] == 0]
         candidate = [row for row in group if row["arm"] == 1]
         strata.append(

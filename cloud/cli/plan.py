@@ -8,6 +8,7 @@ import time
 import typing
 
 import click
+import msgspec
 
 from cloud.cli.base import Amount, Here, json_option, model_option, pass_here, show, table
 from cloud.rollout import lint, pace, plan
@@ -20,10 +21,14 @@ plan_option = click.option(
     type=click.Path(dir_okay=False, path_type=pathlib.Path),
     help="TOML with keys of [rollout], laid over the project's.",
 )
+also_option = click.option(
+    "--also", multiple=True, metavar="VERSION", help="Tried at the same time; chances of error are shared by all."
+)
 
 
 @click.command("plan")
 @plan_option
+@also_option
 @click.option("--harm", type=Amount(), help="How much worse a candidate might be; twice the margin by default.")
 @click.option("--outcomes-per-day", type=Amount(), help="Outcomes of a device and day; as seen lately by default.")
 @click.option("--deviation", type=Amount(), help="Standard deviation between the arms; as seen so far by default.")
@@ -33,6 +38,7 @@ plan_option = click.option(
 def plan_(
     here: Here,
     path: pathlib.Path | None,
+    also: tuple[str, ...],
     harm: float | None,
     outcomes_per_day: float | None,
     deviation: float | None,
@@ -40,7 +46,7 @@ def plan_(
     as_json: bool,
 ) -> None:
     """Say what a plan would do: how long, how many devices, and what harm it would see."""
-    view = _forecast(here, path, model, harm, outcomes_per_day, deviation)
+    view = _forecast(here, path, model, harm, outcomes_per_day, deviation, n=1 + len(also))
     columns = {
         "name": "stage",
         "days": "days at least",
@@ -54,12 +60,13 @@ def plan_(
 
 @click.command("lint")
 @plan_option
+@also_option
 @model_option
 @json_option
 @pass_here
-def lint_(here: Here, path: pathlib.Path | None, model: str | None, as_json: bool) -> int:
+def lint_(here: Here, path: pathlib.Path | None, also: tuple[str, ...], model: str | None, as_json: bool) -> int:
     """Look for limits in a plan that can not be reached, or mean nothing; exit 3 if there are any."""
-    view = _forecast(here, path, model, None, None, None)
+    view = _forecast(here, path, model, None, None, None, n=1 + len(also))
     show(view, view["odd"] or ["nothing odd"], as_json=as_json)
     return _BAD_STATUS if view["odd"] else 0
 
@@ -71,10 +78,14 @@ def _forecast(
     harm: float | None,
     outcomes_per_day: float | None,
     deviation: float | None,
+    *,
+    n: int,
 ) -> dict[str, typing.Any]:
     name, settings = here.project.model(model)
     chosen = read_plan(here.project, path)
-    stages = plan.stages_of(here.project.settings.regions.order, is_first=False, settings=chosen)
+    order = here.project.settings.regions.order
+    stages = plan.stages_of(order, is_first=False, settings=chosen, n_candidates=n, task=settings.task)
+    chosen = msgspec.structs.replace(chosen, alpha=chosen.alpha / n)  # all candidates share the chances of error
     traffic, assumed = traffic_of(
         here.project, here.store, name, settings, outcomes_per_day=outcomes_per_day, deviation=deviation
     )
@@ -82,17 +93,17 @@ def _forecast(
     worse = 2 * settings.margin if harm is None else harm
     timed, odd_times = pace.said_of(found, stages, chosen, traffic, time.time())
     odd = odd_times + lint.faults_of(found, chosen, traffic, harm=worse, margin=settings.margin)
-    n = (
+    pairs = (
         lint.outcomes_until_rollback(worse, margin=settings.margin, deviation=traffic.deviation, alpha=chosen.alpha)
         if worse
         else math.inf
     )
     a_day = sum(traffic.devices.values()) * traffic.outcomes_per_day
     said = [f"all stages: {sum(one.days for one in found):,.1f} days at least", *timed]
-    if n < math.inf and a_day:
+    if pairs < math.inf and a_day:
         said.append(
-            f"{settings.metric_name} worse by {worse:g}: rolled back after about {n:,.0f} pairs,"
-            f" {max(n / a_day, float(chosen.shadow.min_days)):,.1f} days of the whole fleet in shadow"
+            f"{settings.metric_name} worse by {worse:g}: rolled back after about {pairs:,.0f} pairs,"
+            f" {max(pairs / a_day, float(chosen.shadow.min_days)):,.1f} days of the whole fleet in shadow"
         )
     return {
         "stages": [
@@ -105,7 +116,7 @@ def _forecast(
             }
             for f in found
         ],
-        "pairs_until_rollback": _finite(n),
+        "pairs_until_rollback": _finite(pairs),
         "harm": worse,
         "said": [*said, *assumed],
         "odd": odd,

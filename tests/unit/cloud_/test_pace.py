@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import math
 import typing
 
@@ -111,3 +112,18 @@ def test_plan_and_lint_speak_of_windows(
     (fleet.project.folder / "endless.toml").write_text("[[freeze]]\nfrom = 2024-10-01\n")
     assert main(["rollout", "lint", "--model", MODEL, "--plan", "endless.toml"]) == 2
     assert "'to' is missing" in capsys.readouterr().err
+
+
+def test_plan_and_lint_share_the_chances_of_error_and_the_requests_among_all_candidates(
+    make_fleet: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = make_fleet(canary="request_share = 0.3")
+    monkeypatch.chdir(fleet.project.folder)
+    pairs = []
+    for also in ([], ["--also", "v3"], ["--also", "v3", "--also", "v4"]):
+        assert main(["rollout", "plan", "--model", MODEL, "--json", *also]) == 0
+        pairs.append(json.loads(capsys.readouterr().out)["pairs_until_rollback"])
+    assert pairs[0] < pairs[1] < pairs[2]
+    four = ["--also", "v3", "--also", "v4", "--also", "v5"]
+    assert main(["rollout", "lint", "--model", MODEL, *four]) == 2
+    assert "4 candidates with 0.3 of the requests each" in capsys.readouterr().err

@@ -128,6 +128,7 @@ class Fleet:
         self.liked: dict[str, float] = {}  # version to how many more of its lists people prefer
         self.preferred: typing.Callable[[str], int] | None = None  # what a visit to lists of a version says
         self.failing: dict[str, float] = {}  # version to the share of its answers that fail
+        self.lost: dict[str, float] = {}  # version to the share of its requests that nothing is ever reported of
         self.slow = False  # whether the candidate takes eight times as long
         self.channels: dict[str, Channel] = {}
         self.publishings: list[list[str]] = []
@@ -291,7 +292,8 @@ class Fleet:
             return [self.answers(status, day, arm=arm, version=one, n=self.requests) for arm, one in arms.items()]
         n = round(self.requests * share)
         rows = [self.answers(status, day, arm=0, version=status.incumbent, n=self.requests - n * len(arms))]
-        return rows + [self.answers(status, day, arm=arm, version=version, n=n) for arm, version in arms.items()]
+        told = {arm: n - round(n * self.lost.get(version, 0.0)) for arm, version in arms.items()}
+        return rows + [self.answers(status, day, arm=arm, version=arms[arm], n=told[arm]) for arm in arms]
 
     def answers(self, status: ModelStatus, day: int, *, arm: int, version: str, n: int) -> SumsRow:
         """Answers of one arm; of the candidate, some fail."""

@@ -14,6 +14,7 @@ from cloud.rollout.quality import Judged
 from cloud.rollout.split import Others, beside, uneven_split
 from cloud.rollout.verdict import Around, Evidence, judge
 from shared.metrics import get_metric
+from tests.unit.cloud_.simulated import Fleet
 
 SETTINGS = RolloutSettings(canary=CanarySettings(request_share=0.25))
 
@@ -175,3 +176,28 @@ def test_days_are_told_apart_by_who_shared_the_requests(
     last: int, others: Others, shared: typing.Iterable[int], alone: typing.Iterable[int]
 ) -> None:
     assert days_of(last, others) == dict.fromkeys(shared, 1) | dict.fromkeys(alone, 0)
+
+
+# ---- in a rollout
+
+
+@pytest.mark.parametrize("lost", [0.0, 0.5])
+def test_a_candidate_is_held_for_what_it_loses_and_not_for_devices_that_refuse_another(
+    make_fleet: typing.Callable[..., Fleet], lost: float
+) -> None:
+    fleet = make_fleet(
+        n=1,
+        canary="request_share = 0.2\n[rollout.region.west]\nmin_days = 6",
+        rollout="max_days = 40\nerror_ratio = 0.9\nverified_share = 0.5",
+    )
+    fleet.devices += [fleet.join("west", i) for i in range(1, 40)]
+    for device in fleet.devices[3:18]:
+        device.refuses = "v2"
+    number = fleet.trial(also=1)
+    fleet.gain, fleet.lost = 0.05, {"v3": lost}
+    fleet.until(lambda: fleet.answering() == ["west"])
+    fleet.days(8)
+    west = fleet.stages(number)["west"]["id"]
+    last = [one for one in fleet.store.rollouts.verdicts(number) if (one["stage"], one["arm"]) == (west, 2)][-1]
+    assert last["word"] == ("HOLD" if lost else "PASS"), last["reasons"]
+    assert any("some were never reported" in reason for reason in last["reasons"]) == bool(lost)

@@ -123,11 +123,11 @@ def test_labels_that_come_three_days_late_are_waited_for(make_world: MakeWorld) 
 def test_a_device_that_is_offline_all_the_while_holds_nothing_up_and_catches_up_in_one_step(
     make_world: MakeWorld,
 ) -> None:
-    world = begin(make_world)
+    world = begin(make_world, alpha_promote=0.1)  # three devices prove little
     world.offline = {"n2"}
     world.line.cut()
     number = roll_out_a_better_model(world)
-    assert world.days_until_end(number, 20) == "promoted"
+    assert world.days_until_end(number, 35) == "promoted"
     epochs = [stage["id"] for stage in world.store.rollouts.stages(number)]
     assert "n2" not in {row["device"] for row in world.store.evidence.pairs("sales", epochs, before_day=10**6)}
     assert world.fleet.devices[1].status()["models"]["sales"]["incumbent"] == "v1"

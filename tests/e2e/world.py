@@ -49,6 +49,7 @@ replay = true
 [rollout]
 min_devices = 2
 guardrails = "watch"
+alpha_promote = {alpha_promote}
 install_timeout_s = {install_timeout_s}
 max_days = 40
 [rollout.shadow]
@@ -164,6 +165,7 @@ class World:
         canary: str = "",
         label_window_days: float = 0.5,
         margin: float = 0.02,
+        alpha_promote: float = 0.01,
         online_window_s: float = 5.0,
         install_timeout_s: float = 60.0,
     ) -> None:
@@ -174,6 +176,7 @@ class World:
             canary=canary,
             label_window_days=label_window_days,
             margin=margin,
+            alpha_promote=alpha_promote,
             online_window_s=online_window_s,
             install_timeout_s=install_timeout_s,
         )

@@ -194,6 +194,7 @@ def test_a_file_may_be_sent_in_chunks_or_packed(client: Client, line: Line, repo
         handler.protocol_version = "HTTP/1.1"
         handler.close_connection = True
         handler.send_response(200)
+        handler.send_header("Connection", "close")
         if header == "gzip":
             handler.send_header("Content-Encoding", "gzip")
             handler.end_headers()

@@ -90,20 +90,22 @@ def _covariance(control: Arm, candidate: Arm, cross: Cross | CrossDays) -> float
     return product / (control.n * candidate.n) * clusters / (clusters - 1.0)
 
 
-def design_effect(strata: typing.Sequence[Stratum]) -> float:
+def design_effect(strata: typing.Sequence[Stratum], *, enlarged: bool = True) -> float:
     """How many outcomes count as one because outcomes of a device resemble each other.
 
     Parameters
     ----------
     strata : sequence of Stratum
         Those without data in both arms are left out.
+    enlarged : bool
+        Whether an effect that was estimated from few devices is enlarged as the square of Student's t is over that of
+        a normal score of 3.
 
     Returns
     -------
     float
         At least 1; infinite when nothing is known about how devices differ. In each stratum that of the difference
-        where devices hold both arms, otherwise that of the worse arm. An effect that was estimated from few devices
-        is enlarged as the square of Student's t is over that of a normal score of 3.
+        where devices hold both arms, otherwise that of the worse arm.
 
     Examples
     --------
@@ -122,7 +124,7 @@ def design_effect(strata: typing.Sequence[Stratum]) -> float:
     terms.sort()  # so that the order of strata can not change the last digit
     total = sum(weighted for weighted, _, _ in terms)
     inverse_df = sum((weighted / total) ** 2 / df for weighted, df, _ in terms)
-    return total / sum(weight for _, _, weight in terms) * few_clusters_factor(inverse_df)
+    return total / sum(weight for _, _, weight in terms) * (few_clusters_factor(inverse_df) if enlarged else 1.0)
 
 
 def _raw_effect(stratum: Stratum, spread: Spread) -> float:

@@ -143,7 +143,8 @@ def lost_alike(rows: typing.Sequence[Row]) -> float:
     """How many outcomes that never came count as one: some devices lose all of theirs, and others none."""
     given = [{**row, "given": judged_of(row)} for row in rows]
     strata = [stratum for stratum in strata_of(given, LOST) if stratum.control.sum + stratum.candidate.sum > 0]
-    effect = design_effect(strata) if strata else 1.0
+    # As it was seen: to suspect a candidate that loses outcomes a few devices must be enough.
+    effect = design_effect(strata, enlarged=False) if strata else 1.0
     return effect if math.isfinite(effect) else float(sum(row["given"] for row in given))
 
 

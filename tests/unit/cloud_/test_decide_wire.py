@@ -308,7 +308,7 @@ def test_a_record_with_a_few_strange_values_is_decided_on_or_refused(data: st.Da
             inside = (isinstance(node, dict) and key in node) or (isinstance(node, list) and node)
             node = node[key] if inside else None
         if isinstance(node, dict):
-            node[path[-1]] = data.draw(strange)
+            node[path[-1]] = copy.deepcopy(data.draw(strange))  # or one {} would hold itself
 
     assert is_decided_or_refused(json.dumps(record))
 

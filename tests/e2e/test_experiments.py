@@ -8,6 +8,7 @@ import typing
 MakeWorld = typing.Callable[..., typing.Any]
 World = typing.Any
 SPLIT = "keep_pairs = false"
+LISTS = 'mode = "interleave"'
 FEW_THEN_MANY = "[rollout.region.north]\nrequest_share = 0.2\n[rollout.region.south]\nrequest_share = 0.8"
 
 
@@ -135,4 +136,39 @@ def test_a_device_that_is_offline_all_the_while_holds_nothing_up_and_catches_up_
     world.offline = set()
     world.day()
     assert {d["versions"]["sales"] for d in world.cloud.devices()} == {world.store.rollouts.get(number)["to_version"]}
+    assert (world.failed, world.stored()) == (0, world.sent())
+
+
+def test_lists_drawn_from_two_versions_promote_the_one_that_people_take_from(make_world: MakeWorld) -> None:
+    world = begin(make_world, canary=LISTS, alpha_promote=0.1)
+    world.lists = True
+    number = roll_out_a_better_model(world)
+    assert world.days_until_end(number, 30, 60) == "promoted"
+    assert "lists" in outcome(world, number)
+    assert (world.failed, world.stored()) == (0, world.sent())
+
+
+def test_lists_drawn_from_two_equal_versions_harm_neither(make_world: MakeWorld) -> None:
+    world = begin_in_the_old_world(make_world, canary=LISTS)
+    world.lists = True
+    number = roll_out_an_equal_model(world)
+    for _ in range(10):
+        world.day(60)
+    assert world.state(number) in ("running", "promoted"), outcome(world, number)
+    assert regions_opened(world, number)[0] == "north"
+    assert world.arms["candidate"] > 0
+    assert (world.failed, world.stored()) == (0, world.sent())
+
+
+def test_two_candidates_equal_to_the_incumbent_are_both_unharmed_on_pairs(make_world: MakeWorld) -> None:
+    world = begin_in_the_old_world(make_world)
+    number = int(world.roll_out(world.train(why="once more"), world.train(why="and again"), request_share=0.25))
+    for _ in range(8):
+        world.day()
+        if world.state(number) != "running":
+            break
+    assert world.state(number) in ("running", "promoted"), outcome(world, number)
+    assert "rolled back" not in {row["action"] for row in world.store.audit.all(100)}
+    dropped = [one["why"] for one in world.store.rollouts.get(number)["candidates"] if one["state"] == "dropped"]
+    assert not [why for why in dropped if "roll back" in why]
     assert (world.failed, world.stored()) == (0, world.sent())

@@ -31,6 +31,7 @@ REGIONS = ("north", "south")
 NAMES = {"n1": "north", "n2": "north", "s1": "south", "s2": "south"}
 CUT_OFF = "n2"  # its line to the cloud can be cut: World.line
 MODEL = "sales"
+_OFFERED = 6
 COLOURS = ("red", "green", "blue")
 CONFIG = """\
 [project]
@@ -153,6 +154,8 @@ class World:
         (sale, what the device said of its answer) to the label; None if nobody hears of the outcome.
     offline : set of str
         Devices for which nobody waits.
+    lists : bool
+        Whether customers are shown lists, and take one thing of them or nothing, instead of one thing each.
     late_days : int
         How many days after the answer its outcome is posted.
     """
@@ -199,6 +202,7 @@ class World:
         self.lifts = dict.fromkeys(REGIONS, 0.0)
         self.reacts: typing.Callable[[Sale, dict[str, typing.Any]], int | None] = lambda sale, _said: sale.sold
         self.late_days = 0
+        self.lists = False
         self.offline: set[str] = set()
         self._unsaid: dict[str, list[list[dict[str, object]]]] = {name: [] for name in NAMES}
 
@@ -284,7 +288,7 @@ class World:
     def day(self, n: int = 40) -> None:
         """One day of customers on every device, with outcomes in the evening, and everybody online delivers."""
         for device in self.fleet.devices:
-            self.customers(device, n)
+            (self.visitors if self.lists else self.customers)(device, n)
         self.now_s += DAY_S
         self.each(self.tell_time)
         self.settle()
@@ -313,6 +317,28 @@ class World:
             label = self.reacts(sale, said)
             if label is not None:
                 known.append({"prediction_id": said["prediction_id"], "label": label})
+        self._say(device, known)
+
+    def visitors(self, device: Device, n: int) -> None:
+        """Visitors on one device: each sees three things of six, from the top, and takes the first that he likes."""
+        known: list[dict[str, object]] = []
+        for i in range(n):
+            at_s = self.now_s + (i + 0.5) * DAY_S * 0.4 / n
+            offered = sales(at_s, _OFFERED, self.rng, self.likes, seen=self.seen)
+            body = {"candidates": [sale.question for sale in offered], "top_k": 3, "event_time": format_time(at_s)}
+            status, reply = device.post("/v1/rank", body)
+            if status != 200:
+                self.failed += 1
+                continue
+            self.answered[device.name] += len(reply["ranked"])
+            taken = next((shown["index"] for shown in reply["ranked"] if offered[shown["index"]].sold), None)
+            for shown in reply["ranked"]:
+                self.arms[shown["arm"]] = self.arms.get(shown["arm"], 0) + 1
+                known.append({"prediction_id": shown["prediction_id"], "label": int(shown["index"] == taken)})
+        self._say(device, known)
+
+    def _say(self, device: Device, known: list[dict[str, object]]) -> None:
+        """Post outcomes, today's or those of some days ago."""
         self._unsaid[device.name].append(known)
         if len(self._unsaid[device.name]) > self.late_days:
             self._post(device, self._unsaid[device.name].pop(0))

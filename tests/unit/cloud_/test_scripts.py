@@ -91,7 +91,7 @@ def test_the_nightly_training_continues_the_incumbent_and_rolls_it_out(served: P
         assert (rollout["to_version"], rollout["state"], rollout["why"]) == ("v1.1", "running", "nightly")
         assert store.models.get(builders.MODEL, "v1.1")["why"] == "nightly"
     again = run("retrain_nightly", *arguments)
-    assert (again.returncode, "a rollout is under way" in again.stdout) == (0, True)
+    assert (again.returncode, "a rollout is under way" in again.stdout) == (0, True), again
 
 
 def test_the_nightly_training_tells_a_gates_refusal_by_its_status(served: Project) -> None:

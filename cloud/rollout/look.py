@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import typing
 
-from cloud.config import Project, RolloutSettings
+from cloud.config import ModelSettings, Project, RolloutSettings
 from cloud.rollout.by_device import EARLIER_DAYS
 from cloud.rollout.channels import control_share_bp, device_share_bp, target_bp
 from cloud.rollout.devices import Wanted, count, model_status, status_of
@@ -58,35 +58,12 @@ def look_at(
     mature_day = day_of(at.event_s - model.label_window_days * DAY_S)
     rows = _evidence(store, rollout, plan, stage, stages, mature_day) if stage["kind"] != "install" else None
     devices = _devices_of(store, stage, stages)
-    channels = store.rollouts.channels()
-    told_s = {row["region"]: row["told_s"] for row in channels}
-    needed = {row["region"]: needs(parse_channel(row["body"]), rollout["model"]) for row in channels}
+    asked = _wanted(project, store, rollout, stage)
+    says = _said_by(devices, rollout)
     dropped = {one["arm"]: one["ended_day"] for one in rollout["candidates"] if one["state"] == "dropped"}
     verdicts = {}
     for candidate in running(rollout):
-        judged = Judged(
-            metric=get_metric(model.metric_name, model.task),
-            margin=model.margin / model.metric_scale,
-            n_regions=len(project.settings.regions.order),
-            n_candidates=len(rollout["candidates"]),
-            incumbent=rollout["from_version"],
-            candidate=candidate["version"],
-            numbers=model.numbers,
-        )
-        wanted = Wanted(
-            model=rollout["model"],
-            version=candidate["version"],
-            epoch=0 if stage["kind"] == "install" else stage["id"],
-            salt=rollout["salt"],
-            device_share_bp=device_share_bp(rollout, stage),
-            control_bp={region: control_share_bp(rollout, stage, region) for region in project.settings.regions.order},
-            opened_s=stage["opened_s"],
-            told_s=told_s,
-            needs=needed,
-            target_bp=target_bp(rollout, stage),
-            growth=tuple(stage["growth"]),
-            pinned=frozenset(one["device"] for one in store.pins.in_region() if one["model"] == rollout["model"]),
-        )
+        wanted = asked._replace(version=candidate["version"])
         counts = count(
             devices,
             wanted,
@@ -95,15 +72,47 @@ def look_at(
             install_timeout_s=plan.install_timeout_s,
         )
         evidence = of_arm(rows, candidate["arm"], dropped.values()) if rows else Evidence([], [], [], [], [])
-        says = _said_by(devices, rollout)
         others = [one["arm"] for one in rollout["candidates"] if one["arm"] != candidate["arm"]]
         around = Around(
             beside(rows.stage_served, Others(others, dropped, says)) if rows else None,
             _heard(project, rows, plan, stage, stages, devices, wanted, at) if rows else [],
             {device for (device, arm), is_so in says.items() if arm == candidate["arm"] and is_so},
         )
+        judged = _judged(project, model, rollout, candidate["version"])
         verdicts[candidate["arm"]] = judge(stage["kind"], counts, evidence, plan, judged, around)
     return verdicts
+
+
+def _wanted(project: Project, store: Store, rollout: Row, stage: Row) -> Wanted:
+    """Return what a stage wants its devices to run; each candidate puts its own version in."""
+    channels, regions = store.rollouts.channels(), project.settings.regions.order
+    return Wanted(
+        model=rollout["model"],
+        version=rollout["to_version"],
+        epoch=0 if stage["kind"] == "install" else stage["id"],
+        salt=rollout["salt"],
+        device_share_bp=device_share_bp(rollout, stage),
+        control_bp={region: control_share_bp(rollout, stage, region) for region in regions},
+        opened_s=stage["opened_s"],
+        told_s={row["region"]: row["told_s"] for row in channels},
+        needs={row["region"]: needs(parse_channel(row["body"]), rollout["model"]) for row in channels},
+        target_bp=target_bp(rollout, stage),
+        growth=tuple(stage["growth"]),
+        pinned=frozenset(one["device"] for one in store.pins.in_region() if one["model"] == rollout["model"]),
+    )
+
+
+def _judged(project: Project, model: ModelSettings, rollout: Row, version: str) -> Judged:
+    """Return what a candidate is judged by."""
+    return Judged(
+        metric=get_metric(model.metric_name, model.task),
+        margin=model.margin / model.metric_scale,
+        n_regions=len(project.settings.regions.order),
+        n_candidates=len(rollout["candidates"]),
+        incumbent=rollout["from_version"],
+        candidate=version,
+        numbers=model.numbers,
+    )
 
 
 def _said_by(devices: typing.Sequence[Row], rollout: Row) -> dict[tuple[str, int], bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
+import typing
 
 from cloud.store import measures
 from cloud.store.database import Database, pack_bins
@@ -56,14 +57,7 @@ def ingest(db: Database, batch: Batch, online_window_s: float, received: bytes =
     if len(report) > _MAX_REPORT_BYTES:
         raise WireError(f"{len(report):,} bytes, at most {_MAX_REPORT_BYTES:,} are kept", field="status")
     with db.transaction() as connection:
-        device = db.row(
-            "select status, seen_s, online_since_s, report_key from devices where device = ?", (batch.device,)
-        )
-        if device is None:
-            raise NotFoundError(f"no device {batch.device!r}", field="device", fix="Join again.")
-        if device["status"] != "accepted":
-            said = "waits for approval" if device["status"] == "pending" else f"was {device['status']}"
-            raise ForbiddenError(f"{batch.device!r} {said}", field="device")
+        device = _accepted(db, batch.device)
         fresh = _is_fresh(connection, batch, received, now)
         since = device["online_since_s"] if now - device["seen_s"] <= online_window_s else now
         connection.execute(
@@ -87,6 +81,17 @@ def ingest(db: Database, batch: Batch, online_window_s: float, received: bytes =
         if not device["report_key"].startswith(f"{batch.spool}/") or device["report_key"] < key:
             _report(db, batch, key, report)
     return True
+
+
+def _accepted(db: Database, name: str) -> dict[str, typing.Any]:
+    """Return what is known of a device that may deliver."""
+    device = db.row("select status, seen_s, online_since_s, report_key from devices where device = ?", (name,))
+    if device is None:
+        raise NotFoundError(f"no device {name!r}", field="device", fix="Join again.")
+    if device["status"] != "accepted":
+        said = "waits for approval" if device["status"] == "pending" else f"was {device['status']}"
+        raise ForbiddenError(f"{name!r} {said}", field="device")
+    return device
 
 
 def _is_fresh(connection: sqlite3.Connection, batch: Batch, received: bytes, now: float) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import typing
 
+import msgspec
 import pytest
 
 from cloud.config import CanarySettings, RolloutSettings, ShadowSettings
 from cloud.rollout.plan_file import traffic_of
-from cloud.rollout.quality import Judged
+from cloud.rollout.quality import Judged, Seen, questions
 from cloud.rollout.verdict import Evidence, Verdict, judge
 from shared.metrics import get_metric
 from shared.summary import quantise
@@ -202,3 +203,16 @@ def test_regions_come_one_after_the_other_as_in_any_rollout(fleet: Fleet) -> Non
     fleet.liked = {"v2": 0.15}
     fleet.until(lambda: fleet.answering() == list(ORDER[:2]))
     assert fleet.stages(number)["west"]["passed_s"]
+
+
+@pytest.mark.parametrize(
+    ("canary", "share"),
+    [(CanarySettings(), 1.0), (CanarySettings(keep_pairs=False), 0.5), (CanarySettings(mode="interleave"), 0.5)],
+)
+def test_where_the_canary_asks_anew_shadow_and_canary_share_the_chance_of_error(
+    canary: CanarySettings, share: float
+) -> None:
+    plan = msgspec.structs.replace(PLAN, canary=canary)
+    for kind in ("shadow", "canary"):
+        found = questions(kind, Seen(pairs(0.0), [], []), plan, JUDGED, alpha=0.05)
+        assert {one.asked.alpha for one in found} == {0.05 * share}

@@ -8,6 +8,7 @@ from cloud.analysis.findings import Findings
 from cloud.analysis.records import DecideInput, Word
 
 _MOST = 600.0  # e to this power is still a float
+_WORTH_SAYING = 0.0005  # a share that is not 0.0 % when it is written
 _SAID: dict[Word, str] = {
     "rollback": "roll back: the candidate is worse",
     "promote": "promote: the candidate is not worse by the margin",
@@ -62,7 +63,7 @@ def _holds(found: Findings, record: DecideInput) -> list[str]:
         holds.append(f"no promotion before {minimum.outcomes:g} outcomes of the candidate: {amount.outcomes:g} so far")
     if amount.devices < minimum.devices:
         holds.append(f"no promotion with fewer than {minimum.devices:g} devices in each arm: {amount.devices:g} so far")
-    if found.missing.fraction > 0.0:
+    if found.missing.fraction >= _WORTH_SAYING:
         sure = "no accident" if found.missing.log_e >= found.need_fine else "perhaps by accident"
         holds.append(
             f"{found.missing.fraction:.1%} of the candidate's outcomes are missing beyond the control's, {sure}"

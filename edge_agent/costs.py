@@ -36,6 +36,8 @@ def try_bundle(folder: pathlib.Path, limit_bytes: int) -> int:
     bundle = LoadedBundle(folder, manifest)
     for table in filter(None, (bundle.table, bundle.coarse)):
         table.check()
+    if bundle.lists:
+        bundle.lists.check()
     bundle.admit_model()
     n_rows = load_within_budgets(bundle)
     bundle.check_encoding()

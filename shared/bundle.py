@@ -23,12 +23,16 @@ MODEL_FILE = "model.onnx"
 FEATURES_FILE = "features.json"
 TABLE_FILE = "precomputed.bin"
 COARSE_FILE = "coarse.bin"
+LISTS_FILE = "lists.bin"
+ITEMS_FILE = "items.json"
 GOLDEN_FILE = "golden.json"
 CARD_FILE = "card.json"
 MANIFEST_FILE = "manifest.json"
 REQUIRED = (FEATURES_FILE, GOLDEN_FILE, CARD_FILE)
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 4 << 30
+MAX_ITEMS = 1 << 24  # a float32 holds whole numbers up to here exactly
+MAX_LIST = 2048
 _FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -73,6 +77,28 @@ class Number(msgspec.Struct, frozen=True, kw_only=True):
     scale: Scale = 1.0
 
 
+class Lists(msgspec.Struct, frozen=True, kw_only=True):
+    """Ranked lists that were made beforehand, in ``lists.bin``, of the items in ``items.json``.
+
+    Parameters
+    ----------
+    length, n_items : int
+        Items of a list, and of the catalogue.
+    item : str
+        The raw column that names an item.
+    columns : tuple of str
+        Further raw columns that are the item's own: their values lie in the catalogue.
+    context : tuple of str
+        The raw columns that are left for the request to send.
+    """
+
+    length: typing.Annotated[int, msgspec.Meta(ge=1, le=MAX_LIST)]
+    n_items: typing.Annotated[int, msgspec.Meta(ge=1, le=MAX_ITEMS)]
+    item: str
+    columns: tuple[str, ...] = ()
+    context: tuple[str, ...]
+
+
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     """Where the version comes from."""
 
@@ -107,6 +133,8 @@ class Manifest(codec.Record, frozen=True, kw_only=True):
         ONNX operators that the model may use on top of ``shared.admission.OPERATORS``.
     coarse : tuple
         Features that the keys of the fallback table are made of, if there is one.
+    lists : Lists, optional
+        The ranked lists that the bundle brings, if it does.
     numbers : tuple
         What may be posted with an outcome beside its label.
     """
@@ -127,6 +155,7 @@ class Manifest(codec.Record, frozen=True, kw_only=True):
     answer_order: AnswerOrder = "precomputed_first"
     default: tuple[float, ...] = ()
     coarse: tuple[str, ...] = ()
+    lists: Lists | None = None
     label_window_s: typing.Annotated[float, msgspec.Meta(ge=0)] = 86_400.0
     numbers: typing.Annotated[tuple[Number, ...], msgspec.Meta(max_length=32)] = ()
     budgets: Budgets = Budgets()
@@ -185,10 +214,27 @@ def parse_manifest(data: bytes) -> Manifest:
     if (COARSE_FILE in names) != bool(manifest.coarse):
         raise WireError(f"it goes with {COARSE_FILE}, and one of them is missing", field="manifest coarse")
     _check_outputs(manifest)
+    _check_lists(manifest)
     numbers = [number.name for number in manifest.numbers]
     if len({*numbers, MEMORY}) <= len(numbers):
         raise WireError(f"a number stands twice, or is {MEMORY}", field="manifest numbers")
     return manifest
+
+
+def _check_lists(manifest: Manifest) -> None:
+    lists, names = manifest.lists, {file.name for file in manifest.files}
+    for name in (LISTS_FILE, ITEMS_FILE):
+        if (name in names) != (lists is not None):
+            raise WireError(f"it goes with {name}, and one of them is missing", field="manifest lists")
+    if lists is None:
+        return
+    if manifest.task == "multiclass":
+        raise WireError("several classes have no one score to rank by", field="manifest lists")
+    if lists.length > lists.n_items:
+        raise WireError(f"{lists.length} places for {lists.n_items} items", field="manifest lists.length")
+    columns = (lists.item, *lists.columns, *lists.context)
+    if len(set(columns)) != len(columns):
+        raise WireError("a column is there twice", field="manifest lists")
 
 
 def _check_outputs(manifest: Manifest) -> None:

@@ -7,7 +7,7 @@ import typing
 import msgspec
 
 from cloud.config.table import AtLeastOne, Count, Days, NotNegative, Number, Params, Positive, Ratio, Table
-from shared.bundle import AnswerOrder, NumberName
+from shared.bundle import MAX_ITEMS, MAX_LIST, AnswerOrder, NumberName
 from shared.metrics import Task, usual_metric
 
 NETWORKS = ("MLPClassifier", "MLPRegressor")
@@ -81,6 +81,31 @@ class PrecomputeSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields
     teacher_params: Params = msgspec.field(default_factory=dict)
     coarse: tuple[str, ...] = ()
     coarse_budget_bytes: Count = 1 << 16
+
+
+class ListSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[models.NAME.lists]``: the best items for a context, put in order in the cloud.
+
+    Parameters
+    ----------
+    item : str
+        Column of the data that names an item; without it there are no lists. It need not be a feature.
+    columns : list
+        Further columns that are an item's own, such as its price. Features that read any other column are the
+        context's, and a device is sent them when it is asked for a list.
+    length : int
+        Items in a list.
+    max_items : int
+        Of more items than that the most frequent stay. A device can score 10,000 of them itself.
+    budget_bytes : int
+        Size of the catalogue and the lists together; it decides how many contexts have a list.
+    """
+
+    item: str = ""
+    columns: tuple[str, ...] = ()
+    length: typing.Annotated[int, msgspec.Meta(ge=1, le=MAX_LIST)] = 20
+    max_items: typing.Annotated[int, msgspec.Meta(ge=1, le=MAX_ITEMS)] = 1000
+    budget_bytes: Count = 1 << 20
 
 
 class BudgetSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -233,6 +258,7 @@ class ModelSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True
     finetune: FinetuneSettings = FinetuneSettings()
     gate: GateSettings = GateSettings()
     precompute: PrecomputeSettings = PrecomputeSettings()
+    lists: ListSettings = ListSettings()
     budgets: BudgetSettings = BudgetSettings()
     variant: tuple[VariantSettings, ...] = ()
     trigger: tuple[TriggerSettings, ...] = ()

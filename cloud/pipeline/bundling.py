@@ -28,6 +28,8 @@ class Pieces(typing.NamedTuple):
     features: FeatureSet
     table: bytes | None
     coarse: bytes | None
+    lists: bytes | None
+    items: bytes | None
     golden: Golden
     card: dict[str, object]
 
@@ -40,11 +42,13 @@ def files_of(pieces: Pieces) -> dict[str, bytes]:
         bundle.GOLDEN_FILE: codec.to_json(pieces.golden),
         bundle.CARD_FILE: msgspec.json.encode(pieces.card, order="deterministic"),
     }
-    if pieces.table is not None:
-        files[bundle.TABLE_FILE] = pieces.table
-    if pieces.coarse is not None:
-        files[bundle.COARSE_FILE] = pieces.coarse
-    return files
+    may_be = {
+        bundle.TABLE_FILE: pieces.table,
+        bundle.COARSE_FILE: pieces.coarse,
+        bundle.LISTS_FILE: pieces.lists,
+        bundle.ITEMS_FILE: pieces.items,
+    }
+    return files | {name: data for name, data in may_be.items() if data is not None}
 
 
 def keep_pieces(store: Store, pieces: Pieces) -> dict[str, object]:

@@ -16,7 +16,8 @@ import numpy as np
 
 from cloud.analysis.gates import GateResult
 from cloud.config import ModelSettings, Project
-from cloud.export import onnx_file, precompute
+from cloud.export import onnx_file, precompute, ranked
+from cloud.pipeline.learn import Precomputed
 from cloud.pipeline.order import Order
 from cloud.pipeline.prepare import Work
 from cloud.store.store import Store
@@ -39,7 +40,7 @@ def golden(work: Work, exported: onnx_file.Exported) -> Golden:
 
 
 def draft(
-    model: ModelSettings, order: Order, version: str, work: Work, *, operators: tuple[str, ...], has_coarse: bool
+    model: ModelSettings, order: Order, version: str, work: Work, *, operators: tuple[str, ...], made: Precomputed
 ) -> Manifest:
     """Return the manifest but for its files."""
     return Manifest(
@@ -56,7 +57,8 @@ def draft(
         operators=operators,
         answer_order=model.answer_order,
         default=model.default,
-        coarse=model.precompute.coarse if has_coarse else (),
+        coarse=model.precompute.coarse if made.coarse is not None else (),
+        lists=made.lists.says if made.lists else None,
         budgets=Budgets(
             memory_bytes=model.budgets.memory_bytes, load_s=model.budgets.load_s, predict_s=model.budgets.predict_s
         ),
@@ -75,6 +77,7 @@ def detail(
     work: Work,
     measured: list[GateResult],
     report: precompute.TableReport | None,
+    lists: ranked.ListsReport | None,
 ) -> dict[str, object]:
     """Everything about how a version came to be."""
     parent_to_s = 0.0
@@ -92,6 +95,7 @@ def detail(
         "data": {"set": order.data or work.model.data or order.model, "version": work.train.version},
         "gates": msgspec.to_builtins(measured),
         "precomputed": msgspec.to_builtins(report) if report else None,
+        "lists": msgspec.to_builtins(lists) if lists else None,
         "libraries": _libraries(),
         "git_commit": _git_commit(project.folder),
         "why": order.why,
@@ -101,7 +105,7 @@ def detail(
 
 def card(order: Order, version: str, detail: dict[str, object]) -> dict[str, object]:
     """Return the model card that travels with the bundle."""
-    kept = ("rows", "data", "gates", "precomputed", "why")
+    kept = ("rows", "data", "gates", "precomputed", "lists", "why")
     said = {key: detail[key] for key in kept if detail.get(key) is not None}
     return json.loads(json.dumps({"model": order.model, "version": version} | said, default=str))  # type: ignore[no-any-return]
 

@@ -21,6 +21,7 @@ from shared.clock import DAY_S
 from shared.errors import DataError
 from shared.features import Encoder, FeatureSet
 from shared.features.columns import encode_columns, expand
+from shared.lists import Split
 from shared.metrics import Metric, get_metric, usual_metric
 
 Floats = npt.NDArray[np.float64]
@@ -73,7 +74,7 @@ def prepare(project: Project, store: Store, repository: SignedRepository, order:
     if lacking:
         raise DataError(f"the data has no column {lacking[0]!r}", field="features", fix="Add data that has it.")
     features = definition.learn(learn.columns)
-    Encoder(features).coarse_key(model.precompute.coarse)  # a name that no feature has is refused before any work
+    _check_names(model, features, learn.columns)
     classes = _classes(model, learn)
     labels = label_numbers(learn, model, classes)
     if not order.is_stateful:
@@ -92,6 +93,19 @@ def prepare(project: Project, store: Store, repository: SignedRepository, order:
             _spread(trusted.where(trusted.event_s <= cut_s), model.gate.anchor_rows), features, model, classes
         ),
     )
+
+
+def _check_names(model: ModelSettings, features: FeatureSet, columns: typing.Container[str]) -> None:
+    """Refuse names that no feature or column has, before any work."""
+    Encoder(features).coarse_key(model.precompute.coarse)
+    if model.lists.item:
+        if model.lists.item not in columns:
+            raise DataError(
+                f"the data has no column {model.lists.item!r:.80}",
+                field="lists.item",
+                fix="Name a column of it; one that no feature reads must be under keep in the feature set.",
+            )
+        Split(features, model.lists.item, model.lists.columns)
 
 
 def _gate_metric(model: ModelSettings) -> Metric:

@@ -69,16 +69,21 @@ def _build(project: Project, store: Store, order: Order, version: str, say: Say)
     file = onnx_file.export(fitted, width=work.features.width, task=model.task, properties=properties)
     operators = admit(file, width=work.features.width, listed=model.allow_operators)
     exported = onnx_file.Exported(file, model.task)
-    table, source = learn.precompute_table(order.model, work, exported, bundle.digest_of(file), say)
-    coarse = learn.precompute_coarse(work, exported, bundle.digest_of(file))
-    measured = [judge.parity(work, fitted, exported), *judge.quality(store, repository, order, work, exported, table)]
-    report = judge.table_report(work, exported, table, source)
+    belongs_to = bundle.digest_of(file)
+    made = learn.precompute_all(order.model, work, exported, belongs_to, say)
+    measured = [
+        judge.parity(work, fitted, exported),
+        *judge.quality(store, repository, order, work, exported, made.table),
+    ]
+    report = judge.table_report(work, exported, made.table, made.source)
     pieces = bundling.Pieces(
-        draft=describe.draft(model, order, version, work, operators=operators, has_coarse=coarse is not None),
+        draft=describe.draft(model, order, version, work, operators=operators, made=made),
         model=file,
         features=work.features,
-        table=table,
-        coarse=coarse,
+        table=made.table,
+        coarse=made.coarse,
+        lists=made.lists.table if made.lists else None,
+        items=made.lists.items if made.lists else None,
         golden=describe.golden(work, exported),
         card={},
     )
@@ -88,7 +93,7 @@ def _build(project: Project, store: Store, order: Order, version: str, say: Say)
         say(f"gate {gate.name}: {'PASS' if gate.passed else 'FAIL'}, {gate.reason}")
     others = variants.build_variants(order, work, pieces, say)
     measured += [gate for other in others for gate in other.measured]
-    detail = describe.detail(project, store, order, work, measured, report)
+    detail = describe.detail(project, store, order, work, measured, report, made.lists_report)
     card = describe.card(order, version, detail)
     detail["pieces"] = bundling.keep_pieces(store, pieces._replace(card=card))
     detail["variants"] = {

@@ -67,6 +67,7 @@ def _build(order: Order, work: Work, standard: Pieces, settings: VariantSettings
         model=file,
         table=_bound(standard.table, belongs_to),
         coarse=_bound(standard.coarse, belongs_to),
+        lists=_bound(standard.lists, belongs_to),
         golden=golden,
     )
     measured = [

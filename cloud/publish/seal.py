@@ -12,6 +12,7 @@ from shared import bundle, codec
 from shared.bundle import File, Golden, Manifest
 from shared.errors import ConflictError, NotFoundError, TrustError
 from shared.features import FeatureSet
+from shared.lists import Split, check_lists, read_items
 from shared.precomputed import PrecomputedTable
 
 
@@ -119,14 +120,30 @@ def verify_bundle(sealed: SealedBundle) -> list[str]:
     if features.digest != manifest.features_sha256:
         raise TrustError("the feature set is not the one of the manifest", field=bundle.FEATURES_FILE)
     for name in (bundle.TABLE_FILE, bundle.COARSE_FILE):
-        if name not in sealed.files:
-            continue
-        table = PrecomputedTable(sealed.files[name])
-        table.check()
-        model = manifest.file(bundle.MODEL_FILE)
-        if table.features_sha256 != features.digest or (model and table.model_sha256 != model.sha256):
-            raise TrustError("the table belongs to another model", field=name)
-        checked.append(f"{name}: {table.n_keys:,} keys in order")
+        if name in sealed.files:
+            table = _table(sealed, name)
+            table.check()
+            checked.append(f"{name}: {table.n_keys:,} keys in order")
+    checked += _verify_lists(sealed, features)
     golden = codec.from_json(sealed.files[bundle.GOLDEN_FILE], Golden, limit_bytes=64 << 20)
     checked.append(f"golden rows: {len(golden.rows)}")
     return checked
+
+
+def _table(sealed: SealedBundle, name: str) -> PrecomputedTable:
+    """Open a table; it must belong to the bundle's features and model."""
+    table, model = PrecomputedTable(sealed.files[name]), sealed.manifest.file(bundle.MODEL_FILE)
+    of_others = table.features_sha256 != sealed.manifest.features_sha256
+    if of_others or (model and table.model_sha256 != model.sha256):
+        raise TrustError("the table belongs to another model", field=name)
+    return table
+
+
+def _verify_lists(sealed: SealedBundle, features: FeatureSet) -> list[str]:
+    lists = sealed.manifest.lists
+    if lists is None:
+        return []
+    table = _table(sealed, bundle.LISTS_FILE)
+    check_lists(table, lists, Split(features, lists.item, lists.columns).anyway)
+    read_items(sealed.files[bundle.ITEMS_FILE], lists)
+    return [f"{bundle.LISTS_FILE}: {table.n_keys:,} lists of {lists.length} out of {lists.n_items:,} items"]

@@ -61,6 +61,13 @@ class Ask(typing.NamedTuple):
     draw: Draw | None = None
 
 
+class Asking(typing.NamedTuple):
+    """A question that has a way of its own to be answered, and how many rows it may hold on to."""
+
+    answering: Answering
+    n_rows: int
+
+
 class Paused(typing.NamedTuple):
     """A question that is not answered yet, what it waits for, and how many rows it has."""
 
@@ -69,7 +76,7 @@ class Paused(typing.NamedTuple):
     n_rows: int
 
 
-def begin(engine: Engine, ask: Ask) -> Response | Paused:
+def begin(engine: Engine, ask: Ask | Asking) -> Response | Paused:
     """Answer as far as it goes without a pause.
 
     Raises
@@ -77,6 +84,8 @@ def begin(engine: Engine, ask: Ask) -> Response | Paused:
     CoveyError
         What the rows or the model are guilty of.
     """
+    if isinstance(ask, Asking):
+        return _first(ask.answering, ask.n_rows)
     if len(ask.rows) == 1 and ask.draw is None:
         ask = ask._replace(unit=ask.active.unit_of(ask.unit))
         made: Prediction | None = None
@@ -88,9 +97,12 @@ def begin(engine: Engine, ask: Ask) -> Response | Paused:
             raise _in_row(ask, 0, err) from err
         if made is not None:
             return ask.say([made])
-    answering = _answering(engine, ask)
+    return _first(_answering(engine, ask), len(ask.rows))
+
+
+def _first(answering: Answering, n_rows: int) -> Response | Paused:
     try:
-        return Paused(answering, next(answering), len(ask.rows))
+        return Paused(answering, next(answering), n_rows)
     except StopIteration as stop:
         return typing.cast("Response", stop.value)
 

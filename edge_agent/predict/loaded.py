@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-import mmap
 import pathlib
 import threading
 import typing
 
 from edge_agent.predict.apart import SLOW_S, Outcome, SlowModelError, SlowRun, fastest_s
 from edge_agent.predict.runtime import Runtime, resident_bytes
+from edge_agent.predict.tables import open_lists, open_table
 from shared import codec
 from shared.bundle import COARSE_FILE, FEATURES_FILE, GOLDEN_FILE, MODEL_FILE, TABLE_FILE, Golden, Manifest
 from shared.errors import DataError, ModelError, TrustError
 from shared.features import Encoder, FeatureSet
 from shared.features.compiled import Codes
-from shared.precomputed import PrecomputedTable
 from shared.telemetry import SOURCES
 
 PRECOMPUTED, ONNX, COARSE, DEFAULT = range(len(SOURCES))
@@ -59,8 +58,9 @@ class LoadedBundle:
                 "the feature set is not the one of the manifest", field=f"{manifest.model} {FEATURES_FILE}"
             )
         self.encoder = Encoder(feature_set)
-        self.table = self._open_table(TABLE_FILE)
-        self.coarse = self._open_table(COARSE_FILE)
+        self.table = open_table(folder, manifest, TABLE_FILE, manifest.n_outputs)
+        self.coarse = open_table(folder, manifest, COARSE_FILE, manifest.n_outputs)
+        self.lists = open_lists(folder, manifest, feature_set)
         self._coarse_key = self.encoder.coarse_key(manifest.coarse)
         self._runtime: Runtime | None = None
         self._error = ""
@@ -80,21 +80,6 @@ class LoadedBundle:
         self._find_first = self.table.get if self.table and manifest.answer_order != "model_first" else None
         self._ask = (*best, self._from_coarse, self._from_default)
         self._ask_but_the_model = tuple(ask for ask in self._ask if ask != self._from_model)
-
-    def _open_table(self, name: str) -> PrecomputedTable | None:
-        if self.manifest.file(name) is None:
-            return None
-        path = self.folder / name
-        with path.open("rb") as file:
-            # An empty file can not be mapped; the table then says that it is no table.
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
-        table = PrecomputedTable(data)
-        model = self.manifest.file(MODEL_FILE)
-        if table.features_sha256 != self.manifest.features_sha256 or table.n_outputs != self.manifest.n_outputs:
-            raise TrustError("the table belongs to other features or outputs", field=f"{self.manifest.model} {name}")
-        if model and table.model_sha256 != model.sha256:
-            raise TrustError("the table belongs to another model", field=f"{self.manifest.model} {name}")
-        return table
 
     def admit_model(self) -> None:
         """Look into the model's file before a runtime does.
@@ -201,12 +186,19 @@ class LoadedBundle:
         return None if found is None else (found, PRECOMPUTED)
 
     def _from_model(self, codes: Codes) -> Answer | None:
-        runtime = self._need_runtime()
+        runtime = self.need_runtime()
         if self.is_slow or self._done:
             return self._from_run_apart(runtime, codes)
         return runtime.run(self.encoder.packed(codes)), ONNX
 
-    def _need_runtime(self) -> Runtime:
+    def need_runtime(self) -> Runtime:
+        """Return the loaded model.
+
+        Raises
+        ------
+        NotReadyError, ModelError
+            It is still loading; there is none, or it did not load.
+        """
         if self._runtime is None:
             if not self.is_loaded.is_set():
                 wait = NotReadyError("the model is still loading", fix="Try again in a second.")
@@ -290,7 +282,7 @@ class LoadedBundle:
     def _golden_answer(self, codes: Codes) -> tuple[float, ...] | None:
         if self.manifest.answer_order == "precomputed_only":
             return self.table.get(self.encoder.key(codes)) if self.table else None
-        return self._need_runtime().run(self.encoder.packed(codes))
+        return self.need_runtime().run(self.encoder.packed(codes))
 
 
 def _is_close(got: tuple[float, ...], expected: tuple[float, ...], tolerance: float) -> bool:

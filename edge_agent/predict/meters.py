@@ -54,6 +54,7 @@ class Meters:
         self.answered: dict[AnsweredKey, Series] = {}
         self.failed: dict[FailedKey, int] = {}
         self.outcomes: dict[tuple[str, str], int] = {}
+        self.lists: dict[tuple[str, str, int], int] = {}
         self.errors: collections.Counter[str] = collections.Counter()
         self.replies: collections.Counter[int] = collections.Counter()
         self.started_s = time.time()
@@ -77,6 +78,12 @@ class Meters:
             outcome = (record.model, record.version)
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
             _bound(self.outcomes)
+
+    def take_list(self, model: str, version: str, source: int) -> None:
+        """Count a list that was found without candidates."""
+        key = (model, version, source)
+        self.lists[key] = self.lists.get(key, 0) + 1
+        _bound(self.lists)
 
 
 def _bound(series: dict[K, V]) -> None:

@@ -107,7 +107,12 @@ def _answers(meters: Meters) -> list[Family]:
         reached = list(itertools.accumulate(buckets))
         samples += [("_bucket", labels | {"le": le}, n) for le, n in zip(bounds, reached, strict=True)]
         samples += [("_sum", labels, sum_us / 1e6), ("_count", labels, reached[-1])]
+    lists = [
+        ("", {"model": model, "version": version, "source": SOURCES[source]}, float(n))
+        for (model, version, source), n in meters.lists.items()
+    ]
     return [
+        Family("covey_lists_total", "counter", "Lists asked for without candidates, by where they came from.", lists),
         Family("covey_predictions_total", "counter", "Answers given, by where they came from.", counts),
         Family("covey_prediction_seconds", "histogram", "Time from the parsed request to the answer.", samples),
     ]

@@ -1,5 +1,7 @@
 """Put candidates in order, best first, by the model's main score; each one that is shown gets a prediction id.
 
+Where there are no candidates, the items of the model's own catalogue are meant: see `listed`.
+
 While two versions are compared by interleaving, a list is drawn from the orders of both.
 """
 
@@ -27,8 +29,8 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True):
 
     Parameters
     ----------
-    candidates : list
-        One row of features each.
+    candidates : list, optional
+        One row of features each; the catalogue that came with the model by default.
     context : mapping
         Features that all candidates share; where a candidate has its own value, that one counts.
     ids : list, optional
@@ -37,15 +39,18 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True):
         How many will be shown; all of them by default.
     unit : str, optional
         Who the list is for; the same unit stays in the same arm.
+    exclude : list, optional
+        Ids of items of the catalogue that are left out.
     """
 
-    candidates: typing.Annotated[list[dict[str, Scalar]], msgspec.Meta(max_length=MAX_ROWS)]
+    candidates: typing.Annotated[list[dict[str, Scalar]], msgspec.Meta(max_length=MAX_ROWS)] | None = None
     context: dict[str, Scalar] = {}
     ids: list[Id] | None = None
     top_k: typing.Annotated[int, msgspec.Meta(ge=1)] | None = None
     model: str | None = None
     unit: str | None = None
     event_time: replies.Time = None
+    exclude: typing.Annotated[list[Id], msgspec.Meta(max_length=MAX_ROWS)] = []
 
 
 decode = msgspec.json.Decoder(RankRequest).decode
@@ -61,7 +66,7 @@ def ask(engine: Engine, active: ActiveModel, request: RankRequest, event_s: floa
     Raises
     ------
     DataError
-        There are not as many ids as candidates, or an id is there twice.
+        There are not as many ids as candidates, or an id is there twice; or candidates are to be left out.
     UsageError
         The model has no score to go by.
     """
@@ -71,20 +76,22 @@ def ask(engine: Engine, active: ActiveModel, request: RankRequest, event_s: floa
             field="model",
             fix="Rank with a model of two classes or of a number.",
         )
-    ids = request.ids
+    ids, candidates = request.ids, request.candidates or []
+    if request.exclude:
+        raise DataError("only items of a catalogue are left out", field="exclude", fix="Do not send those candidates.")
     if ids is not None:
-        _check_ids(ids, len(request.candidates))
-    if not request.candidates:
+        _check_ids(ids, len(candidates))
+    if not candidates:
         return replies.ok({"model": active.entry.model, "ranked": []})
     context = request.context
-    rows = [{**context, **candidate} for candidate in request.candidates] if context else request.candidates
+    rows = [{**context, **candidate} for candidate in candidates] if context else candidates
 
     def say(made: list[Prediction]) -> Response:
         shown = [(i, made[i]) for i in _order(made)[: request.top_k]]
         if active.judges_lists and not any(one.source in APPROXIMATE for _, one in shown):
             nonce = engine.new_nonce()
             arm = shown[0][1].arm
-            engine.visited(_visited(active, arm, nonce, [one for _, one in shown], active.bundle(arm).version))
+            engine.visited(visited(active, arm, nonce, [one for _, one in shown], active.bundle(arm).version))
             return _say(active, ids, shown, {"visit": nonce.hex()})
         return _say(active, ids, shown)
 
@@ -95,7 +102,7 @@ def ask(engine: Engine, active: ActiveModel, request: RankRequest, event_s: floa
         nonce = engine.new_nonce()
         picked = team_draft(_order(made), _order(rival), coins(nonce.hex()), request.top_k)
         shown = [(item, (made, rival)[team][item]) for item, team in picked]
-        engine.visited(_visited(active, drawn_arm, nonce, [one for _, one in shown]))
+        engine.visited(visited(active, drawn_arm, nonce, [one for _, one in shown]))
         return _say(active, ids, shown, {"visit": nonce.hex()})
 
     draw = Draw(drawn_arm, say_drawn) if drawn_arm else None
@@ -107,7 +114,7 @@ def _order(made: list[Prediction]) -> list[int]:
     return sorted(range(len(made)), key=lambda i: made[i].score, reverse=True)
 
 
-def _visited(active: ActiveModel, arm: int, nonce: bytes, shown: list[Prediction], version: str = "") -> Visited:
+def visited(active: ActiveModel, arm: int, nonce: bytes, shown: list[Prediction], version: str = "") -> Visited:
     """Say what is shown in which places; it closes before an outcome of either arm would be late."""
     windows = [active.bundle(one).manifest.label_window_s for one in (INCUMBENT, arm)]
     event_s = shown[0].event_s
@@ -121,7 +128,7 @@ def _say(
     shown: list[tuple[int, Prediction]],
     more: dict[str, object] | None = None,
 ) -> Response:
-    ranked = [_describe(i, None if ids is None else ids[i], one) for i, one in shown]
+    ranked = [describe(i, None if ids is None else ids[i], one) for i, one in shown]
     said = {"model": active.entry.model} | (more or {}) | {"ranked": ranked}
     return replies.ok(said, tuple(one for _, one in shown))
 
@@ -136,7 +143,7 @@ def _check_ids(ids: list[Id], n: int) -> None:
         seen.add(one)
 
 
-def _describe(index: int, own_id: Id | None, made: Prediction) -> dict[str, object]:
+def describe(index: int, own_id: Id | None, made: Prediction) -> dict[str, object]:
     """Describe one place; it names its arm, since a list may be drawn from two."""
     said: dict[str, object] = {"index": index}
     if own_id is not None:

@@ -10,7 +10,7 @@ import typing
 import msgspec
 
 from edge_agent.predict import encodings, replies
-from edge_agent.predict.asking import Ask, Paused, begin, complete
+from edge_agent.predict.asking import Ask, Asking, Paused, begin, complete
 from edge_agent.predict.clock import EventClock
 from edge_agent.predict.engine import ActiveModel, Engine, Prediction
 from edge_agent.predict.loaded import NotReadyError
@@ -93,7 +93,7 @@ class Api:
         self.engine, self.clock, self._status = engine, clock, status
         self.meters = meters or Meters()
         self.gauges, self._max_body_bytes = [gauges], max_body_bytes
-        self._handlers: dict[str, typing.Callable[[bytes], Ask | Response]] = {
+        self._handlers: dict[str, typing.Callable[[bytes], Ask | Asking | Response]] = {
             "/v1/predict": self._predict,
             "/v1/rank": self._rank,
             "/v1/outcomes": self._outcomes,
@@ -132,7 +132,7 @@ class Api:
             if head.encoding:
                 body = encodings.unpacked(body, head.encoding, self._max_body_bytes)
             said = self._route(method, path, body, head)
-            return said if type(said) is Response else begin(self.engine, typing.cast("Ask", said))
+            return said if type(said) is Response else begin(self.engine, typing.cast("Ask | Asking", said))
         except CoveyError as err:
             return self.failed(err)
 
@@ -141,7 +141,7 @@ class Api:
         self.meters.errors[err.code] += 1
         return replies.failed(err)
 
-    def _route(self, method: str, path: str, body: bytes, head: Head) -> Ask | Response:
+    def _route(self, method: str, path: str, body: bytes, head: Head) -> Ask | Asking | Response:
         wanted = _FIXED.get(path)
         if wanted is None:
             path = path.partition("?")[0]
@@ -151,7 +151,7 @@ class Api:
         _need(method, wanted, path)
         return self._handlers[path](body)
 
-    def _route_model(self, method: str, path: str, body: bytes, head: Head) -> Ask | Response:
+    def _route_model(self, method: str, path: str, body: bytes, head: Head) -> Ask | Asking | Response:
         """Answer what is below a model's name, which may be percent-encoded."""
         from edge_agent.predict import metadata
 
@@ -219,7 +219,7 @@ class Api:
         text = metrics.render(metrics.gather(self.meters, self.engine, self._status(), numbers))
         return Response(200, text.encode(), kind=PLAIN)
 
-    def _predict(self, body: bytes) -> Ask | Response:
+    def _predict(self, body: bytes) -> Ask | Asking | Response:
         request = replies.read_with(_decode_predict, body)
         if (request.features is None) == (request.rows is None):
             raise DataError("send either features (one row) or rows (many)", field="features")
@@ -231,12 +231,15 @@ class Api:
             return _say_many([])
         return Ask(active, request.rows, request.unit, event_s, is_one_arm=False, say=_say_many, rows_are="rows")
 
-    def _rank(self, body: bytes) -> Ask | Response:
-        from edge_agent.predict import rank
+    def _rank(self, body: bytes) -> Ask | Asking | Response:
+        from edge_agent.predict import listed, rank
 
         request = replies.read_with(rank.decode, body)
         active = self.engine.model(request.model)
-        return rank.ask(self.engine, active, request, self._event_s(active, request.event_time))
+        event_s = self._event_s(active, request.event_time)
+        if request.candidates is None:
+            return listed.ask(self.engine, active, request, event_s, self.meters)
+        return rank.ask(self.engine, active, request, event_s)
 
     def _event_s(self, active: ActiveModel, said: replies.Time) -> float:
         return self.clock.of_request(said, active.incumbent.manifest.label_window_s)

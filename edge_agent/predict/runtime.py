@@ -17,6 +17,7 @@ _IDENTITY = bytes.fromhex(
     "080712003a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a017912"
     "0a0a08080112040a02080142040a00100d"
 )
+_ROWS_AT_ONCE = 128
 
 
 class Runtime:
@@ -36,6 +37,8 @@ class Runtime:
     run : callable
         Answers one row of `width` float32 numbers, as bytes; the quick way for who asks again and again, any thread
         may. Raises ModelError if the model failed, or an output is not finite.
+    rows_at_once : int
+        How many rows one run of `run_apart` may have.
 
     Raises
     ------
@@ -61,6 +64,7 @@ class Runtime:
         self._input, self._output = self._names(manifest, width)
         self._run = self._session.run
         self._shape = (1, width)
+        self.rows_at_once = 1 if self._session.get_inputs()[0].shape[0] == 1 else _ROWS_AT_ONCE
         self._bound: BoundRun | None = None
         self._is_bound = False
         self.run: typing.Callable[[bytes], tuple[float, ...]] = self._first_run
@@ -116,20 +120,25 @@ class Runtime:
         return self._new_limits()
 
     def run_apart(self, vector: bytes, limits: typing.Any) -> tuple[float, ...]:  # noqa: ANN401
-        """Answer one row in any thread, several at once; like `run` otherwise.
+        """Answer a row in any thread, several at once, or up to `rows_at_once` rows; like `run` otherwise.
 
         Parameters
         ----------
         vector : bytes
-            `width` float32 numbers. Nobody may change it meanwhile.
+            `width` float32 numbers, row after row. Nobody may change it meanwhile.
         limits : RunOptions, optional
             From `new_limits`.
+
+        Returns
+        -------
+        tuple of float
+            The outputs of the first row, then those of the next.
         """
         try:
-            rows = self._frombuffer(vector, self._float32).reshape(self._shape)
+            rows = self._frombuffer(vector, self._float32).reshape(-1, self._shape[1])
             out = self._run([self._output], {self._input: rows}, limits)[0]
             outputs: tuple[float, ...] = tuple(out.ravel().tolist())
-            is_sound = len(outputs) == self._n_outputs and isfinite(sum(outputs))
+            is_sound = len(outputs) == self._n_outputs * len(rows) and isfinite(sum(outputs))
         except Exception as err:
             raise ModelError(f"failed: {err}", field="model") from err
         if not is_sound:

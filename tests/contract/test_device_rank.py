@@ -126,7 +126,8 @@ def test_an_infer_request_has_one_arm_too_where_the_candidate_fails_at_one_row(t
 @pytest.mark.parametrize(
     ("body", "field", "says"),
     [
-        ({}, "body", "missing required field `candidates`"),
+        ({}, "candidates", "no lists were made for late"),
+        ({"candidates": [{"x": 1}], "exclude": ["a"]}, "exclude", "only items of a catalogue are left out"),
         ({"candidates": [1]}, "candidates[0]", "expected `object`"),
         ({"candidates": [{"x": 1}] * (MAX_ROWS + 1)}, "candidates", "length <= 10000"),
         ({"candidates": [{"x": 1}], "ids": []}, "ids", "0 ids for 1 candidates"),

@@ -13,6 +13,7 @@ import typing
 
 import msgspec
 
+from edge_agent import forked
 from edge_agent.agent import Agent
 from edge_agent.config import Layout, find_store
 from edge_agent.files import lock
@@ -84,7 +85,8 @@ class Predictor:
     """The models of a device's store, inside this process.
 
     It is the device while it is open: it answers, records, follows updates, watches a new generation and rolls it back.
-    So only one process can be that at a time, either this one or ``covey-edge run``. Any thread may ask.
+    So only one process can be that at a time, either this one or ``covey-edge run``. Any thread may ask; a child
+    that is forked is another process, and refused.
 
     Parameters
     ----------
@@ -120,6 +122,7 @@ class Predictor:
         self._unfinished: collections.deque[Prediction] = collections.deque()
         self._finishing = threading.Lock()
         self._is_open = True
+        forked.watch(self)
         self._thread = threading.Thread(target=self._run, args=(with_sync,), name="covey", daemon=True)
         self._thread.start()
         self._ready.wait(_START_S)
@@ -275,6 +278,14 @@ class Predictor:
     def _end(self) -> None:
         self._finish(len(self._unfinished), score_other=False)
         self._agent.stop()
+
+    def leave_to_parent(self) -> None:
+        """Be of no more use: this is a child that was forked, and the journal in its memory is the parent's."""
+        self._is_open, self._finishing = False, threading.Lock()
+        self._unfinished.clear()
+        self._left = self._agent  # as it is: to let go of it would close what the parent has open
+        self._engine = self._agent = typing.cast("typing.Any", forked.Elsewhere())
+        self._stack.close()  # the parent still holds the lock; with this it ends with the parent
 
     def __enter__(self) -> typing.Self:
         return self

@@ -169,6 +169,46 @@ def test_only_one_process_is_the_device(layout: Layout) -> None:
         assert (done.returncode != 0, "locked by another process" in done.stderr) == (True, True)
 
 
+def test_a_child_that_is_forked_is_another_process_and_writes_nothing_over_its_parents_records(layout: Layout) -> None:
+    fakes.install(layout, fakes.make_bundle())
+    child = """if True:
+        import os, sys
+        from edge_agent import Predictor
+        from shared.errors import ConflictError
+        row = {"x": 1, "colour": "red", "size": 0}
+
+        def refused(ask):
+            try:
+                ask()
+            except ConflictError as err:
+                return "another process" in str(err)
+
+        predictor = Predictor(sys.argv[1], with_sync=False)
+        first = predictor.predict(row).prediction_id
+        asks = [lambda: predictor.predict(row), lambda: predictor.outcome(first, 1), predictor.status,
+                lambda: Predictor(sys.argv[1])]
+        if not (pid := os.fork()):
+            said = [refused(ask) for ask in asks]
+            predictor.close()
+            os._exit(0 if said == [True] * 4 else 1)
+        made = {predictor.predict(row).prediction_id for _ in range(50)}
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        hold, let_go = os.pipe()
+        if not os.fork():
+            os.close(let_go)
+            os.read(hold, 1)
+            os._exit(0)
+        predictor.close()
+        Predictor(sys.argv[1], with_sync=False).close()  # the child that lives on does not hold the store
+        print(status, len(made))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", child, str(layout.store)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout.split(), done.stderr) == (["0", "50"], "")
+    assert totals(layout)["requests"] == 51
+
+
 def test_what_is_wrong_is_told_and_leaves_it_usable(layout: Layout) -> None:
     fakes.install(layout, fakes.make_bundle())
     with Predictor(layout.store, with_sync=False) as predictor:

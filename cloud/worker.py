@@ -13,6 +13,7 @@ import typing
 
 from cloud import trigger
 from cloud.config import Project
+from cloud.hooks import Messenger
 from cloud.publish.repository import SignedRepository
 from cloud.rollout import controller
 from cloud.store.store import Store
@@ -47,6 +48,7 @@ class Worker:
     def run(self, stop: threading.Event) -> None:
         """Tick until told to stop."""
         with self._alone(stop):
+            messenger = Messenger(self.project)
             while not stop.is_set():
                 try:
                     self.once()
@@ -55,6 +57,7 @@ class Worker:
                 except Exception:
                     log.exception("a tick failed; the next one tries again")
                 stop.wait(self.project.settings.serve.tick_interval_s)
+            messenger.stop()
         self._end_children()
         self.store.close()
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "key": ("cloud.cli.key:key", "Signing keys: which count, and how they are replaced."),
     "rollout": ("cloud.cli.rollout:rollout", "Start, watch and steer rollouts."),
     "experiment": ("cloud.cli.experiment:experiment", "Decide experiments from sums."),
+    "hook": ("cloud.cli.hook:hook", "See and try the hooks: who is told what happens, and who is asked."),
     "trigger": ("cloud.cli.fleet:trigger", "See what makes a model train again by itself."),
     "audit": ("cloud.cli.fleet:audit", "Show who did what, and why, newest first."),
     "serve": ("cloud.cli.serve:serve", "Serve devices and pages, with a worker beside, until stopped."),

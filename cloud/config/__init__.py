@@ -7,6 +7,7 @@ from cloud.config.fleet import (
     ServeSettings,
     Settings,
 )
+from cloud.config.hooks import HookSettings
 from cloud.config.model import (
     NETWORKS,
     BudgetSettings,
@@ -31,6 +32,7 @@ __all__ = [
     "DeviceSettings",
     "FinetuneSettings",
     "GateSettings",
+    "HookSettings",
     "ModelSettings",
     "NumberSettings",
     "Params",

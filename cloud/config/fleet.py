@@ -6,6 +6,7 @@ import typing
 
 import msgspec
 
+from cloud.config.hooks import HookSettings
 from cloud.config.model import ModelSettings
 from cloud.config.rollout import RolloutSettings
 from cloud.config.table import AtLeastOne, Positive, Ratio, Seconds, Table
@@ -93,3 +94,4 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     serve: ServeSettings = ServeSettings()
     devices: DeviceSettings = DeviceSettings()
     rollout: RolloutSettings = RolloutSettings()
+    hook: tuple[HookSettings, ...] = ()

@@ -130,6 +130,7 @@ def _check(parsed: Settings) -> None:
             field="rollout.expedited",
             fix="Take it out; somebody says so, with a reason: covey rollout start --expedite --reason TEXT",
         )
+    _check_hooks(parsed)
     for name, model in parsed.models.items():
         check_name(name, f"models.{name}")
         where = f"models.{name}"
@@ -149,6 +150,26 @@ def _check(parsed: Settings) -> None:
         if model.label == model.time:
             raise ConfigError("label and time are the same column", field=f"{where}.label", fix="Name two columns.")
         _check_variants(model, f"{where}.variant")
+
+
+def _check_hooks(parsed: Settings) -> None:
+    names = [one.name for one in parsed.hook]
+    for i, one in enumerate(parsed.hook):
+        where = f"hook[{i}]"
+        if one.name in names[:i]:
+            raise ConfigError(f"two hooks are called {one.name!r}", field=f"{where}.name", fix="Rename one.")
+        if bool(one.command) == bool(one.url):
+            raise ConfigError("give a command, or a url", field=f"{where}.command", fix="One of the two.")
+        if one.url and not one.url.startswith(("http://", "https://")):
+            raise ConfigError(f"{one.url!r:.60} is no address", field=f"{where}.url", fix="Begin with https://.")
+        if one.command and not one.command[0]:
+            raise ConfigError("it has no program", field=f"{where}.command", fix='Name it: command = ["bin/tell"].')
+        if one.secret_file and not one.url:
+            raise ConfigError("only posts are signed", field=f"{where}.secret_file", fix="Leave it out.")
+        if not (one.on or one.before):
+            raise ConfigError(
+                "it is told of nothing and asked nothing", field=f"{where}.on", fix='Say when: on = ["promoted"].'
+            )
 
 
 def _check_variants(model: ModelSettings, where: str) -> None:

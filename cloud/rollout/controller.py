@@ -13,6 +13,7 @@ import msgspec
 from cloud.config import Project, RolloutSettings
 from cloud.rollout import alarm, choice, deadline
 from cloud.rollout.channels import Publish, publish_changes
+from cloud.rollout.confirm import held_by_hooks, may_open
 from cloud.rollout.devices import fleet_event_s
 from cloud.rollout.growing import grow, open_at
 from cloud.rollout.look import Moment, look_at
@@ -165,8 +166,7 @@ def _go_on(
         return left
     waiting = [stage for stage in stages if not stage["opened_s"]]
     if all(stage["passed_s"] for stage in stages if stage["opened_s"]) and waiting:
-        may_open = waiting[0]["approved_s"] or not waiting[0]["settings"].get("approve")
-        if may_open and not closed(settings, regions, waiting[0]["region"], at.now_s):
+        if may_open(project, store, rollout, settings, waiting[0], at.now_s):
             happened.append(_open(store, rollout, settings, waiting[0], event_day))
     elif not waiting and all(stage["passed_s"] for stage in stages) and not closed(settings, regions, FLEET, at.now_s):
         happened += _promote(project, store, rollout, stages[-1], verdicts, event_day, is_last_day=too_long)
@@ -271,8 +271,8 @@ def _promote(
     said = choice.proof_of(verdicts[arm], names[arm], rollout["from_version"]) if arm else approved
     if first or (approved and not arm):
         arm, said = next(iter(verdicts)), "installed in every region" if first else approved
-    if arm is None:
-        waits = [said for arm, one in verdicts.items() for said in choice.spoken(one.waits, names, arm)]
+    if arm is None or (not approved and held_by_hooks(project, store, rollout, None)):
+        waits = [said for own, one in verdicts.items() for said in choice.spoken(one.waits, names, own) if not arm]
         store.set_meta(WAITS.format(rollout["id"]), "\n".join(waits))
         return []
     happened = []

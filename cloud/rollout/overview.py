@@ -12,6 +12,7 @@ from cloud.analysis.forecast import more_outcomes_of
 from cloud.config import ModelSettings, Project, RolloutSettings
 from cloud.rollout import standing
 from cloud.rollout.beside import beside
+from cloud.rollout.confirm import waited_for
 from cloud.rollout.devices import status_of
 from cloud.rollout.pace import control_of, held_up
 from cloud.rollout.plan import stage_name
@@ -179,7 +180,8 @@ def rollout(project: Project, store: Store, number: int) -> Row:
             row["model"], [stage["id"] for stage in of.stages if stage["opened_s"]]
         ),
         "devices": len(store.fleet.all()),
-        "waits_for": held_up(row, store.rollouts.stages(number), project.settings.regions.order, time.time()),
+        "waits_for": held_up(row, store.rollouts.stages(number), project.settings.regions.order, time.time())
+        or " and ".join(waited_for(project, store, row)),
         "control": control_of(msgspec.convert(row["plan"], RolloutSettings), project.settings.regions.order),
         "pinned": [pin["device"] for pin in store.pins.in_region() if pin["model"] == row["model"]],
         "beside": beside(project, store, row),

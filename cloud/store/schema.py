@@ -208,3 +208,18 @@ update channels set told_s = published_s
 def _growth(db: sqlite_utils.Database) -> None:
     # When each share was reached: [[basis points, time], ...].
     db.execute("alter table stages add column growth text not null default '[]'")
+
+
+@migrations(name="0011-hooks")
+def _hooks(db: sqlite_utils.Database) -> None:
+    _run(
+        db,
+        """
+create table hooks (name text primary key, told integer not null, tries integer not null, next_s real not null,
+    error text not null, told_s real not null, given_up integer not null) without rowid;
+create table questions (id integer primary key, rollout integer not null references rollouts (id),
+    stage integer not null, hook text not null, state text not null check (state in ('open', 'agreed')),
+    words text not null, actor text not null, tries integer not null, next_s real not null, asked_s real not null,
+    answered_s real not null, unique (rollout, stage, hook))
+""",
+    )

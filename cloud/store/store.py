@@ -9,6 +9,7 @@ from cloud.store.database import Database
 from cloud.store.datasets import Datasets
 from cloud.store.evidence import Evidence
 from cloud.store.fleet import Fleet
+from cloud.store.hooks import Hooks
 from cloud.store.jobs import Jobs
 from cloud.store.measures import Measures
 from cloud.store.pins import Pins
@@ -37,6 +38,7 @@ class Store:
         self.measures = Measures(self.db)
         self.rollouts = Rollouts(self.db)
         self.pins = Pins(self.db)
+        self.hooks = Hooks(self.db)
 
     def get_meta(self, key: str, default: float | str = 0) -> float | str:
         """Return a small value."""

@@ -177,9 +177,9 @@ class Fleet:
         self.days(days)
         return number
 
-    def order(self, number: int, action: str) -> str:
+    def order(self, number: int, action: str, *, reason: str = "a test") -> str:
         """Give an order, let the controller see it, and return what came of it."""
-        made = self.store.rollouts.order(number, action, actor="ada", reason="a test")
+        made = self.store.rollouts.order(number, action, actor="ada", reason=reason)
         self.tick()
         return str(self.store.rollouts.get_order(made)["result"])
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typing
 
+from cloud.rollout.apart import set_apart
+
 Row = typing.Mapping[str, typing.Any]
 _MARKS = {"PASS": "v", "HOLD": ">", "FAIL": "x", "WAITING": "."}
-_NAMED = 5
 
 
 def rollout_lines(view: Row) -> list[str]:
@@ -34,19 +35,10 @@ def rollout_lines(view: Row) -> list[str]:
         lines.append(f"  about {view['promotion']['more_outcomes']:,} more outcomes prove it, if they go on like this")
     if view["waits_for"]:
         lines.append(f"  waits for {view['waits_for']}")
-    if view["control"] and view["state"] == "running":
-        shares = ", ".join(f"{share:.0%} of {region}" for region, share in view["control"].items())
-        lines.append(f"  control group, without the candidate until it is promoted: {shares}")
-    if view["pinned"] and view["state"] == "running":
-        lines.append(f"  pinned, and counted in no stage: {', '.join(view['pinned'][:_NAMED])}{_more(view['pinned'])}")
-    lines += [f"  {said}" for said in view["beside"]["lines"]]
+    lines += [f"  {said}" for said in [*set_apart(view), *view["beside"]["lines"]]]
     if view["outcome"]:
         lines.append(f"  {state}: {view['outcome']}")
     return lines
-
-
-def _more(names: typing.Sequence[str]) -> str:
-    return f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
 
 
 def _candidates(rows: typing.Sequence[Row]) -> list[str]:

@@ -9,7 +9,7 @@ import typing
 
 import flask
 
-from cloud.rollout import course, events, history, overview, story
+from cloud.rollout import apart, course, events, history, overview, story
 from cloud.web import drawings, formats
 from cloud.web.context import Context, context
 from cloud.web.guard import local_only
@@ -106,7 +106,8 @@ def _newest(here: Context, name: str) -> Row | None:
 def rollout_view(here: Context, number: int) -> Row:
     """Return what the Rollout page shows."""
     view = course.course(here.project, here.store, number)
-    return view | {"headline": story.rollout_headline(view), "next": story.next_steps(view)}
+    said = {"headline": story.rollout_headline(view), "next": story.next_steps(view)}
+    return view | said | {"set_apart": apart.set_apart(view)}
 
 
 def rollouts_view(here: Context) -> Row:

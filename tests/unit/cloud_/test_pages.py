@@ -205,6 +205,20 @@ def test_a_canary_page_shows_band_guardrails_devices_and_verdicts(fleet: Fleet, 
     assert f"covey rollout abort {number}" in page.text
 
 
+def test_a_canary_page_names_the_control_group_and_pinned_devices_that_are_left_out(
+    fleet: Fleet, client: Client
+) -> None:
+    number = fleet.canary()
+    assert "pinned" not in client.get(f"/rollouts/{number}").text
+    fleet.store.pins.set("w1", small.MODEL, "v1", actor="ada", reason="a <b>test</b>")
+    fleet.store.db.connection.execute(
+        "update rollouts set plan = json_set(plan, '$.region', json('{\"east\": {\"control_share\": 0.2}}'))"
+    )
+    page = client.get(f"/rollouts/{number}").text
+    assert "Pinned, and counted in no stage: w1." in page
+    assert "Control group, without the candidate until it is promoted: 20% of east." in page
+
+
 @pytest.mark.parametrize(
     ("word", "says"),
     [

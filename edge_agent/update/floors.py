@@ -82,7 +82,14 @@ def settle(folder: pathlib.Path, floors: Floors, now_s: float) -> None:
         make_durable(folder)
         for role, name in names.items():
             floors.raise_floor(name, int(signed[role]["version"]))
-    if is_news or now_s >= floors.floor("time") + _TIME_STEP_S:  # a poll with nothing new writes nothing
+        floors.raise_floor("time", int(now_s))
+    else:
+        note_time(floors, now_s)
+
+
+def note_time(floors: Floors, now_s: float) -> None:
+    """Remember the time, now and then: a poll with nothing new writes nothing."""
+    if now_s >= floors.floor("time") + _TIME_STEP_S:
         floors.raise_floor("time", int(now_s))
 
 

@@ -17,7 +17,7 @@ from edge_agent.update.download import DELTA_MEMORY_BYTES, Downloader, Tail, Tel
 from edge_agent.update.metadata_folder import accept_channel
 from edge_agent.update.parts import keep_parts
 from edge_agent.update.repair import mend, stage
-from edge_agent.update.retreat import last_good, retreat
+from edge_agent.update.retreat import keep_last, last_good, retreat
 from edge_agent.update.signed import Manifests, Signed
 from edge_agent.update.state import State
 from edge_agent.update.trust import Repository, Stream
@@ -108,12 +108,10 @@ class Installer:
         UnreachableError, TrustError, WireError, ModelError
             Nothing has changed then: what ran goes on running.
         """
-        for folder in (self._layout.store, self._layout.tuf, self._layout.blobs):
-            sweep(folder)
         self._finish_roll_back()
-        self._job.begin()
-        self._repository.refresh()
-        says = self._read_channel()
+        # What was refused before is told anew if it still is; all else that is as it was leaves nothing to store.
+        is_news = bool(self._job.read().outcome) or not self._repository.is_as_marked()
+        says = self._look() if is_news else self._read_channel()
         note, repaired, before_bytes = "", [], self._download.fetched_bytes
         for _ in range(1 + says.n_bundles):
             manifests = self._signed.manifests(says, self._identity.device)
@@ -126,6 +124,9 @@ class Installer:
                 repaired = mend(self._generations, generation, manifests.by_sha256, self._download.fetch)
                 changed = self._ensure_served(digest)
                 break
+            if not is_news:
+                self._job.begin()
+                is_news = True
             self._job.check_loop(digest)
             self._fetch(generation, digest, manifests)
             self._job.move("stage")
@@ -143,12 +144,22 @@ class Installer:
         else:
             raise ModelError(note, field="self-test")
         self._state.raise_floor(_CHANNEL_FLOOR, says.sequence)
-        self._job.end(note, told=not (changed or note))
+        self._repository.mark()
+        if is_news or changed:
+            self._job.end(note, told=not (changed or note))
         if changed:
-            self._clean_up(digest)
+            keep_last(self._state, self._generations, digest)
         return Outcome(
             says, digest, changed, note, self._download.fetched_bytes - before_bytes, repaired=tuple(repaired)
         )
+
+    def _look(self) -> Channel:
+        """Begin an update, and see what is signed now."""
+        for folder in (self._layout.store, self._layout.tuf, self._layout.blobs):
+            sweep(folder)
+        self._job.begin()
+        self._repository.refresh()
+        return self._read_channel()
 
     def _finish_roll_back(self) -> None:
         """End what a process that died in the middle of going back had begun."""
@@ -285,13 +296,3 @@ class Installer:
                 )
             raise
         return True
-
-    def _clean_up(self, digest: str) -> None:
-        """Keep what runs, what ran before, and the last good generation with other versions (N-1)."""
-        on_disk = set(self._generations.list())
-        versions = self._generations.read(digest).incumbents
-        good = [other for other in self._state.good() if other in on_disk and other != digest]
-        other_versions = [other for other in good if self._generations.read(other).incumbents != versions]
-        keep = {digest, self._generations.running(), *good[:1], *other_versions[:1]} & on_disk
-        self._generations.collect_garbage(keep)
-        self._state.forget(keep)

@@ -70,3 +70,14 @@ def _new(generations: Generations, bad: str, before: str) -> list[_New]:
         return new_versions(generations.read(bad), generations.read(before) if before else None)
     except (CoveyError, OSError):
         return []  # nobody can say any more what was in it; it is bad as a whole
+
+
+def keep_last(state: State, generations: Generations, digest: str) -> None:
+    """Keep what runs, what ran before, and the last good generation with other versions (N-1)."""
+    on_disk = set(generations.list())
+    versions = generations.read(digest).incumbents
+    good = [other for other in state.good() if other in on_disk and other != digest]
+    other_versions = [other for other in good if generations.read(other).incumbents != versions]
+    keep = {digest, generations.running(), *good[:1], *other_versions[:1]} & on_disk
+    generations.collect_garbage(keep)
+    state.forget(keep)

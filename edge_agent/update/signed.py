@@ -61,12 +61,14 @@ class Signed:
 
     def __init__(self, repository: Repository, folder: pathlib.Path) -> None:
         self._repository, self._folder = repository, folder
+        self._read: dict[str, tuple[typing.Any, bytes]] = {}
+        self._edition = -1
 
     def channel(self, region: str) -> Channel:
         """Return the channel of a region, as it is signed now."""
         path = channel.target_path(region)
-        data = self._repository.target(path, cache=self._folder / OFFERED)
-        return _parse(channel.parse_channel, data, path)
+        says, _ = self._target(path, self._folder / OFFERED, channel.parse_channel)
+        return says
 
     def manifests(self, says: Channel, device: str) -> Manifests:
         """Return the signed manifests of everything that a channel names for a device."""
@@ -80,11 +82,20 @@ class Signed:
     def _manifest(self, model: str, version: str, variant: str) -> tuple[bundle.Manifest, bytes]:
         path = bundle.target_path(model, version, variant)
         cache = self._folder / "manifests" / f"{model}@{version}@{variant}.json"
-        data = self._repository.target(path, cache=cache)
-        manifest = _parse(bundle.parse_manifest, data, path)
+        manifest, data = self._target(path, cache, bundle.parse_manifest)
         if (manifest.model, manifest.version, manifest.variant) != (model, version, variant):
             raise TrustError(f"the manifest is of {manifest.model}@{manifest.version} ({manifest.variant})", field=path)
         return manifest, data
+
+    def _target(self, path: str, cache: pathlib.Path, parse: typing.Callable[[bytes], T]) -> tuple[T, bytes]:
+        """Read a target, once for each time that the repository was refreshed."""
+        if self._edition != self._repository.edition:
+            self._read.clear()
+            self._edition = self._repository.edition
+        if path not in self._read:
+            data = self._repository.target(path, cache=cache)
+            self._read[path] = (_parse(parse, data, path), data)
+        return self._read[path]
 
 
 def _parse(parse: typing.Callable[[bytes], T], data: bytes, path: str) -> T:

@@ -164,7 +164,9 @@ class State:
         return int(row[0]) if row else 0
 
     def raise_floor(self, name: str, value: int) -> None:
-        """Raise such a number."""
+        """Raise such a number; where it stands so high already, nothing is written and nobody waits."""
+        if value <= self.floor(name):
+            return
         with transaction(self._db):
             if value > self.floor(name):
                 self._db.execute("insert or replace into floors values (?, ?)", (name, value))

@@ -17,7 +17,8 @@ from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
-from edge_agent.update.floors import Floors, NoFloors, settle, signers
+from edge_agent.update.floors import Floors, NoFloors, note_time, settle, signers
+from edge_agent.update.mark import Mark, mark_of
 from edge_agent.update.metadata_folder import forget, kept, mend, put_back
 from shared.errors import NotFoundError, TrustError, UnreachableError
 
@@ -52,6 +53,17 @@ class _Fetcher(FetcherInterface):
     def __init__(self, stream: Stream, where: Where) -> None:
         self._stream, self._where = stream, where
         self.last = "metadata"
+        self.ahead: dict[str, bytes | None] = {}
+
+    def look(self, name: str, limit_bytes: int) -> bytes | None:
+        """Fetch metadata, None if there is none, and have it ready for who fetches it next."""
+        url = self._where.metadata + name
+        try:
+            found: bytes | None = self.download_bytes(url, limit_bytes)
+        except exceptions.DownloadHTTPError:
+            found = None
+        self.ahead[url] = found
+        return found
 
     def _fetch(self, url: str) -> typing.Iterator[bytes]:
         if url.startswith(self._where.targets):
@@ -59,7 +71,13 @@ class _Fetcher(FetcherInterface):
         else:
             self.last = "metadata/" + url.removeprefix(self._where.metadata)
         try:
-            yield from self._stream(url)
+            if url not in self.ahead:
+                yield from self._stream(url)
+                return
+            data = self.ahead.pop(url)
+            if data is None:
+                raise NotFoundError(f"{url} is not there")
+            yield data
         except NotFoundError as err:
             raise exceptions.DownloadHTTPError(str(err), 404) from err
         except UnreachableError as err:
@@ -81,6 +99,11 @@ class Repository:
         Fetches a URL in pieces.
     floors : Floors
         What was seen before, should the folder get lost.
+
+    Attributes
+    ----------
+    edition : int
+        Another one after each refresh.
     """
 
     def __init__(
@@ -91,6 +114,36 @@ class Repository:
         self._floors = floors or NoFloors()
         self._fetcher = _Fetcher(stream, where)
         self._updater: Updater | None = None
+        self._mark: Mark | None = None
+        self.edition = 0
+
+    def mark(self) -> None:
+        """Remember what is trusted now, for `is_as_marked`; everything that this device needs was read."""
+        self._mark = None if self._updater is None else mark_of(self._folder)
+
+    def is_as_marked(self) -> bool:
+        """Ask whether a refresh would find what is trusted already, with no more than its two requests.
+
+        Root and timestamp come first in the client workflow: where there is no next root (5.3.3) and the timestamp is
+        the one that was verified, the workflow ends with what is there, as long as none of it has expired. If there is
+        anything else, `refresh` decides what it is, and fetches neither a second time.
+
+        Raises
+        ------
+        UnreachableError
+            No network; what was trusted before still is.
+        """
+        mark, now_s = self._mark, time.time()
+        self._fetcher.ahead.clear()
+        if mark is None or not mark.stands(self._folder, max(now_s, float(self._floors.floor("time")))):
+            return False
+        with _named(self._fetcher):
+            if self._fetcher.look(f"{mark.root + 1}.root.json", _CONFIG.root_max_length) is not None:
+                return False
+            if self._fetcher.look("timestamp.json", _CONFIG.timestamp_max_length) != mark.timestamp:
+                return False
+        note_time(self._floors, now_s)
+        return True
 
     def refresh(self) -> None:
         """Bring trusted metadata up to date.
@@ -102,7 +155,8 @@ class Repository:
         TrustError
             The repository shows something that is unsigned, expired, or older than what was seen before.
         """
-        self._updater, now_s = None, time.time()  # one time for the whole of an update (5.1)
+        self._mark = self._updater = None
+        now_s = time.time()  # one time for the whole of an update (5.1)
         mend(self._folder)
         before = kept(self._folder)
         with _named(self._fetcher):
@@ -114,6 +168,7 @@ class Repository:
             put_back(self._folder, before)
             raise
         self._updater = updater
+        self.edition += 1
 
     def _load(self) -> Updater:
         """Refresh; once a key of timestamp or snapshot was replaced, what they had signed counts no more (5.3.11)."""

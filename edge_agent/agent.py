@@ -97,9 +97,9 @@ class Agent:
         with lock(self.layout.serve_lock):
             listener = await listen.on_port(http.new_connection, serve.host, serve.port)
             host, port = listener.sockets[0].getsockname()[:2]
-            self.address = f"http://{host}:{port}"
+            self.address = f"http://{listen.as_written(host)}:{port}"
             if is_loopback(host) or serve.names:
-                http.hosts = Hosts((*serve.names, serve.host))
+                http.hosts = Hosts((*serve.names, listen.as_written(serve.host)))
             unix = listen.UnixListener(pathlib.Path(serve.socket), int(serve.socket_mode, 8))
             if serve.socket:
                 await unix.open(http.new_private_connection)

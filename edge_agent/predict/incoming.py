@@ -14,7 +14,7 @@ from shared.errors import CoveyError, WireError
 
 _MAX_HEAD_BYTES = 64 << 10
 _SMALL_BODY_BYTES = 64 << 10
-_LENGTH, _EXPECT, _ENCODING, _HEADER_LENGTH, _HOST, _ACCEPTS = range(6)
+_LENGTH, _EXPECT, _ENCODING, _HEADER_LENGTH, _HOST, _ACCEPTS, _TRANSFER = range(7)
 _WATCHED = {
     b"content-length": _LENGTH,
     b"expect": _EXPECT,
@@ -22,6 +22,7 @@ _WATCHED = {
     b"inference-header-content-length": _HEADER_LENGTH,
     b"host": _HOST,
     b"accept-encoding": _ACCEPTS,
+    b"transfer-encoding": _TRANSFER,
 }
 _NO_HEAD = Head()
 
@@ -124,13 +125,18 @@ class Incoming:
         if self._fields > _MAX_HEAD_BYTES:
             raise _long_head()
         watched = _WATCHED.get(name.lower())
-        if watched is None:
-            return
+        if watched is not None and self._in_head:  # what trails a body says nothing of the request
+            self._note(watched, value)
+
+    def _note(self, watched: int, value: bytes) -> None:
         if watched == _LENGTH:
             if value.isdigit() and int(value[:19]) > self._max_body_bytes:
                 raise TooLargeError(f"a body of {int(value[:19]):,} bytes", field="content-length")
         elif watched == _HOST:
             self._check_host(value)
+        elif watched == _TRANSFER:
+            if value.strip().lower() != b"chunked":
+                raise WireError("only chunked is read here", field="transfer-encoding", fix="Use Content-Encoding.")
         elif watched == _EXPECT:
             self._wants_leave = value.lower() == b"100-continue"
         elif watched == _ACCEPTS:
@@ -144,8 +150,19 @@ class Incoming:
     def on_headers_complete(self) -> None:
         """From here on what comes is body."""
         self._in_head, self._unparsed = False, 0
-        if self._wants_leave:
+        if not self._url.startswith(b"/"):
+            self._url = self._without_origin(self._url)
+        if self._wants_leave and self._parser.get_http_version() != "1.0":  # there it would be taken for the reply
             self._give_leave()
+
+    def _without_origin(self, url: bytes) -> bytes:
+        """Return the path of a target that names its server, as clients of a proxy write it; others stay."""
+        scheme, _, rest = url.partition(b"://")
+        if scheme.lower() != b"http" or not rest:
+            return url
+        end = min(at for mark in b"/?#" if (at := (rest + b"/").find(mark)) >= 0)
+        self._check_host(rest[:end])
+        return rest[end:] if rest[end : end + 1] == b"/" else b"/" + rest[end:]
 
     def on_body(self, body: bytes) -> None:
         """Collect the body; large ones only while there is room for them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import pathlib
 import resource
@@ -19,8 +20,31 @@ Factory = typing.Callable[[], asyncio.BaseProtocol]
 
 
 async def on_port(factory: Factory, host: str, port: int) -> asyncio.Server:
-    """Listen on a TCP port."""
-    return await asyncio.get_running_loop().create_server(factory, host, port, backlog=_BACKLOG)
+    """Listen on a TCP port.
+
+    Raises
+    ------
+    ConfigError
+        Another program listens there, or the address is none of this machine's.
+    """
+    try:
+        return await asyncio.get_running_loop().create_server(factory, host, port, backlog=_BACKLOG)
+    except OSError as err:
+        why = err.strerror if isinstance(err, socket.gaierror) else os.strerror(err.errno or 0)
+        raise ConfigError(
+            f"can not listen on {as_written(host)}:{port}: {why}",
+            field="serve.host" if err.errno != errno.EADDRINUSE else "serve.port",
+            fix="Choose another with --host or --port, or in edge.toml.",
+        ) from err
+
+
+def as_written(host: str) -> str:
+    """Return an address as it stands in a URL.
+
+    >>> as_written("::1"), as_written("127.0.0.1")
+    ('[::1]', '127.0.0.1')
+    """
+    return f"[{host}]" if ":" in host else host
 
 
 class UnixListener:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 
 import msgspec
@@ -17,6 +18,8 @@ Time = str | float | int | None
 T = typing.TypeVar("T")
 JSON, OCTETS, PLAIN = "application/json", "application/octet-stream", "text/plain; version=0.0.4; charset=utf-8"
 MAX_ROWS = 10_000
+_A_KEY, _MAX_NAMED_BYTES = "[...]", 1 << 18
+_ENDLESS = (math.inf, -math.inf)
 
 
 class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -76,9 +79,27 @@ def read_with(decode: typing.Callable[[bytes], T], body: bytes) -> T:
         return decode(body or b"null")
     except msgspec.ValidationError as err:
         message, _, path = str(err).partition(" - at `$")
-        raise WireError(message[:1].lower() + message[1:], field=path.rstrip("`").lstrip(".") or "body") from err
+        field = _named(path.rstrip("`").lstrip("."), body)
+        raise WireError(message[:1].lower() + message[1:], field=field or "body") from err
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as err:
         raise WireError(f"not JSON: {err}", field="body") from err
+
+
+def _named(path: str, body: bytes) -> str:
+    """Put the name of the feature into a path: msgspec says ``[...]`` for a value of a mapping."""
+    way, unnamed, _ = path.partition(_A_KEY)
+    if not unnamed or len(body) > _MAX_NAMED_BYTES:  # others wait meanwhile
+        return path
+    import json  # it reads 1e999 too
+
+    try:
+        row = json.loads(body)
+    except (ValueError, RecursionError):
+        return path
+    for step in way.replace("[", ".").replace("]", "").split("."):
+        row = row[int(step) if step.isdecimal() else step]
+    odd = [name for name, value in row.items() if isinstance(value, dict | list) or value in _ENDLESS]
+    return path.replace(_A_KEY, f".{odd[0]}").removeprefix("features.") if odd else path
 
 
 def ok(value: object, after: tuple[Prediction, ...] = (), *, status: int = 200) -> Response:

@@ -50,11 +50,11 @@ def test_any_other_name_is_refused_and_the_message_says_what_to_set(said: str) -
     assert caught.value.field == "host"
 
 
-def ask(line: socket.socket, host: str | None) -> tuple[int, typing.Any]:
-    """Ask for an answer under some name; return status and reply."""
+def ask(line: socket.socket, host: str | None, origin: str = "") -> tuple[int, typing.Any]:
+    """Ask for an answer under some name, and maybe by a target that names another; return status and reply."""
     body = json.dumps(ROW).encode()
     named = f"Host: {host}\r\n" if host is not None else ""
-    line.sendall(f"POST /v1/predict HTTP/1.1\r\n{named}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    line.sendall(f"POST {origin}/v1/predict HTTP/1.1\r\n{named}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     data = b""
     while b"\r\n\r\n" not in data:
         data += line.recv(65536) or pytest.fail(f"hung up after {data!r}")
@@ -91,3 +91,21 @@ def test_a_page_that_points_its_name_here_gets_nothing_and_the_unix_socket_is_ex
     with socket.create_connection(("127.0.0.1", port)) as line:
         assert [ask(line, "localhost")[0] for _ in range(3)] == [200] * 3
         assert ask(line, EVIL)[0] == 403
+    for origin, status in (("http://shop.lan:80", 200), (f"http://{EVIL}", 403)):
+        with socket.create_connection(("127.0.0.1", port)) as line:
+            assert (ask(line, "localhost", origin)[0], origin) == (status, origin)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/net/if_inet6").exists(), reason="this machine has no addresses of six")
+def test_on_an_address_of_six_the_agent_names_itself_as_a_url_does(tmp_path: pathlib.Path) -> None:
+    layout = fakes.join(tmp_path / "store")
+    fakes.install(layout, fakes.make_bundle())
+    edge = [sys.executable, "-m", "edge_agent.cli", "--store", str(layout.store)]
+    command = [*edge, "run", "--host", "::1", "--port", "0", "--no-sync"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert " answers on http://[::1]:" in process.stdout.readline()
+        asked = [*edge, "predict", "x=1", "colour=red", "size=0"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+        process.terminate()
+    assert (done.returncode, done.stdout[:2], done.stderr) == (0, "1 ", "")

@@ -149,6 +149,9 @@ BROKEN = {
     "a length beyond any sense": Broken(request("/v1/predict", {}, length="9" * 19), 413, "content-length"),
     "two lengths": Broken(request("/v1/predict", b"{}", "Content-Length: 3"), 400, "request"),
     "length and chunks": Broken(request("/v1/predict", b"{}", "Transfer-Encoding: chunked"), 400, "request"),
+    "chunks of something packed": Broken(
+        chunked(b"{}").replace(b"chunked", b"gzip, chunked"), 400, "transfer-encoding", "only chunked"
+    ),
     "chunks of a negative size": Broken(chunked(end=b"-1\r\n\r\n"), 400, "request"),
     "chunks of an endless size": Broken(chunked(end=b"f" * 40 + b"\r\n"), 400, "request"),
     "chunks that are too many": Broken(chunked(*[bytes(1000)] * 200), 413, "body", "more than 100,000 bytes"),
@@ -210,7 +213,7 @@ REFUSED = {
     "no route": Refused(request("/v1/predictions", {}), 404, "path", "no route '/v1/predictions'"),
     "an escaped route": Refused(request("/v1/pred%69ct", {}), 404, "path"),
     "a way up": Refused(request("/v2/models/../../identity.json", method="GET"), 404, "path"),
-    "a whole address": Refused(request("http://here/v1/predict", {}), 404, "path"),
+    "a whole address": Refused(request("ftp://here/v1/predict", {}), 404, "path"),
     "a route that is no path": Refused(request("*", method="OPTIONS"), 404, "path"),
     "an unknown model": Refused(request("/v2/models/l%C3%A4te/infer", {}), 404, "model", "no model 'l\u00e4te' here"),
     "a model with a nought": Refused(request("/v2/models/a%00b", method="GET"), 404, "model", "no model 'a\\x00b'"),
@@ -229,12 +232,12 @@ REFUSED = {
     "half a surrogate": Refused(predict('{"unit": "\ud800"}'), 400, "body", "not JSON"),
     "not-a-number": Refused(predict('{"features": {"x": NaN}}'), 400, "body", "not JSON"),
     "infinity": Refused(predict('{"features": {"x": -Infinity}}'), 400, "body", "not JSON"),
-    "too large for a number": Refused(predict('{"features": {"x": 1e999}}'), 400, "features[...]", "out of range"),
+    "too large for a number": Refused(predict('{"features": {"x": 1e999}}'), 400, "x", "out of range"),
     "a huge integer": Refused(predict('{"features": {"x": 1' + "0" * 5000 + "}}"), 400, "features[...]", "of range"),
     "a large number": Refused(predict('{"features": {"x": 1e308}}'), 400, "x", "outside -10..10"),
     "a deep body": Refused(predict(DEEP), 400, "body"),
     "a deep feature": Refused(predict('{"features": {"x": ' + DEEP + "}}"), 400, "features[...]"),
-    "a list for a feature": Refused(predict({"features": {"x": [1]}}), 400, "features[...]", "got `array`"),
+    "a list for a feature": Refused(predict({"features": {"x": [1]}}), 400, "x", "got `array`"),
     "text for a number": Refused(predict({"features": {"x": "one"}}), 400, "x"),
     "an unknown feature": Refused(predict({"features": ROW | {"hour": 1}}), 400, "hour", "no feature reads this"),
     "an unknown field": Refused(predict({"feature": ROW}), 400, "body", "unknown field `feature`"),
@@ -319,6 +322,27 @@ def test_a_client_that_waits_for_leave_to_send_gets_it(address: Address) -> None
         assert line.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         line.sendall(body)
         assert line.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_client_that_speaks_http_1_0_is_told_nothing_before_its_reply(address: Address) -> None:
+    sent = request("/v1/predict", {"features": ROW}, "Expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")
+    with socket.create_connection(address, timeout=15) as line:
+        line.sendall(sent)
+        assert line.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+def test_what_trails_a_body_says_nothing_of_the_request(address: Address) -> None:
+    body = json.dumps({"features": ROW}).encode()
+    (reply,) = talk(address, chunked(body, end=b"0\r\nContent-Encoding: gzip\r\nX: y\r\n\r\n"))
+    assert (reply.status, reply.body["label"]) == (200, 1)
+
+
+@pytest.mark.parametrize("origin", ["http://127.0.0.1:8765", "HTTP://localhost"])
+def test_a_target_may_name_its_server(address: Address, origin: str) -> None:
+    replies = talk(address, *[request(origin + path, {"features": ROW}) for path in ("/v1/predict", "/v1/predict?a=b")])
+    assert [reply.status for reply in replies] == [200, 200]
+    (front,) = talk(address, request(origin, method="GET"))
+    assert front.status == 200
 
 
 @pytest.mark.parametrize(("path", "status"), [("/", 200), ("/v2/models/late", 200), (INFER, 400), ("/nowhere", 404)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import doctest
 import http.client
 import json
 import os
@@ -129,6 +130,24 @@ def test_a_socket_that_somebody_else_put_there_meanwhile_is_not_taken_away(tmp_p
 def test_a_path_that_can_not_be_is_refused_with_a_reason(tmp_path: pathlib.Path, path: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says), opened(tmp_path, tmp_path / path):
         pass
+
+
+@pytest.mark.parametrize(
+    ("host", "field", "says"), [("127.0.0.1", "serve.port", "in use"), ("192.0.2.1", "serve.host", "assign")]
+)
+def test_a_port_that_can_not_be_had_is_named_with_what_to_do(
+    tmp_path: pathlib.Path, host: str, field: str, says: str
+) -> None:
+    served = fakes.serve(tmp_path, fakes.make_bundle())
+    with fakes.running(served.api) as (loop, server), socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"can not listen on {host}:{port}: .*{says}.*--port") as caught:
+            fakes.on_loop(loop, listen.on_port(server.new_connection, host, port))
+    assert caught.value.field == field
+
+
+def test_an_address_of_six_is_written_as_in_a_url() -> None:
+    assert doctest.testmod(listen) == (0, 1)
 
 
 def test_the_agent_answers_on_port_and_socket_alike_and_cleans_up(tmp_path: pathlib.Path) -> None:

@@ -44,8 +44,8 @@ def _row(here: Here, settings: HookSettings) -> dict[str, typing.Any]:
         "name": settings.name,
         "does": settings.url or " ".join(settings.command),
         "when": ", ".join([*settings.on, *(f"before {one}" for one in settings.before)]),
-        "told": format_time(known["told_s"]) if known["told_s"] else "never",
-        "waits": here.store.hooks.n_waiting(settings.name, settings.on),
+        "told": format_time(known["told_s"]) if known["told_s"] else "never" if settings.on else "",
+        "waits": here.store.hooks.n_waiting(settings.name, settings.on) if settings.on else None,
         "trouble": f"{lost}{known['error']}{again}" if known["error"] else lost.removesuffix("; "),
         "asked": [{"about": _about(here, one), "words": one["words"], "times": one["tries"]} for one in questions],
     }

@@ -59,7 +59,7 @@ def tick(project: Project, store: Store, publish: Publish, *, now_s: float | Non
     Each step is one transaction, and says in the database what it did: a controller that dies in between goes on
     where it was. A second controller waits, and then sees what the first has done.
     """
-    with _alone(project):
+    with _alone(project), store.db.one_look():
         now = time.time() if now_s is None else now_s
         revision = store.evidence.revision()
         event_s = _event_time(project, store, now)

@@ -111,22 +111,33 @@ def strata_of(rows: typing.Sequence[Row], measure: Measure) -> tuple[Stratum, ..
     strata = []
     for (region, _), seen in sorted(groups.items()):
         group = levelled(seen, measure.n) if seen[0].get("grew") else seen
-        control = [row for row in group if row["arm"] == 0]
-        candidate = [row for row in group if row["arm"] == 1]
+        control, candidate = (_side([row for row in group if row["arm"] == arm], measure) for arm in (0, 1))
         strata.append(
             Stratum(
-                control=_arm(control, measure),
-                candidate=_arm(candidate, measure),
-                cross=_cross(control, candidate, measure),
+                control=control.arm,
+                candidate=candidate.arm,
+                cross=Cross(
+                    *_products(control.devices, candidate.devices),
+                    days=CrossDays(*_products(control.days, candidate.days)),
+                ),
                 region=region,
             )
         )
     return tuple(strata)
 
 
-def _arm(rows: typing.Sequence[Row], measure: Measure) -> Arm:
-    g, nn, ns, ss = squares(by(rows, "device", measure.n, measure.total))
-    return Arm(
+class _Side(typing.NamedTuple):
+    """One arm of a stratum, and what each of its devices and days had: both are asked for twice."""
+
+    arm: Arm
+    devices: Totals
+    days: Totals
+
+
+def _side(rows: typing.Sequence[Row], measure: Measure) -> _Side:
+    devices, days = (by(rows, key, measure.n, measure.total) for key in ("device", "day"))
+    g, nn, ns, ss = squares(devices)
+    arm = Arm(
         n=float(sum(row[measure.n] for row in rows)),
         sum=sum(map(measure.total, rows)),
         sumsq=sum(map(measure.square, rows)),
@@ -135,8 +146,9 @@ def _arm(rows: typing.Sequence[Row], measure: Measure) -> Arm:
         g_ns=ns,
         g_ss=ss,
         assigned=float(sum(map(measure.given, rows))) if measure.given else None,
-        days=Days(*squares(by(rows, "day", measure.n, measure.total))),
+        days=Days(*squares(days)),
     )
+    return _Side(arm, devices, days)
 
 
 def lost_alike(rows: typing.Sequence[Row]) -> float:
@@ -146,12 +158,6 @@ def lost_alike(rows: typing.Sequence[Row]) -> float:
     # As it was seen: to suspect a candidate that loses outcomes a few devices must be enough.
     effect = design_effect(strata, enlarged=False) if strata else 1.0
     return effect if math.isfinite(effect) else float(sum(row["given"] for row in given))
-
-
-def _cross(control: typing.Sequence[Row], candidate: typing.Sequence[Row], measure: Measure) -> Cross:
-    devices = _products(*(by(rows, "device", measure.n, measure.total) for rows in (control, candidate)))
-    days = _products(*(by(rows, "day", measure.n, measure.total) for rows in (control, candidate)))
-    return Cross(*devices, days=CrossDays(*days))
 
 
 def _products(control: Totals, candidate: Totals) -> tuple[float, float, float, float, float]:

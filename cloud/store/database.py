@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import typing
 
+import numpy as np
 import sqlite_utils
 
 from cloud.store.schema import migrations
@@ -94,6 +95,37 @@ class Database:
         rows = self.rows(sql, parameters)
         return rows[0] if rows else None
 
+    @contextlib.contextmanager
+    def one_look(self) -> typing.Iterator[None]:
+        """Let this thread read evidence once and judge all by the same; what comes meanwhile is for the next look."""
+        self._local.seen = {}
+        try:
+            yield
+        finally:
+            self._local.seen = None
+
+    def seen_rows(
+        self,
+        sql: str,
+        parameters: typing.Sequence[object],
+        change: typing.Callable[[list[dict[str, typing.Any]]], list[dict[str, typing.Any]]] = lambda rows: rows,
+    ) -> list[dict[str, typing.Any]]:
+        """Run a query, or return what it gave before in the same look; nobody may change these rows.
+
+        Parameters
+        ----------
+        change : callable
+            What is made of the rows before they are kept.
+        """
+        seen = getattr(self._local, "seen", None)
+        if seen is None:
+            return change(self.rows(sql, parameters))
+        key = (sql, tuple(parameters))
+        if key not in seen:
+            seen[key] = change(self.rows(sql, parameters))
+        rows: list[dict[str, typing.Any]] = seen[key]
+        return rows
+
     def close(self) -> None:
         """Close this thread's connection."""
         connection = getattr(self._local, "connection", None)
@@ -129,6 +161,15 @@ def pack_bins(counts: typing.Iterable[int]) -> bytes:
     return array.array("q", counts).tobytes()
 
 
-def unpack_bins(data: bytes) -> list[int]:
-    """Undo `pack_bins`."""
-    return list(array.array("q", data))
+def sum_bins(packed: typing.Sequence[bytes]) -> list[int]:
+    """Add packed lists of counts of the same length up; nothing of nothing.
+
+    >>> sum_bins([pack_bins([1, 2]), pack_bins([10, 20]), pack_bins([100, 200])])
+    [111, 222]
+    """
+    if not packed:
+        return []
+    counts = np.stack([np.frombuffer(one, np.int64) for one in packed])
+    if int(np.abs(counts, dtype=np.float64).max(initial=0.0)) >= _FULL // len(packed):  # a sum might be too large
+        counts = counts.astype(object)
+    return [int(n) for n in counts.sum(axis=0)]

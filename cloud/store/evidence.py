@@ -6,7 +6,7 @@ import typing
 
 import numpy as np
 
-from cloud.store.database import Database, unpack_bins
+from cloud.store.database import Database, sum_bins
 
 Row = dict[str, typing.Any]
 _COUNTS = (
@@ -34,7 +34,7 @@ class Evidence:
     def pairs(self, model: str, epochs: typing.Collection[int], *, before_day: int) -> list[Row]:
         """Pairs of (epoch, arm, device, day) in some epochs, event days before `before_day`."""
         marks = ", ".join("?" * len(epochs))
-        return self._db.rows(
+        return self._db.seen_rows(
             "select p.epoch, p.arm, p.device, d.region, p.day, p.n, p.sum, p.sumsq, p.pos, p.neg"
             " from pairs p join devices d on d.device = p.device"
             f" where p.model = ? and p.epoch in ({marks}) and p.day < ?",
@@ -44,7 +44,7 @@ class Evidence:
     def served(self, model: str, epochs: typing.Collection[int], *, before_day: int) -> list[Row]:
         """What each arm answered: sums of (epoch, arm, device, region, day)."""
         marks = ", ".join("?" * len(epochs))
-        return self._db.rows(
+        return self._db.seen_rows(
             f"select s.epoch, s.arm, s.device, d.region, s.day, {_TOTALS} from sums s"
             " join devices d on d.device = s.device"
             f" where s.model = ? and s.epoch in ({marks}) and s.served = 1 and s.day < ?"
@@ -55,7 +55,7 @@ class Evidence:
     def faults(self, model: str, epochs: typing.Collection[int]) -> list[Row]:
         """What each arm was asked, served or only scored, and failed at: sums of (epoch, arm, device, region, day)."""
         marks = ", ".join("?" * len(epochs))
-        return self._db.rows(
+        return self._db.seen_rows(
             f"select s.epoch, s.arm, s.device, d.region, s.day, {_FAULTS} from sums s"
             " join devices d on d.device = s.device"
             f" where s.model = ? and s.epoch in ({marks}) group by s.epoch, s.arm, s.device, s.day",
@@ -76,21 +76,13 @@ class Evidence:
         The counts are by powers of two, so a bin's number is the logarithm, rounded up.
         """
         marks = ", ".join("?" * len(epochs))
-        rows = self._db.rows(
+        return self._db.seen_rows(
             "select s.epoch, s.arm, s.device, d.region, s.day, s.latency_bins as bins from sums s"
             " join devices d on d.device = s.device"
             f" where s.model = ? and s.epoch in ({marks}) and s.served = 1",
             (model, *epochs),
+            _log_latencies,
         )
-        if not rows:
-            return []
-        counts = np.stack([np.frombuffer(row.pop("bins"), np.int64) for row in rows]).astype(np.float64)
-        places = np.arange(counts.shape[1], dtype=np.float64)
-        sums = zip(counts.sum(axis=1), counts @ places, counts @ places**2, strict=True)
-        return [
-            row | {"requests": float(n), "log2_sum": float(total), "log2_sumsq": float(square)}
-            for row, (n, total, square) in zip(rows, sums, strict=True)
-        ]
 
     def by_day(self, model: str, *, from_day: int, before_day: int, version: str = "") -> list[Row]:
         """What a model answered, by version and event day."""
@@ -148,11 +140,7 @@ class Evidence:
             f"select {what} as bins from sums where model = ? and version = ?{where}",
             (model, version, *epochs),
         )
-        merged: list[int] = []
-        for row in rows:
-            counts = unpack_bins(row["bins"])
-            merged = [a + b for a, b in zip(merged, counts, strict=True)] if merged else counts
-        return merged
+        return sum_bins([row["bins"] for row in rows])
 
     def devices_that_answered(self, model: str, epochs: typing.Collection[int], arm: int = 0) -> int:
         """How many devices answered a request with a candidate's arm; by default with any candidate's."""
@@ -170,3 +158,16 @@ class Evidence:
         """Grows with every batch that was taken in."""
         row = self._db.row("select value from meta where key = 'revision'")
         return int(row["value"]) if row else 0
+
+
+def _log_latencies(rows: list[Row]) -> list[Row]:
+    """Put sums in the place of the counts."""
+    if not rows:
+        return []
+    counts = np.stack([np.frombuffer(row.pop("bins"), np.int64) for row in rows]).astype(np.float64)
+    places = np.arange(counts.shape[1], dtype=np.float64)
+    sums = zip(counts.sum(axis=1), counts @ places, counts @ places**2, strict=True)
+    return [
+        row | {"requests": float(n), "log2_sum": float(total), "log2_sumsq": float(square)}
+        for row, (n, total, square) in zip(rows, sums, strict=True)
+    ]

@@ -39,7 +39,7 @@ class Measures:
     def numbers(self, model: str, epochs: typing.Collection[int], *, before_day: int) -> list[Row]:
         """Sums of numbers by (name, scale, epoch, arm, device, region, day), event days before `before_day`."""
         marks = ", ".join("?" * len(epochs))
-        return self._db.rows(
+        return self._db.seen_rows(
             f"select m.name, m.scale, m.epoch, m.arm, m.device, d.region, m.day, {_TOTALS} from measures m"
             " join devices d on d.device = m.device"
             f" where m.model = ? and m.epoch in ({marks}) and m.name != ? and m.day < ?"
@@ -50,7 +50,7 @@ class Measures:
     def memory(self, model: str, epochs: typing.Collection[int]) -> list[Row]:
         """How much memory versions take, as `numbers` has it, up to now, with the version."""
         marks = ", ".join("?" * len(epochs))
-        return self._db.rows(
+        return self._db.seen_rows(
             f"select m.version, m.scale, m.epoch, m.arm, m.device, d.region, m.day, {_TOTALS} from measures m"
             " join devices d on d.device = m.device"
             f" where m.model = ? and m.epoch in ({marks}) and m.name = ?"

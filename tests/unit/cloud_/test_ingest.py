@@ -271,3 +271,21 @@ def test_nonsense_that_is_too_large_to_add_up_breaks_no_query(store: Store) -> N
         ingest(store.db, batch(i, measures=(huge,)), WINDOW_S)
     (row,) = store.measures.numbers("sales", [5], before_day=20_001)
     assert row["n"] == 1 << 55
+
+
+# ---- what a look at the fleet sees
+
+
+def test_all_that_is_judged_in_one_look_is_judged_by_the_same_evidence(store: Store) -> None:
+    def seen() -> list[int]:
+        rows = store.evidence.faults("sales", [0])
+        assert rows == store.evidence.faults("sales", [0])
+        return [row["requests"] for row in rows]
+
+    ingest(store.db, batch(1), WINDOW_S)
+    with store.db.one_look():
+        assert seen() == [2]
+        ingest(store.db, batch(2), WINDOW_S)
+        assert seen() == [2]
+        assert [row["requests"] for row in store.evidence.served("sales", [0], before_day=20_003)] == [2, 3]
+    assert seen() == [2, 3]

@@ -16,7 +16,7 @@ import sqlite_utils
 from cloud.config import Project
 from cloud.store import blobs
 from cloud.store.blobs import Blobs, write_file
-from cloud.store.database import Database, add_bins, pack_bins, unpack_bins
+from cloud.store.database import Database, add_bins, pack_bins, sum_bins
 from cloud.store.schema import migrations
 from cloud.store.store import Store
 from shared.errors import NotFoundError, TrustError
@@ -108,9 +108,18 @@ def test_threads_have_connections_of_their_own_and_count_together(db: Database) 
 
 
 def test_bins_are_added_place_by_place() -> None:
-    assert unpack_bins(add_bins(pack_bins([1, 0, 1 << 53]), pack_bins([2, 3, 1]))) == [3, 3, (1 << 53) + 1]
+    assert sum_bins([add_bins(pack_bins([1, 0, 1 << 53]), pack_bins([2, 3, 1]))]) == [3, 3, (1 << 53) + 1]
     with pytest.raises(ValueError, match="zip"):
         add_bins(pack_bins([1]), pack_bins([1, 2]))
+
+
+def test_any_number_of_bins_is_added_up_exactly_however_full_they_are() -> None:
+    full = (1 << 63) - 1
+    assert sum_bins([]) == []
+    assert sum_bins([pack_bins([full, 1]), pack_bins([full, 0]), pack_bins([1, 1 << 60])]) == [
+        2 * full + 1,
+        (1 << 60) + 1,
+    ]
 
 
 # ---- the audit log

@@ -24,6 +24,26 @@ log = logging.getLogger("covey.worker")
 _ACTOR = "worker"
 _REFRESH_S = 600.0
 _IDLE_TICK_S = 1.0
+_PATIENCE_S = 1.0
+
+
+class Flock:
+    """Batches come in flocks, and a tick costs the same for one as for all: it waits for the last, but not for long.
+
+    Where ticks are as far apart as its patience lasts, none waits.
+    """
+
+    def __init__(self) -> None:
+        self._revision, self._since_s = -1, -_PATIENCE_S
+
+    def is_in(self, revision: int, now_s: float) -> bool:
+        """Whether to tick: nothing has come since this was asked last, or too much time has passed since a tick."""
+        is_coming = revision != self._revision
+        self._revision = revision
+        if is_coming and now_s < self._since_s + _PATIENCE_S:
+            return False
+        self._since_s = now_s
+        return True
 
 
 class Worker:
@@ -44,6 +64,7 @@ class Worker:
         self._read_at = (-1, -1)
         self._seen: tuple[int, ...] = ()
         self._ticked_s = 0.0
+        self._flock = Flock()
 
     def run(self, stop: threading.Event) -> None:
         """Tick until told to stop."""
@@ -51,7 +72,8 @@ class Worker:
             messenger = Messenger(self.project)
             while not stop.is_set():
                 try:
-                    self.once()
+                    if self._flock.is_in(self.store.evidence.revision(), time.monotonic()):
+                        self.once()
                 except CoveyError as err:
                     log.exception("a tick failed; the next one tries again", extra={"code": err.code})
                 except Exception:

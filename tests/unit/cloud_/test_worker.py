@@ -17,7 +17,7 @@ from cloud.config import Project
 from cloud.job import do_job
 from cloud.store.jobs import Jobs
 from cloud.store.store import Store
-from cloud.worker import Worker
+from cloud.worker import Flock, Worker
 from shared.errors import ConflictError, GateError
 from tests.unit.cloud_ import builders
 
@@ -51,6 +51,26 @@ def served(store: Store) -> Store:
     for region in builders.REGIONS:
         store.models.set_incumbent(MODEL, region, "v1")
     return store
+
+
+# ---- when it ticks
+
+
+def ticks(every_s: float, revisions: typing.Iterable[int]) -> list[bool]:
+    flock = Flock()
+    return [flock.is_in(revision, n * every_s) for n, revision in enumerate(revisions)]
+
+
+def test_batches_that_come_together_are_seen_together() -> None:
+    assert ticks(0.125, [0, 1, 5, 9, 9, 9]) == [True, False, False, False, True, True]
+
+
+def test_batches_that_never_end_do_not_keep_the_worker_from_its_work() -> None:
+    assert ticks(0.25, range(9)) == [n % 4 == 0 for n in range(9)]
+
+
+def test_a_worker_that_looks_seldom_does_not_wait() -> None:
+    assert all(ticks(5.0, range(9)))
 
 
 # ---- the queue

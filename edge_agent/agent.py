@@ -242,6 +242,7 @@ class Agent:
 
 
 def _describe(active: ActiveModel) -> dict[str, object]:
+    lists = active.incumbent.lists
     return {
         "incumbent": active.entry.incumbent,
         "variant": active.incumbent.manifest.variant,
@@ -249,5 +250,6 @@ def _describe(active: ActiveModel) -> dict[str, object]:
         "also": [version for version, _ in active.entry.also],
         "epoch": active.epoch,
         "candidate_share_bp": active.share_bp,
+        "lists": lists and {"length": lists.says.length, "items": lists.says.n_items, "contexts": lists.n_contexts},
         "error": active.incumbent.error,
     }

@@ -96,6 +96,9 @@ def status(arguments: Arguments) -> int:
     for name, model in said["models"].items():
         trial = f", candidate {', '.join([model['candidate'], *model['also']])}" if model["candidate"] else ""
         lines.append(f"  {name}  {model['incumbent']}{trial}  {model['error']}")
+        if lists := model.get("lists"):
+            counted = f"{lists['length']} of {lists['items']:,} items for {lists['contexts']:,} contexts"
+            lines.append(f"    lists: {counted}")
     lines.append("  ".join(f"{name} {n:,}" for name, n in said["totals"].items()))
     if said["sync"]:
         last = said["sync"]

@@ -9,6 +9,7 @@ import msgspec
 
 from cloud.carried import export_repository
 from cloud.cli.base import Group, Here, json_option, model_option, pass_here, show
+from cloud.export.ranked import ListsReport
 from cloud.pipeline import build_bundle
 from cloud.publish.repository import SignedRepository
 from cloud.publish.seal import SealedBundle, load_bundle, verify_bundle
@@ -81,7 +82,7 @@ def show_(here: Here, version: str, variant: str, model: str | None, as_json: bo
     sealed = _load(here, model, version, variant)
     manifest = sealed.manifest
     detail = here.store.models.get(manifest.model, manifest.version)["detail"]
-    report, others = detail.get("precomputed"), list(detail.get("variants", {}))
+    report, lists, others = detail.get("precomputed"), detail.get("lists"), list(detail.get("variants", {}))
     lines = [f"{manifest.model}@{manifest.version} ({manifest.variant}): {manifest.task}, {manifest.metric}"]
     lines += _file_lines(here, manifest)
     if others:
@@ -96,7 +97,10 @@ def show_(here: Here, version: str, variant: str, model: str | None, as_json: bo
             lines.append(
                 f"    teacher's gain {report['teacher_gain']:+.4f} {manifest.metric} ({low:+.4f} .. {high:+.4f})"
             )
-    show(msgspec.to_builtins(manifest) | {"precomputed": report, "variants": others}, lines, as_json=as_json)
+    if lists:
+        lines.append(f"  {msgspec.convert(lists, ListsReport).said}")
+    worth = {"precomputed": report, "lists_report": lists}
+    show(msgspec.to_builtins(manifest) | worth | {"variants": others}, lines, as_json=as_json)
 
 
 def _file_lines(here: Here, manifest: Manifest) -> list[str]:

@@ -20,6 +20,7 @@ from cloud.cli.base import (
     show,
     table,
 )
+from cloud.export.ranked import ListsReport
 from cloud.job import do_job
 from cloud.pipeline import Order, Trained, override, train
 from cloud.rollout.beside import calibration
@@ -81,6 +82,7 @@ def _summary(trained: Trained) -> dict[str, object]:
         "version": trained.version,
         "gates": msgspec.to_builtins(trained.gates),
         "precomputed": msgspec.to_builtins(trained.table),
+        "lists": trained.detail["lists"],
         "manifest_sha256": trained.sealed.sha256,
         "size_bytes": trained.sealed.size_bytes,
     }
@@ -100,6 +102,8 @@ def _lines(trained: Trained) -> list[str]:
                 f"  teacher {report.source}: gain {report.teacher_gain:+.4f}"
                 f" ({report.teacher_gain_low:+.4f} .. {report.teacher_gain_high:+.4f})"
             )
+    if trained.detail["lists"]:
+        lines.append(f"  {msgspec.convert(trained.detail['lists'], ListsReport).said}")
     return lines
 
 

@@ -9,7 +9,7 @@ import typing
 import msgspec
 
 from cloud.config.fleet import Settings
-from cloud.config.model import NETWORKS, ModelSettings
+from cloud.config.model import NETWORKS, ListSettings, ModelSettings
 from shared import settings
 from shared.errors import ConfigError, NotFoundError, UsageError
 from shared.features import FeatureSet, load_feature_set
@@ -206,4 +206,20 @@ def _check_answers(model: ModelSettings, where: str) -> None:
             f"{len(classes)} classes do not fit the task {model.task!r}",
             field=f"{where}.classes",
             fix="A binary model has two, a regression has none.",
+        )
+    _check_lists(model, f"{where}.lists")
+
+
+def _check_lists(model: ModelSettings, where: str) -> None:
+    if not model.lists.item and model.lists != ListSettings():
+        raise ConfigError("no column names the items", field=f"{where}.item", fix="Name one, or take the table out.")
+    if model.lists.item and model.task == "multiclass":
+        raise ConfigError(
+            "several classes have no one score to rank by",
+            field=f"{where}.item",
+            fix="Rank with a model of two classes or of a number.",
+        )
+    if model.lists.item == model.label:
+        raise ConfigError(
+            "the label is not known when a list is made", field=f"{where}.item", fix="Name another column."
         )

@@ -51,6 +51,15 @@ class ListsReport(msgspec.Struct, frozen=True, kw_only=True):
     agreement: float
     source: str = "model"
 
+    @property
+    def said(self) -> str:
+        """All of it in one line."""
+        return (
+            f"lists: {self.length} of {self.n_items:,} items for {self.n_contexts:,} contexts ({self.source}),"
+            f" {self.size_bytes:,} bytes; {self.coverage:.1%} of later rows have one,"
+            f" {self.agreement:.1%} of their items are among the model's best"
+        )
+
 
 class Ranked(typing.NamedTuple):
     """What a bundle brings: as the manifest says it, and both files."""

@@ -64,7 +64,7 @@ class ActiveModel:
         # By number of the arm; a number that no candidate has is never drawn.
         n_arms = max(*self.arms, CANDIDATE) + 1
         self._arms = tuple(self.candidates.get(arm, self.incumbent) for arm in range(n_arms))
-        self.one_encoding = len({bundle.manifest.features_sha256 for bundle in self._arms}) == 1
+        self.one_encoding = len({_encoding(bundle) for bundle in self._arms}) == 1
         self.shares = experiment.Shares(self.salt)
         self._arm_at = _arms_by_place(self.share_bp or self.draw_bp, self.candidates)
         self.wordings = tuple(Wording(bundle.manifest, arm) for arm, bundle in enumerate(self._arms))
@@ -90,6 +90,12 @@ class ActiveModel:
     def is_prompt(self) -> bool:
         """Whether no arm has to be waited for."""
         return all(bundle.is_loaded.is_set() and not bundle.is_slow for bundle in self._arms)
+
+
+def _encoding(bundle: LoadedBundle) -> tuple[object, ...]:
+    """What must be the same for codes to mean the same: of an item in a list, where each value comes from, too."""
+    lists = bundle.manifest.lists
+    return bundle.manifest.features_sha256, lists and (lists.item, lists.columns)
 
 
 def _arms_by_place(share_bp: int, arms: typing.Container[int]) -> bytes:

@@ -25,6 +25,7 @@ _TABLES = {
     "models.sales.budgets": "",
     "models.sales.finetune": "",
     "models.sales.gate": "",
+    "models.sales.lists": "",
     "models.sales.precompute": "",
 }
 
@@ -302,3 +303,21 @@ def test_a_number_has_a_margin_and_the_rest_by_default(tmp_path: pathlib.Path) -
 )
 def test_a_number_that_could_not_be_judged_is_refused(tmp_path: pathlib.Path, name: str, text: str, part: str) -> None:
     assert part in refusal(tmp_path, toml() + _NUMBER.format(name, text))
+
+
+@pytest.mark.parametrize(
+    ("model", "lists", "part"),
+    [
+        ("", "length = 5", "models.sales.lists.item: no column names the items"),
+        ('task = "multiclass"', 'item = "film"', "models.sales.lists.item: several classes have no one score"),
+        ("", 'item = "sold"', "models.sales.lists.item: the label is not known when a list is made"),
+        ("", 'item = "film"\nlength = 0', "models.sales.lists.length"),
+        ("", 'item = "film"\nlength = 2049', "models.sales.lists.length"),
+        ("", 'item = "film"\nmax_items = 16777217', "models.sales.lists.max_items"),
+        ("", 'item = "film"\nbudget_bytes = -1', "models.sales.lists.budget_bytes"),
+        ("", 'item = "film"\ncolumn = ["price"]', "models.sales.lists.column"),
+    ],
+)
+def test_lists_that_can_not_be_made_are_refused(tmp_path: pathlib.Path, model: str, lists: str, part: str) -> None:
+    text = toml(models__sales=model, models__sales__lists=lists)
+    assert part in refusal(tmp_path, text)

@@ -20,6 +20,7 @@ from cloud.store.blobs import write_file
 from cloud.store.store import Store
 from shared import protocol
 from shared.errors import AuthError, ForbiddenError, UsageError
+from shared.labels import Held, check_labels
 
 _NONCE_LIFETIME_S = 60
 _TOKEN_LIFETIME_S = 3600
@@ -30,17 +31,38 @@ Row = typing.Mapping[str, typing.Any]
 
 
 def new_join_token(
-    project: Project, store: Store, *, region: str, uses: int, lifetime_s: float, actor: str, approve: bool = False
+    project: Project,
+    store: Store,
+    *,
+    region: str,
+    uses: int,
+    lifetime_s: float,
+    actor: str,
+    approve: bool = False,
+    labels: Held | None = None,
 ) -> protocol.JoinToken:
-    """Make a token with which devices may join a region; `approve` lets each of them wait for a person's word."""
+    """Make a token with which devices may join a region.
+
+    Parameters
+    ----------
+    approve : bool
+        Let each of them wait for a person's word.
+    labels : mapping, optional
+        What each of them is given.
+    """
     check_region(project, region)
+    given = dict(labels or {})
+    check_labels(given, "--label")
     if uses < 1 or lifetime_s <= 0:
         raise UsageError("a token that nobody can use", field="--uses", fix="At least one use, and some time.")
     root = SignedRepository(project.repository, project.keys).root_bytes()
     token = protocol.JoinToken(secrets.token_hex(4), secrets.token_urlsafe(24), hashlib.sha256(root).hexdigest())
     with store.db.transaction():
-        store.fleet.add_token(token.token_id, token.secret, region, uses=uses, lifetime_s=lifetime_s, approve=approve)
-        store.audit.add("device token", token.token_id, actor=actor, region=region, uses=uses, approve=approve)
+        store.fleet.add_token(
+            token.token_id, token.secret, region, uses=uses, lifetime_s=lifetime_s, approve=approve, labels=given
+        )
+        said = {"region": region, "uses": uses, "approve": approve} | ({"labels": given} if given else {})
+        store.audit.add("device token", token.token_id, actor=actor, **said)
     return token
 
 
@@ -87,8 +109,13 @@ def is_signed(public_key: str, signature: str, message: bytes) -> bool:
 
 
 def mark_of(row: Row) -> str:
-    """Return what a token of a device carries: it dies when the key changes, and when a new one is asked for."""
-    return hashlib.sha256(f"{row['public_key']}|{row['rotate']}".encode()).hexdigest()[:_MARK_CHARACTERS]
+    """Return what a token of a device carries.
+
+    It dies when the key changes, when a new one is asked for, and when the device's labels change: it signs in again
+    with its next delivery, and hears of all that then.
+    """
+    said = f"{row['public_key']}|{row['rotate']}|{row['labels']}"
+    return hashlib.sha256(said.encode()).hexdigest()[:_MARK_CHARACTERS]
 
 
 def rotate_key(store: Store, sessions: Sessions, device: str, asked: protocol.RotateKeyRequest) -> str:

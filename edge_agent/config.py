@@ -9,7 +9,8 @@ import typing
 import msgspec
 
 from shared import codec, settings
-from shared.errors import ConfigError, NotFoundError
+from shared.errors import ConfigError, NotFoundError, UsageError
+from shared.labels import check_labels
 
 DEFAULT_STORE = "~/.local/share/covey-edge"
 
@@ -119,6 +120,20 @@ class UpdateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     memory_bytes: typing.Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
+class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the device's owner says of it.
+
+    Parameters
+    ----------
+    labels : mapping
+        Such as ``{ store = "flagship" }``, for rollouts that begin with some devices. A label of the same name that the
+        fleet has given the device counts instead. The label ``class`` says what kind of device it is: by default the
+        first of ``[update] variants``, else ``standard``.
+    """
+
+    labels: dict[str, str] = {}
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of a device."""
 
@@ -126,6 +141,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     spool: SpoolSettings = SpoolSettings()
     sync: SyncSettings = SyncSettings()
     update: UpdateSettings = UpdateSettings()
+    device: DeviceSettings = DeviceSettings()
 
 
 class Identity(codec.Record, frozen=True, kw_only=True):
@@ -188,7 +204,12 @@ class Layout:
         except UnicodeDecodeError as err:
             raise ConfigError(f"not UTF-8 text: {err}", field=str(self.settings), fix="Write it again.") from err
         data = settings.overlay_environment(settings.parse_toml(text, str(self.settings)), environ)
-        return settings.convert(data, Settings, source=str(self.settings), text=text)
+        read = settings.convert(data, Settings, source=str(self.settings), text=text)
+        try:
+            check_labels(read.device.labels, "device.labels")
+        except UsageError as err:
+            raise ConfigError(err.message, field=f"{self.settings}: {err.field}", fix=err.fix) from err
+        return read
 
 
 def find_store(flag: str | None) -> pathlib.Path:

@@ -78,6 +78,7 @@ class Link:
         self._session = requests.Session()
         self._session.headers["User-Agent"] = f"covey-edge/{__version__}"
         self._token, self._token_until = "", 0.0
+        self.labels: dict[str, str] | None = None  # what the cloud has given this device, as of its last sign-in
         self.retry_after_s = 0.0  # what the cloud has asked for since somebody set this to 0
 
     def stream(self, url: str) -> typing.Iterator[bytes]:
@@ -197,11 +198,13 @@ class Link:
             raise AuthError("this device has no key", fix="Join a fleet: covey-edge join")
         key, nonce = self._key.load() if isinstance(self._key, KeyFile) else self._key, self._nonce()
         signature = key.sign(protocol.sign_in_message(self.device, nonce)).hex()
-        return self.exchange(
+        reply = self.exchange(
             protocol.SIGN_IN_PATH.format(device=self.device),
             protocol.SignInRequest(nonce=nonce, signature=signature),
             protocol.SignInReply,
         )
+        self.labels = reply.labels
+        return reply
 
     def _nonce(self) -> str:
         path = protocol.NONCE_PATH.format(device=self.device)

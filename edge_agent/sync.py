@@ -34,6 +34,7 @@ from edge_agent.update.trust import Repository, Where
 from shared import __version__, bundle, protocol
 from shared.channel import CAN, Channel, parse_channel
 from shared.errors import CoveyError, StorageError, UnreachableError
+from shared.labels import in_force
 from shared.telemetry import Acknowledgement, DeviceStatus, ModelStatus
 
 _FIRST_POLL_S = 5.0
@@ -73,6 +74,7 @@ class Sync:
         beat: typing.Callable[[], None] = lambda: None,
     ) -> None:
         self._layout, self._identity, self._update = layout, identity, settings.update
+        self._own_labels = settings.device.labels
         self.state = State(layout.state_db)
         self.outbox = Outbox(layout.spool_db)
         self._generations = Generations(layout.generations, layout.current, BlobStore(layout.blobs))
@@ -105,6 +107,7 @@ class Sync:
             tell=self.outbox.add_event,
             delta_memory_bytes=settings.sync.delta_memory_bytes,
             wants=settings.update,
+            labels=self.labels,
         )
         self._told: bytes = b""
         self._told_at = 0.0
@@ -171,6 +174,9 @@ class Sync:
             if done.ok and not isinstance(err, UnreachableError):
                 self._remember(err, before)
             _note(done, err)
+        finally:
+            if self._link.labels is not None:
+                self.state.set_labels(self._link.labels)
 
     def close(self) -> None:
         """Close databases and connections."""
@@ -245,6 +251,10 @@ class Sync:
             return next_pass_s(self._failures, poll_s, asked_s, random.uniform)
         return next_pass_s(self._failures, channel.poll_interval_s, asked_s, random.uniform, channel.poll_jitter_ratio)
 
+    def labels(self) -> dict[str, str]:
+        """Return the labels that this device goes by."""
+        return in_force(self._own_labels, self.state.labels(), self._update.variants)
+
     def status(self) -> DeviceStatus:
         """Return what the device is doing, as the serving process has it."""
         try:
@@ -278,4 +288,5 @@ class Sync:
             stale_s=self._repository.stale_s(),
             waits=self._waits[:_WAITS_CHARACTERS],
             can=CAN,
+            labels=self.labels(),
         )

@@ -9,19 +9,21 @@ import msgspec
 from shared import codec
 from shared.errors import UsageError, WireError
 from shared.experiment import BASIS_POINTS
+from shared.labels import Group
 from shared.versions import DeviceName, check_name, parse_version
 
 MAX_CHANNEL_BYTES = 1 << 20
 MAX_CANDIDATES = 8
 MAX_ARM = 15
 MAX_PINS = 1000
+MAX_GROUPS = 32
 BasisPoints = typing.Annotated[int, msgspec.Meta(ge=0, le=BASIS_POINTS)]
 Arm = typing.Annotated[int, msgspec.Meta(ge=1, le=MAX_ARM)]
 Seconds = typing.Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Share = typing.Annotated[float, msgspec.Meta(ge=0, le=1)]
 Mode = typing.Literal["shadow", "canary", "interleave"]
-INTERLEAVES, SEVERAL_ARMS, CONTROL_GROUP = "interleave", "arms", "control"
-CAN: typing.Final = (INTERLEAVES, SEVERAL_ARMS, CONTROL_GROUP)
+INTERLEAVES, SEVERAL_ARMS, CONTROL_GROUP, LABELS = "interleave", "arms", "control", "labels"
+CAN: typing.Final = (INTERLEAVES, SEVERAL_ARMS, CONTROL_GROUP, LABELS)
 
 
 class BundleRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +69,10 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     control_share_bp : int
         Share of the region's devices that are a control group: no candidate ever runs on them, and what they answer
         counts for the incumbent in this stage.
+    groups : tuple of Group
+        Where not all devices of the region are alike: who takes part, in place of `device_share_bp`, which is 0 then,
+        so that an agent that knows of no labels takes no part. A device is of each group that its labels fit; one
+        share is enough. None of the shares reaches into the control group.
     """
 
     mode: Mode
@@ -77,6 +83,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     keep_pairs: bool = True
     arms: typing.Annotated[tuple[Arm, ...], msgspec.Meta(max_length=MAX_CANDIDATES)] = ()
     control_share_bp: BasisPoints = 0
+    groups: typing.Annotated[tuple[Group, ...], msgspec.Meta(max_length=MAX_GROUPS)] = ()
 
 
 class Guard(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,6 +196,7 @@ def needs(says: Channel, model: str) -> frozenset[str]:
     if own and own.experiment:
         found |= {SEVERAL_ARMS} if own.also or own.experiment.arms else set()
         found |= {CONTROL_GROUP} if own.experiment.control_share_bp else set()
+        found |= {LABELS} if own.experiment.groups else set()
     return frozenset(found)
 
 
@@ -236,5 +244,7 @@ def _check_arms(entry: ModelChannel, field: str) -> None:
             same = "the incumbent" if ref.version == entry.incumbent.version else "a candidate twice"
             raise WireError(f"{ref.version} is {same}", field=f"{field}.candidate")
         versions.append(ref.version)
+    if trial.groups and trial.device_share_bp:
+        raise WireError("where there are groups, nobody takes part without", field=f"{field}.experiment.groups")
     if max(entry.arms) * trial.request_share_bp > BASIS_POINTS:
         raise WireError("the arms have more than all requests", field=f"{field}.experiment.request_share_bp")

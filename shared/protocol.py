@@ -8,6 +8,7 @@ import msgspec
 
 from shared.codec import Record
 from shared.errors import UsageError
+from shared.labels import Labels
 from shared.versions import DeviceName
 
 JOIN_PATH = "/api/v1/devices/join"
@@ -68,6 +69,8 @@ class JoinReply(Record, frozen=True, kw_only=True):
     ----------
     status : str
         ``accepted``, or ``pending`` (HTTP 202): somebody has to approve the device before it may deliver.
+    labels : mapping
+        What the fleet has given the device.
     """
 
     SCHEMA: typing.ClassVar[str] = "covey.joined/1"
@@ -75,6 +78,7 @@ class JoinReply(Record, frozen=True, kw_only=True):
     region: str
     root: str
     status: typing.Literal["accepted", "pending"] = "accepted"
+    labels: Labels = msgspec.field(default_factory=dict)
 
 
 class NonceReply(Record, frozen=True, kw_only=True):
@@ -93,12 +97,19 @@ class SignInRequest(Record, frozen=True, kw_only=True):
 
 
 class SignInReply(Record, frozen=True, kw_only=True):
-    """A bearer token for deliveries; `rotate_key` asks the device to make itself a new key."""
+    """A bearer token for deliveries; `rotate_key` asks the device to make itself a new key.
+
+    Parameters
+    ----------
+    labels : mapping or None
+        What the fleet has given the device now; None from a cloud that knows of no labels.
+    """
 
     SCHEMA: typing.ClassVar[str] = "covey.token/1"
     token: str
     expires_in_s: float
     rotate_key: bool = False
+    labels: Labels | None = None
 
 
 def sign_in_message(device: str, nonce: str) -> bytes:

@@ -7,6 +7,7 @@ import typing
 import msgspec
 
 from shared.codec import Record
+from shared.labels import SaidLabels
 from shared.summary import N_LATENCY_BINS, N_SCORE_BINS
 
 SOURCES = ("precomputed", "onnx", "coarse", "default")
@@ -129,6 +130,8 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
         Why a generation that lies ready is not switched to yet; its owner or an application said "not now".
     can : tuple of str
         What this agent understands of experiments (`shared.channel.CAN`); an agent that knows of none says none.
+    labels : mapping
+        Those that it goes by, its class among them.
     """
 
     generation: str = ""
@@ -142,6 +145,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     stale_s: Moment = 0.0
     waits: Text = ""
     can: typing.Annotated[tuple[Word, ...], msgspec.Meta(max_length=64)] = ()
+    labels: SaidLabels = {}
 
 
 class Batch(Record, frozen=True, kw_only=True):

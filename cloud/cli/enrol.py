@@ -10,9 +10,11 @@ import msgspec
 
 from cloud import enrol
 from cloud.cli.base import Here, confirm, dry_run_option, json_option, pass_here, reason_option, show
+from cloud.cli.label import label_option
 from cloud.store.audit import this_user
 from shared import protocol
 from shared.errors import UsageError
+from shared.labels import parse_labels
 
 Command = typing.Callable[..., None]
 _DONE = {"approve": "is accepted", "reject": "is rejected", "retire": "is retired", "rotate": "will make a new key"}
@@ -40,7 +42,16 @@ def _options(command: Command) -> Command:
 
 
 def _change(
-    here: Here, action: str, name: str, reason: str, *, dry_run: bool, as_json: bool, key: str = "", ask: bool = False
+    here: Here,
+    action: str,
+    name: str,
+    reason: str,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    key: str = "",
+    ask: bool = False,
+    labels: typing.Mapping[str, str] | None = None,
 ) -> None:
     """Do one of the changes that the store knows, or say what would be done."""
     row = here.store.fleet.check(name, action, key)
@@ -53,6 +64,7 @@ def _change(
     with here.store.db.transaction():
         row = here.store.fleet.change(name, action, key)
         said = {"key": row["public_key"], "region": row["region"]}
+        said |= {"labels": here.store.fleet.label(name, labels)} if labels else {}
         here.store.audit.add(f"device {action}", name, actor=this_user(), reason=reason, **said)
     done = {"device": name, "status": row["status"], "public_key": row["public_key"]}
     show(done, [f"{name} {_DONE[action]}"], as_json=as_json)
@@ -60,10 +72,14 @@ def _change(
 
 @click.command("approve")
 @click.option("--key", type=_Key(), metavar="HEX", help="Only if it has this key.")
+@label_option
 @_options
-def approve(here: Here, name: str, key: str | None, reason: str, dry_run: bool, as_json: bool) -> None:
+def approve(
+    here: Here, name: str, key: str | None, labels: tuple[str, ...], reason: str, dry_run: bool, as_json: bool
+) -> None:
     """Let a device in that waits for it, or that was rejected."""
-    _change(here, "approve", name, reason, dry_run=dry_run, as_json=as_json, key=key or "")
+    given = parse_labels(labels, "--label")
+    _change(here, "approve", name, reason, dry_run=dry_run, as_json=as_json, key=key or "", labels=given)
 
 
 @click.command("reject")
@@ -91,22 +107,31 @@ def retire(here: Here, name: str, yes: bool, reason: str, dry_run: bool, as_json
 @click.command("preauthorise")
 @click.option("--key", type=_Key(), required=True, metavar="HEX", help="Its key, as covey-edge key prints it there.")
 @click.option("--region", metavar="NAME", help="Region it joins (default: the first).")
+@label_option
 @_options
 def preauthorise(
-    here: Here, name: str, key: str, region: str | None, reason: str, dry_run: bool, as_json: bool
+    here: Here,
+    name: str,
+    key: str,
+    region: str | None,
+    labels: tuple[str, ...],
+    reason: str,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Expect a device: with this name and key it joins without a use of a token, and without approval."""
-    where = region or here.project.settings.regions.order[0]
+    where, given = region or here.project.settings.regions.order[0], parse_labels(labels, "--label")
     enrol.check_region(here.project, where)
     _check_name(name)
     here.store.fleet.check_free(name)
-    said = {"device": name, "status": "preauthorised", "region": where, "public_key": key}
+    said = {"device": name, "status": "preauthorised", "region": where, "public_key": key, "labels": given}
     if dry_run:
         show(said | {"would": "preauthorise"}, [f"would expect {name} in {where} with the key {key}"], as_json=as_json)
         return
     with here.store.db.transaction():
-        here.store.fleet.preauthorise(name, key, where)
-        here.store.audit.add("device preauthorise", name, actor=this_user(), reason=reason, key=key, region=where)
+        here.store.fleet.preauthorise(name, key, where, given)
+        kept = {"key": key, "region": where} | ({"labels": given} if given else {})
+        here.store.audit.add("device preauthorise", name, actor=this_user(), reason=reason, **kept)
     show(said, [f"{name} is expected in {where}"], as_json=as_json)
 
 

@@ -99,7 +99,7 @@ def _forecast(
         else math.inf
     )
     a_day = sum(traffic.devices.values()) * traffic.outcomes_per_day
-    said = [f"all stages: {sum(one.days for one in found):,.1f} days at least", *timed]
+    said = [f"all stages: {sum(one.days for one in found):,.1f} days at least", *timed, *lint.numbers_said(found)]
     if pairs < math.inf and a_day:
         said.append(
             f"{settings.metric_name} worse by {worse:g}: rolled back after about {pairs:,.0f} pairs,"
@@ -113,6 +113,8 @@ def _forecast(
                 "devices": f.devices,
                 "exposed": f.exposed,
                 "waits": f.sees,
+                "meant": f.meant,
+                "device_share": round(f.share, 6),
             }
             for f in found
         ],

@@ -8,9 +8,12 @@ import typing
 import msgspec
 
 from cloud.config.table import AtLeastOne, Count, NotNegative, Positive, Ratio, Table
+from shared.errors import UsageError
+from shared.labels import Where, check_where
 
 Share = typing.Annotated[float, msgspec.Meta(gt=0, le=1)]
 ControlShare = typing.Annotated[float, msgspec.Meta(ge=0, lt=1)]
+Devices = typing.Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 Weekday = typing.Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
@@ -28,17 +31,41 @@ class RolloutStep(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ----------
     device_share, request_share : float
         Which part of the region's devices take part, and of their requests.
+    devices : int
+        So many devices in place of a share: when the step opens, the share is worked out that takes at least so many
+        of those that are there; all if there are fewer. It stays then, and who joins later joins in proportion.
+    where : mapping
+        Only devices with these labels, such as ``{ store = ["flagship", "test"] }``: one of the values of each. The
+        label ``class`` is what kind of device it is. Share or number count among these devices; all of them by
+        default. Who took part in a step before stays, so the last step is for every device.
     min_days, min_outcomes : int
         What the step waits for; as in ``[rollout.canary]`` if left out.
     approve : bool
         The step opens only when somebody says so: ``covey rollout approve``.
     """
 
-    device_share: Share
+    device_share: Share | None = None
+    devices: Devices | None = None
+    where: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     request_share: Share | None = None
     min_days: Count | None = None
     min_outcomes: Count | None = None
     approve: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a step that says twice how many devices it takes, or not at all."""
+        _check_where(self.where)
+        if self.device_share is not None and self.devices is not None:
+            raise ValueError("device_share and devices both say how many devices take part: leave one of them out")
+        if self.device_share is None and self.devices is None and not self.where:
+            raise ValueError("the key 'device_share' is missing: say device_share, devices or where")
+
+
+def _check_where(where: Where) -> None:
+    try:
+        check_where(where, "where")
+    except UsageError as err:
+        raise ValueError(str(err)) from err
 
 
 class RegionPlan(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +84,8 @@ class RegionPlan(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Whose wall clock: a name of the tz database, UTC by default.
     days : tuple of str
         Weekdays on which the window begins, ``mon`` to ``sun``; all by default.
+    where : mapping
+        The labels that a device of this region has, in each step that is for devices with some labels only.
     """
 
     request_share: Share | None = None
@@ -69,6 +98,11 @@ class RegionPlan(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     window: str = ""
     timezone: str = ""
     days: tuple[Weekday, ...] = ()
+    where: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse labels that are none."""
+        _check_where(self.where)
 
 
 class FreezeSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,13 +9,13 @@ import msgspec
 
 from cloud.config import DeviceSettings, Project
 from cloud.rollout.control import control_bp
+from cloud.rollout.groups import basis_points, groups_of, is_plain, target_bp
 from cloud.store.store import Store
 from shared.channel import BundleRef, Channel, Experiment, Guard, ModelChannel, parse_channel
 from shared.experiment import BASIS_POINTS
 
 Publish = typing.Callable[[typing.Mapping[str, bytes]], None]
 Row = typing.Mapping[str, typing.Any]
-_ROUNDING = 1e-6  # what a share loses when it is multiplied
 
 
 def trial_in(stages: typing.Sequence[Row], region: str) -> Row | None:
@@ -45,14 +45,18 @@ def model_channel(
     share_bp = BASIS_POINTS if by_device else basis_points(canary["request_share"])
     first, *also = [candidate for candidate in rollout["candidates"] if candidate["state"] == "running"]
     arms = tuple(candidate["arm"] for candidate in (first, *also))
+    groups = groups_of(rollout, stages, stage, control_share_bp(rollout, stage, region))
+    plain = is_plain(groups)
     trial = Experiment(
         mode=canary.get("mode", "canary") if is_canary else "shadow",
         epoch=stage["id"],
         salt=rollout["salt"],
         request_share_bp=share_bp if is_canary else 0,
-        device_share_bp=device_share_bp(rollout, stage),
+        device_share_bp=groups[0].device_share_bp if plain else 0,
         keep_pairs=canary["keep_pairs"] and not by_device,
-        control_share_bp=control_share_bp(rollout, stage, region),
+        # The control group is drawn from all devices, so those of a step for some are not compared with it.
+        control_share_bp=control_share_bp(rollout, stage, region) if plain else 0,
+        groups=() if plain else groups,
         arms=() if arms == tuple(range(1, len(arms) + 1)) else arms,
     )
     return ModelChannel(
@@ -62,29 +66,6 @@ def model_channel(
         also=tuple(refer(candidate["version"]) for candidate in also),
         experiment=trial,
     )
-
-
-def basis_points(share: float) -> int:
-    """Write a share in basis points, down, so that shares which fit together still do; at least one.
-
-    >>> basis_points(0.29), basis_points(0.16666), basis_points(1e-9)
-    (2900, 1666, 1)
-    """
-    return max(int(share * BASIS_POINTS + _ROUNDING), 1)
-
-
-def device_share_bp(rollout: Row, stage: Row) -> int:
-    """Share of a region's devices that take part in a stage by now."""
-    reached_bp: int = stage["reached_bp"]
-    return min(target_bp(rollout, stage), reached_bp)
-
-
-def target_bp(rollout: Row, stage: Row) -> int:
-    """Share of a region's devices that take part in a stage once all of them were asked."""
-    if stage["kind"] != "canary":
-        return BASIS_POINTS
-    share: float = (rollout["plan"]["canary"] | stage["settings"])["device_share"]
-    return basis_points(share)
 
 
 def control_share_bp(rollout: Row, stage: Row, region: str) -> int:
@@ -157,7 +138,7 @@ def _asks_anew(before: Channel | None, now: Channel) -> bool:
 def _reaching_all(channel: Channel) -> Channel:
     models = tuple(
         msgspec.structs.replace(
-            entry, experiment=msgspec.structs.replace(entry.experiment, device_share_bp=BASIS_POINTS)
+            entry, experiment=msgspec.structs.replace(entry.experiment, device_share_bp=BASIS_POINTS, groups=())
         )
         if entry.experiment
         else entry

@@ -19,6 +19,7 @@ from cloud.rollout.growing import grow, open_at
 from cloud.rollout.look import Moment, look_at
 from cloud.rollout.orders import obey, restore
 from cloud.rollout.plan import for_stage, stage_name
+from cloud.rollout.taking import take
 from cloud.rollout.verdict import APPROVED, WAITS, Verdict
 from cloud.rollout.windows import FLEET, closed
 from cloud.store.store import Store
@@ -220,12 +221,13 @@ def _at_deadline(
 
 def _open(store: Store, rollout: Row, settings: RolloutSettings, stage: Row, event_day: int) -> str:
     with store.db.transaction():
+        stage, taken = take(store, rollout, stage)
         reached_bp = open_at(store, rollout, stage, settings)
         store.rollouts.open_stage(stage["id"], event_day, reached_bp=reached_bp)
         if stage["kind"] == "install":
             store.models.set_incumbent(rollout["model"], stage["region"], rollout["to_version"])
-        store.audit.add("stage opened", f"rollout {rollout['id']}", actor=_ACTOR, stage=stage_name(stage))
-    return f"rollout {rollout['id']}: {stage_name(stage)} opened"
+        store.audit.add("stage opened", f"rollout {rollout['id']}", actor=_ACTOR, reason=taken, stage=stage_name(stage))
+    return f"rollout {rollout['id']}: {stage_name(stage)} opened{taken and f': {taken}'}"
 
 
 def _fail(project: Project, store: Store, rollout: Row, stage: Row, verdicts: Verdicts, event_day: int) -> list[str]:

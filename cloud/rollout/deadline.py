@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 
 from cloud.config import RolloutSettings
-from cloud.rollout.channels import target_bp
+from cloud.rollout.groups import target_bp
 from cloud.rollout.look import Moment
 from cloud.rollout.pace import held_up
 from cloud.rollout.windows import FLEET, closed, frozen_days

@@ -7,11 +7,14 @@ import typing
 
 import msgspec
 
+from cloud.rollout.groups import labels_of, labels_soon
 from cloud.rollout.ramp import Growth, asked_s
 from shared.experiment import in_control, in_stage, place_in_stage
+from shared.labels import Group, Held, share_of
 from shared.telemetry import DeviceStatus, ModelStatus
 
 Row = typing.Mapping[str, typing.Any]
+Groups = typing.Sequence[Group]
 AHEAD_S = 300.0
 
 
@@ -24,13 +27,13 @@ class Wanted(typing.NamedTuple):
         The new version.
     epoch : int
         The stage; 0 when the version is to be the incumbent.
-    salt, device_share_bp : str, int
+    salt, groups : str, tuple of Group
         Which devices take part.
     opened_s : float
         When the stage opened (wall time).
     control_bp : mapping
         Which devices of each region are the control group: they take no part.
-    target_bp, growth : int, sequence
+    all_groups, growth : tuple of Group, sequence
         Which devices take part once all were asked; and which share was reached when, for a stage that grows.
     pinned : frozenset of str
         Devices that run something else because somebody said so: they take no part.
@@ -44,12 +47,12 @@ class Wanted(typing.NamedTuple):
     version: str
     epoch: int
     salt: str
-    device_share_bp: int
+    groups: Groups
     opened_s: float
     told_s: typing.Mapping[str, float] = {}
     control_bp: typing.Mapping[str, int] = {}
     pinned: frozenset[str] = frozenset()
-    target_bp: int = 0
+    all_groups: Groups = ()
     growth: Growth = ()
     needs: typing.Mapping[str, frozenset[str]] = {}
 
@@ -64,7 +67,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     verified : int
         Online, and run the version: right digest, golden inputs reproduced, probation over.
     to_come : int
-        That the stage has not asked yet, since it grows.
+        That the stage has not asked yet, since it grows, or since they have yet to hear what labels they were given.
     in_flight : int
         Online, asked, and neither verified nor failed; one that says "not now" is not on its way.
     pinned : int
@@ -101,13 +104,22 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         return (self.failed + self.timed_out) / self.executed if self.executed else 0.0
 
 
-def takes_part(device: Row, wanted: Wanted, share_bp: int | None = None) -> bool:
-    """Whether a device belongs to a stage as it is now, or as it would be with another share."""
+def takes_part(device: Row, wanted: Wanted) -> bool:
+    """Whether a device belongs to a stage as it is now."""
+    return _is_in(device, wanted, wanted.groups, labels_of(device))
+
+
+def will_take_part(device: Row, wanted: Wanted, *, is_online: bool) -> bool:
+    """Whether a device belongs to a stage once all were asked; one that is there hears what labels it was given."""
+    return _is_in(device, wanted, wanted.all_groups, labels_soon(device) if is_online else labels_of(device))
+
+
+def _is_in(device: Row, wanted: Wanted, groups: Groups, labels: Held) -> bool:
     if device["device"] in wanted.pinned or is_too_old(device, wanted):
         return False
     if in_control(wanted.salt, device["device"], wanted.control_bp.get(device["region"], 0)):
         return False
-    return in_stage(wanted.salt, device["device"], wanted.device_share_bp if share_bp is None else share_bp)
+    return in_stage(wanted.salt, device["device"], share_of(groups, labels) or 0)
 
 
 def is_too_old(device: Row, wanted: Wanted) -> bool:
@@ -130,13 +142,13 @@ def count(
     for device in devices:
         pinned += device["device"] in wanted.pinned
         too_old += is_too_old(device, wanted)
+        is_online = now_s - device["seen_s"] <= online_window_s
         if not takes_part(device, wanted):
-            to_come += takes_part(device, wanted, wanted.target_bp)
+            to_come += will_take_part(device, wanted, is_online=is_online)
             continue
         total += 1
         status = status_of(device)
         runs = model_status(status, wanted.model)
-        is_online = now_s - device["seen_s"] <= online_window_s
         online += is_online
         if is_online and is_verified(status, wanted):
             verified += 1

@@ -6,6 +6,7 @@ import typing
 
 from cloud.config import RolloutSettings
 from cloud.rollout.quality import is_interleaved
+from cloud.rollout.steps import StageSettings
 from cloud.store.store import Store
 from shared.channel import MAX_CANDIDATES
 from shared.errors import ConflictError, PlanError, UsageError
@@ -85,13 +86,13 @@ def check_room(settings: RolloutSettings, shares: typing.Collection[float], n: i
         )
 
 
-def check_unit(settings: RolloutSettings, shares: typing.Collection[float], n: int) -> None:
+def check_unit(settings: RolloutSettings, steps: typing.Sequence[StageSettings], n: int) -> None:
     """Refuse arms of whole devices that leave no devices to compare with.
 
     Parameters
     ----------
-    shares : collection of float
-        Of the devices that take part in each step of the plan.
+    steps : sequence of StageSettings
+        All steps of the plan.
     n : int
         Number of candidates.
 
@@ -110,7 +111,14 @@ def check_unit(settings: RolloutSettings, shares: typing.Collection[float], n: i
             field="rollout.canary.unit",
             fix='Set it to "request".',
         )
-    most = max(shares, default=0.0)
+    if any(step.where or step.devices for step in steps):
+        raise PlanError(
+            "where whole devices are compared, chance alone decides which: a share of all of them, not a number of"
+            " them or those with some labels",
+            field="rollout.canary.step",
+            fix='Say device_share alone, or set unit = "request".',
+        )
+    most = max((step.device_share for step in steps), default=0.0)
     if 2 * most > 1:
         raise PlanError(
             f"{most:g} of the devices get the candidate, and as many are to be compared with them",

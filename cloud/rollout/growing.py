@@ -5,28 +5,36 @@ from __future__ import annotations
 import typing
 
 from cloud.config import RolloutSettings
-from cloud.rollout.channels import control_share_bp, target_bp
+from cloud.rollout.groups import target_bp, where_of
 from cloud.rollout.ramp import MINUTE_S, grown, is_limited, noted, room_of
+from cloud.rollout.taking import places_of
 from cloud.rollout.verdict import Verdict
 from cloud.store.store import Store
-from shared.experiment import BASIS_POINTS, in_control, place_in_stage
+from shared.experiment import BASIS_POINTS
+from shared.labels import covers
 
 Row = dict[str, typing.Any]
 
 
 def open_at(store: Store, rollout: Row, stage: Row, settings: RolloutSettings) -> int:
-    """Return the share with which a step opens: that of the step before, or what may be asked in its first minute."""
+    """Return the share with which a step opens: that of the step before, or what may be asked in its first minute.
+
+    A step before that was for other devices says nothing of how many of these may be asked.
+    """
     if stage["kind"] != "canary" or not is_limited(settings):
         return BASIS_POINTS
     before = [
         other["reached_bp"]
         for other in store.rollouts.stages(rollout["id"])
-        if other["opened_s"] and other["kind"] == "canary" and other["region"] == stage["region"]
+        if other["opened_s"]
+        and other["kind"] == "canary"
+        and other["region"] == stage["region"]
+        and covers(where_of(other), where_of(stage))
     ]
     if before:
         return int(max(before))
     room, _ = room_of(settings, in_flight=0, n_verified=0, waited_s=MINUTE_S)
-    return grown(_places(store, rollout, stage), 0, target_bp(rollout, stage), max(room, 1))
+    return grown(places_of(store, rollout, stage), 0, target_bp(rollout, stage), max(room, 1))
 
 
 def grow(
@@ -57,7 +65,7 @@ def grow(
     )
     if not room:
         return
-    places = _places(store, rollout, stage)
+    places = places_of(store, rollout, stage)
     share = grown(places, reached, target, room)
     n = sum(reached <= place < share for place in places)
     # What was waited beyond what these devices cost counts for the next; a minute of it at most.
@@ -65,15 +73,3 @@ def grow(
     before = stage["growth"] or [(reached, stage["opened_s"])]
     growth = noted([(int(bp), float(at_s)) for bp, at_s in before], share, now_s, settings.install_timeout_s)
     store.rollouts.grow_stage(stage["id"], share, now_s - spare_s, growth)
-
-
-def _places(store: Store, rollout: Row, stage: Row) -> list[int]:
-    """Return the places of the devices that the step may ask, sorted."""
-    region, salt = stage["region"], rollout["salt"]
-    pinned = {pin["device"] for pin in store.pins.in_region(region) if pin["model"] == rollout["model"]}
-    control = control_share_bp(rollout, stage, region)
-    return sorted(
-        place_in_stage(salt, row["device"])
-        for row in store.fleet.all(region)
-        if row["device"] not in pinned and not in_control(salt, row["device"], control)
-    )

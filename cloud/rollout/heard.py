@@ -9,7 +9,9 @@ import msgspec
 
 from cloud.analysis.counts import Count, log_e_more
 from cloud.rollout.devices import Row, Wanted, is_too_old, model_status, status_of, takes_part
+from cloud.rollout.groups import labels_of
 from shared.experiment import in_control
+from shared.labels import share_of
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +43,8 @@ def heard_from(
 ) -> list[Heard]:
     """Count the devices of each region that have fallen silent.
 
-    Chance alone decides which devices take part, so whatever else silences devices silences as many of the others.
+    Among devices of which the same share takes part chance alone decides which, so whatever else silences devices
+    silences as many of the others: they are compared with each other. Who is in no group of the stage is left out.
 
     Parameters
     ----------
@@ -51,13 +54,14 @@ def heard_from(
         Devices with answers in the stage, of either arm. Given where whole devices are arms: then those that take part
         are compared with the control group, which reports its answers too.
     """
-    counts: dict[str, list[int]] = {}
+    counts: dict[tuple[str, int], list[int]] = {}
     for device in devices:
         region = device["region"]
         opened_s = since_s.get(region)
         if opened_s is None or device["seen_s"] < opened_s - online_window_s or device["device"] in wanted.pinned:
             continue
-        if is_too_old(device, wanted):
+        share_bp = share_of(wanted.groups, labels_of(device))
+        if is_too_old(device, wanted) or share_bp is None:
             continue
         is_silent = now_s - device["seen_s"] > online_window_s
         if not is_silent and answered is not None and device["device"] not in answered:
@@ -67,12 +71,12 @@ def heard_from(
         place = 0 if takes_part(device, wanted) else 1
         if place and answered is not None and not _is_control(device, wanted):
             continue
-        own = counts.setdefault(region, [0, 0, 0, 0])
+        own = counts.setdefault((region, share_bp), [0, 0, 0, 0])
         own[place] += 1
         own[place + 2] += is_silent
     return [
         Heard(region=region, tried=tried, others=others, tried_silent=tried_silent, others_silent=others_silent)
-        for region, (tried, others, tried_silent, others_silent) in sorted(counts.items())
+        for (region, _), (tried, others, tried_silent, others_silent) in sorted(counts.items())
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import typing
 
@@ -9,7 +10,9 @@ from cloud.analysis.cuped import LEAST_DEVICES
 from cloud.analysis.mixture import log_e_drop
 from cloud.config import RolloutSettings
 from cloud.rollout.control import control_share
+from cloud.rollout.expected import kinds_of, likely
 from cloud.store.rollouts import StagePlan
+from shared.labels import Held, Where
 
 _MOST_OUTCOMES = 1e9
 _STEPS = 80
@@ -28,12 +31,15 @@ class Traffic(typing.NamedTuple):
         Standard deviation of the paired gain, in units of the metric.
     label_window_days : float
         After so long an outcome is mature.
+    labels : mapping
+        Region to the labels of each of its devices, as far as they are known.
     """
 
     devices: typing.Mapping[str, int]
     outcomes_per_day: float
     deviation: float
     label_window_days: float
+    labels: typing.Mapping[str, typing.Sequence[Held]] = {}
 
 
 class Forecast(typing.NamedTuple):
@@ -47,6 +53,9 @@ class Forecast(typing.NamedTuple):
         That take part; that answer with the candidate, in all stages up to this one.
     sees : str
         What it waits for longest: ``days``, ``outcomes`` or ``approval``.
+    region, meant, share, wanted : str, int, float, int
+        Devices of which region it is for, and how many; which part of these it takes; and how many it is to take, 0 if
+        no number is said.
     """
 
     name: str
@@ -54,6 +63,10 @@ class Forecast(typing.NamedTuple):
     devices: int
     exposed: int
     sees: str
+    region: str = ""
+    meant: int = 0
+    share: float = 1.0
+    wanted: int = 0
 
 
 def forecast(
@@ -67,14 +80,23 @@ def forecast(
         What each stage is called.
     """
     seen: dict[str, int] = {}
+    taken: dict[str, list[tuple[Where, float]]] = {}
     found = []
     for stage, name in zip(stages, names, strict=True):
         own = typing.cast("dict[str, typing.Any]", stage.settings)
-        here = traffic.devices if stage.region == "*" else {stage.region: traffic.devices.get(stage.region, 0)}
-        share = 1.0 if stage.kind == "shadow" else own.get("device_share", 1.0)
-        devices = sum(math.ceil(round(n * min(share, 1 - control_share(settings, at)), 6)) for at, n in here.items())
+        here = list(traffic.devices) if stage.region == "*" else [stage.region]
+        before = taken.setdefault(stage.region, [])
+        each = [
+            likely(
+                kinds_of(traffic.devices.get(region, 0), traffic.labels.get(region, ())), before, own,
+                1 - control_share(settings, region),
+            )
+            for region in here
+        ]  # fmt: skip
+        devices = sum(one.devices for one in each)
         if stage.kind == "canary":
             seen[stage.region] = devices
+            before.append((own.get("where", {}), each[0].share))
         split = stage.kind == "canary" and (not settings.canary.keep_pairs or settings.canary.mode == "interleave")
         by_device = settings.canary.unit == "device"
         share = own.get("request_share", 1.0) if split and not by_device else 1.0
@@ -83,7 +105,9 @@ def forecast(
         wait = max(float(own.get("min_days", 0)), for_outcomes)
         word = "approval" if own.get("approve") else "outcomes" if for_outcomes > own.get("min_days", 0) else "days"
         window = traffic.label_window_days if stage.kind != "install" else 0.0
-        found.append(Forecast(name, wait + window, devices, sum(seen.values()), word))
+        meant, wanted = sum(one.meant for one in each), own.get("devices", 0)
+        of = {"region": stage.region, "meant": meant, "share": each[0].share if each else 1.0, "wanted": wanted}
+        found.append(Forecast(name, wait + window, devices, sum(seen.values()), word, **of))
     return found
 
 
@@ -130,6 +154,7 @@ def faults_of(
 ) -> list[str]:
     """Say what is odd about a plan, for this fleet: limits that can not be reached, or mean nothing."""
     said = [f"{one.name}: no device takes part" for one in found if not one.devices]
+    said += _odd_numbers(found)
     said += [
         f"{one.name}: {one.days:,.0f} days until its outcomes are in, and the rollout ends after {settings.max_days}"
         for one in found
@@ -155,3 +180,28 @@ def faults_of(
     ):
         said.append(f"a candidate that is worse by {harm:g} is never rolled back: the margin is {margin:g}")
     return said
+
+
+def _odd_numbers(found: typing.Sequence[Forecast]) -> list[str]:
+    """Say which steps find fewer devices than they are to take, or none that a step before has not taken."""
+    said = [
+        f"{one.name}: {one.wanted:,} devices are asked for, and there are {one.devices:,}: it takes them all"
+        for one in found
+        if one.wanted > one.devices > 0
+    ]
+    said += [
+        f"{one.name}: takes no more devices than {before.name}"
+        for before, one in itertools.pairwise(found)
+        if (one.wanted or before.wanted) and one.region == before.region and one.devices == before.devices > 0
+    ]
+    return said
+
+
+def numbers_said(found: typing.Sequence[Forecast]) -> list[str]:
+    """Say what share a step by number is likely to be, and of how many devices.
+
+    >>> step = Forecast("canary west 20 devices", 2.0, 20, 20, "days", region="west", wanted=20)
+    >>> numbers_said([step._replace(meant=500, share=0.04)])
+    ['canary west 20 devices: about 4% of the 500 that it is for']
+    """
+    return [f"{one.name}: about {one.share:.0%} of the {one.meant:,} that it is for" for one in found if one.wanted]

@@ -7,8 +7,9 @@ import typing
 
 from cloud.config import ModelSettings, Project, RolloutSettings
 from cloud.rollout.by_device import EARLIER_DAYS
-from cloud.rollout.channels import control_share_bp, device_share_bp, target_bp
+from cloud.rollout.channels import control_share_bp
 from cloud.rollout.devices import Wanted, count, model_status, status_of
+from cloud.rollout.groups import groups_of
 from cloud.rollout.heard import Heard, heard_from
 from cloud.rollout.quality import Judged, is_interleaved
 from cloud.rollout.split import Others, beside, place_of
@@ -58,7 +59,7 @@ def look_at(
     mature_day = day_of(at.event_s - model.label_window_days * DAY_S)
     rows = _evidence(store, rollout, plan, stage, stages, mature_day) if stage["kind"] != "install" else None
     devices = _devices_of(store, stage, stages)
-    asked = _wanted(project, store, rollout, stage)
+    asked = _wanted(project, store, rollout, stage, stages)
     says = _said_by(devices, rollout)
     dropped = {one["arm"]: one["ended_day"] for one in rollout["candidates"] if one["state"] == "dropped"}
     verdicts = {}
@@ -83,20 +84,21 @@ def look_at(
     return verdicts
 
 
-def _wanted(project: Project, store: Store, rollout: Row, stage: Row) -> Wanted:
+def _wanted(project: Project, store: Store, rollout: Row, stage: Row, stages: typing.Sequence[Row]) -> Wanted:
     """Return what a stage wants its devices to run; each candidate puts its own version in."""
     channels, regions = store.rollouts.channels(), project.settings.regions.order
+    control_bp = control_share_bp(rollout, stage, stage["region"])
     return Wanted(
         model=rollout["model"],
         version=rollout["to_version"],
         epoch=0 if stage["kind"] == "install" else stage["id"],
         salt=rollout["salt"],
-        device_share_bp=device_share_bp(rollout, stage),
+        groups=groups_of(rollout, stages, stage, control_bp),
         control_bp={region: control_share_bp(rollout, stage, region) for region in regions},
         opened_s=stage["opened_s"],
         told_s={row["region"]: row["told_s"] for row in channels},
         needs={row["region"]: needs(parse_channel(row["body"]), rollout["model"]) for row in channels},
-        target_bp=target_bp(rollout, stage),
+        all_groups=groups_of(rollout, stages, stage, control_bp, reached=False),
         growth=tuple(stage["growth"]),
         pinned=frozenset(one["device"] for one in store.pins.in_region() if one["model"] == rollout["model"]),
     )

@@ -70,6 +70,8 @@ def _device(row: Row, project: Project, now_s: float, pins: typing.Sequence[Row]
         "refused": {entry.model: entry.refused for entry in status.models if entry.refused},
         "stale_s": status.stale_s,
         "pins": {pin["model"]: pin["version"] for pin in pins if pin["device"] == row["device"]},
+        "labels": dict(sorted(status.labels.items())) if status.labels else row["labels"],
+        "given_labels": row["labels"],
     }
 
 
@@ -209,6 +211,9 @@ def _stage(store: Store, row: Row, stage: Row, newest: dict[int, Row], lead: int
         "kind": stage["kind"],
         "region": stage["region"],
         "device_share": stage["settings"].get("device_share", 1.0),
+        "wanted_devices": stage["settings"].get("devices", 0),
+        "taken_devices": stage["taken"],
+        "where": stage["settings"].get("where", {}),
         "waits_for_approval": bool(
             stage["settings"].get("approve") and not stage["approved_s"] and not stage["opened_s"]
         ),

@@ -8,8 +8,8 @@ import typing
 import msgspec
 
 from cloud.config import RolloutSettings
-from cloud.rollout.channels import target_bp
 from cloud.rollout.control import control_share
+from cloud.rollout.groups import target_bp
 from cloud.rollout.lint import Forecast, Traffic
 from cloud.rollout.ramp import minutes_of
 from cloud.rollout.windows import FLEET, frozen_days, next_open, waits_for

@@ -10,8 +10,10 @@ import msgspec
 
 from cloud.config import RegionPlan, RolloutSettings
 from cloud.config.rollout import RolloutStep
-from cloud.rollout.control import check_control, control_share
+from cloud.rollout.control import check_control
 from cloud.rollout.entrants import check_lists, check_room, check_unit, check_versions
+from cloud.rollout.groups import said_of
+from cloud.rollout.steps import StageSettings, check_steps
 from cloud.rollout.windows import check_windows
 from cloud.store.rollouts import StagePlan
 from cloud.store.store import Store
@@ -19,40 +21,16 @@ from shared.errors import ConflictError, PlanError
 from shared.versions import parse_version
 
 FLEET = "*"
-_ROUNDING = 1e-9
-
-
-class StageSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What one stage reaches and waits for, worked out when the plan is made.
-
-    Parameters
-    ----------
-    device_share, request_share : float
-        Which part of the region's devices take part, and of their requests; a shadow answers nobody.
-    approve : bool
-        It opens only when somebody says so.
-    hold_days, at_deadline : int, str
-        What happens if it has not passed after so many event days; 0 is without a deadline.
-    """
-
-    device_share: float = 1.0
-    request_share: float = 0.0
-    min_days: int = 0
-    min_outcomes: int = 0
-    approve: bool = False
-    hold_days: int = 0
-    at_deadline: str = "pause"
 
 
 def stage_name(stage: typing.Mapping[str, typing.Any]) -> str:
-    """Name a stage for people; of a step that some devices take, with their share.
+    """Name a stage for people; of a step that some devices take, with which these are.
 
     >>> stage_name({"kind": "canary", "region": "west", "settings": {"device_share": 0.25}})
     'canary west 25%'
     """
     name: str = stage["kind"] if stage["region"] == FLEET else f"{stage['kind']} {stage['region']}"
-    share = stage["settings"].get("device_share", 1.0)
-    return f"{name} {share:.3g}" if share < 0.01 else f"{name} {share:.0%}" if share < 1 else name  # noqa: PLR2004
+    return f"{name} {said_of(stage['settings'])}".rstrip()
 
 
 def stages_of(
@@ -81,8 +59,13 @@ def stages_of(
     check_lists(settings, task)
     shares = {step.request_share for region in regions for step in steps_of(settings, region)}
     check_room(settings, shares, n_candidates, is_first=is_first)
-    check_unit(settings, {step.device_share for region in regions for step in steps_of(settings, region)}, n_candidates)
-    check_control(settings, {region: [step.device_share for step in steps_of(settings, region)] for region in regions})
+    steps = {region: steps_of(settings, region) for region in regions}
+    check_unit(settings, [step for region in regions for step in steps[region]], n_candidates)
+    # A number of devices, and those with some labels, are never of the control group.
+    plain = {
+        region: [one.device_share for one in steps[region] if not (one.devices or one.where)] for region in regions
+    }
+    check_control(settings, plain)
     check_windows(settings, regions, time.time())
     if is_first:
         return [StagePlan("install", region) for region in regions]
@@ -92,10 +75,9 @@ def stages_of(
             *(StagePlan("canary", region, msgspec.to_builtins(_expedited(settings, region))) for region in regions),
         ]
     shadow = StageSettings(min_days=settings.shadow.min_days, min_outcomes=settings.shadow.min_outcomes)
-    steps = [(region, step) for region in regions for step in steps_of(settings, region)]
     return [
         StagePlan("shadow", FLEET, msgspec.to_builtins(shadow)),
-        *(StagePlan("canary", region, msgspec.to_builtins(step)) for region, step in steps),
+        *(StagePlan("canary", region, msgspec.to_builtins(step)) for region in regions for step in steps[region]),
     ]
 
 
@@ -109,7 +91,9 @@ def steps_of(settings: RolloutSettings, region: str) -> list[StageSettings]:
 
     return [
         StageSettings(
-            device_share=step.device_share,
+            device_share=1.0 if step.device_share is None else step.device_share,
+            devices=step.devices or 0,
+            where=(own.where or step.where) if step.where else {},
             request_share=first(own.request_share, step.request_share, canary.request_share),
             min_days=first(own.min_days, step.min_days, canary.min_days),
             min_outcomes=first(own.min_outcomes, step.min_outcomes, canary.min_outcomes),
@@ -153,8 +137,8 @@ def check_plan(settings: RolloutSettings, order: typing.Sequence[str]) -> None:
     if settings.error_ratio >= 1:
         raise PlanError("a limit of 1 can never be exceeded", field="rollout.error_ratio", fix="Set it below 1.")
     _check_regions(settings, order)
-    _check_steps(settings, order)
     regions = list(settings.order or order)
+    check_steps(settings, {region: steps_of(settings, region) for region in regions})
     steps = [step for region in regions for step in steps_of(settings, region)]
     for step in steps:
         if 0 < step.hold_days <= step.min_days:
@@ -184,23 +168,6 @@ def _check_regions(settings: RolloutSettings, order: typing.Sequence[str]) -> No
     if unknown:
         raise PlanError(
             f"there is no region {unknown[0]!r:.60}", field="rollout.region", fix=f"Known are: {', '.join(order)}."
-        )
-
-
-def _check_steps(settings: RolloutSettings, order: typing.Sequence[str]) -> None:
-    shares = [step.device_share for step in settings.canary.step]
-    if sorted(set(shares)) != shares:
-        raise PlanError(
-            f"the steps take {', '.join(f'{share:g}' for share in shares)} of the devices",
-            field="rollout.canary.step",
-            fix="Each step takes more of them than the one before.",
-        )
-    most = 1 - max(control_share(settings, region) for region in order)
-    if shares and shares[-1] < most - _ROUNDING and not settings.expedited and settings.canary.unit == "request":
-        raise PlanError(
-            f"the last step takes {shares[-1]:g} of the devices: the rest would never have seen the candidate",
-            field="rollout.canary.step",
-            fix=f"Let the last step take all but the control group: device_share = {most:.4g}",
         )
 
 

@@ -9,6 +9,7 @@ import typing
 import msgspec
 
 from cloud.config import ModelSettings, Project, RolloutSettings
+from cloud.rollout.groups import labels_soon
 from cloud.rollout.lint import Traffic
 from cloud.store.store import Store
 from shared import settings
@@ -85,6 +86,7 @@ def traffic_of(
         known or ASSUMED_OUTCOMES if outcomes_per_day is None else outcomes_per_day,
         spread or ASSUMED_DEVIATION if deviation is None else deviation,
         model.label_window_days,
+        {region: [labels_soon(device) for device in accepted if device["region"] == region] for region in devices},
     )
     return traffic, assumed
 

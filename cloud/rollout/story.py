@@ -27,12 +27,22 @@ def place(region: str) -> str:
 def stage_title(stage: Row) -> str:
     """Return a stage's name as people write it.
 
+    >>> stage_title({"kind": "canary", "region": "west", "wanted_devices": 20, "where": {"store": ["a", "b"]}})
+    'West (20 devices with store a or b)'
     >>> stage_title({"kind": "shadow", "region": "*"}), stage_title({"kind": "canary", "region": "west"})
     ('Shadow', 'West')
     """
     name = stage["kind"].capitalize() if stage["region"] == "*" else place(stage["region"])
-    share = stage.get("device_share", 1.0)
-    return name if share >= 1 else f"{name} ({percent(share)} of devices)"
+    some = _some(stage)
+    return f"{name} ({some})" if some else name
+
+
+def _some(stage: Row) -> str:
+    """Say which devices of its region a stage takes; nothing if it takes all of them."""
+    share, n = stage.get("device_share", 1.0), stage.get("wanted_devices", 0)
+    many = devices_text(n) if n else f"{percent(share)} of devices" if share < 1 else ""
+    which = " and ".join(f"{key} {' or '.join(values)}" for key, values in stage.get("where", {}).items())
+    return f"{many} with {which}" if many and which else many or which
 
 
 def devices_text(n: int) -> str:
@@ -122,9 +132,9 @@ def _running(view: Row) -> str:
     if all(stage["verdict"] == "PASS" for stage in view["stages"]):
         waits = "somebody has to promote it" if view["expedited"] else "the evidence for promotion is still growing"
         return f"{_are(view)} in every region; {waits}"
-    share = stage.get("device_share", 1.0)
-    some = f"{place(stage['region'])}, on {percent(share)} of its devices"
-    return f"{_are(view)} in {some if share < 1 else f'{stage_title(stage)}, {_share(stage)}'}"
+    some = _some(stage)
+    here = f"{place(stage['region'])}, on {some.replace('of devices', 'of its devices')}"
+    return f"{_are(view)} in {here if some else f'{stage_title(stage)}, {_share(stage)}'}"
 
 
 def _share(stage: Row) -> str:

@@ -9,6 +9,7 @@ import typing
 
 from cloud.store.database import Database
 from shared.errors import AuthError, ConflictError, ForbiddenError, NotFoundError
+from shared.labels import Held, check_labels
 
 Row = dict[str, typing.Any]
 Status = typing.Literal["preauthorised", "pending", "accepted", "rejected", "retired"]
@@ -48,19 +49,28 @@ class Fleet:
     # ---- join
 
     def add_token(
-        self, token_id: str, secret: str, region: str, *, uses: int, lifetime_s: float, approve: bool = False
+        self,
+        token_id: str,
+        secret: str,
+        region: str,
+        *,
+        uses: int,
+        lifetime_s: float,
+        approve: bool = False,
+        labels: Held | None = None,
     ) -> None:
-        """Keep a join token; of its secret only the hash."""
+        """Keep a join token, with the labels of devices that join with it; of its secret only the hash."""
         now = time.time()
         self._db.connection.execute(
-            "insert into join_tokens values (?, ?, ?, ?, ?, ?, ?)",
-            (token_id, _hash(secret), region, uses, now + lifetime_s, now, int(approve)),
+            "insert into join_tokens values (?, ?, ?, ?, ?, ?, ?, ?)",
+            (token_id, _hash(secret), region, uses, now + lifetime_s, now, int(approve), _write(labels or {})),
         )
 
     def tokens(self) -> list[Row]:
         """Join tokens, newest first, without secrets."""
         return self._db.rows(
-            "select id, region, uses_left, expires_s, created_s, approve from join_tokens order by created_s desc"
+            "select id, region, uses_left, expires_s, created_s, approve, labels from join_tokens"
+            " order by created_s desc"
         )
 
     def join(self, device: str, public_key: str, token_id: str, secret: str) -> Row:
@@ -87,7 +97,8 @@ class Fleet:
                 raise AuthError("the join token is used up or expired", fix="Get a new one: covey device token")
             self.check_key(device, public_key)
             connection.execute("update join_tokens set uses_left = uses_left - 1 where id = ?", (token_id,))
-            self._insert(device, token["region"], public_key, "pending" if token["approve"] else "accepted")
+            status: Status = "pending" if token["approve"] else "accepted"
+            self._insert(device, token["region"], public_key, status, token["labels"])
             return self.get(device)
 
     def _join_again(self, known: Row, public_key: str) -> Row:
@@ -103,10 +114,10 @@ class Fleet:
             )
         return self.get(device)
 
-    def _insert(self, device: str, region: str, public_key: str, status: Status) -> None:
+    def _insert(self, device: str, region: str, public_key: str, status: Status, labels: str) -> None:
         self._db.connection.execute(
-            "insert or replace into devices values (?, ?, ?, ?, ?, 0, 0, '', '', 0, 0, 0, '{}', '', '', 0)",
-            (device, region, public_key, status, time.time()),
+            "insert or replace into devices values (?, ?, ?, ?, ?, 0, 0, '', '', 0, 0, 0, '{}', '', '', 0, ?)",
+            (device, region, public_key, status, time.time(), labels),
         )
 
     # ---- look
@@ -122,12 +133,12 @@ class Fleet:
         row = self._db.row("select * from devices where device = ?", (device,))
         if row is None:
             raise NotFoundError(f"no device {device!r:.80}", fix="See: covey device list")
-        return row | {"report": json.loads(row["report"])}
+        return _read(row)
 
     def find(self, device: str) -> Row | None:
         """Look up what decides whether a device may deliver; None if it is not known."""
         return self._db.row(
-            "select device, public_key, previous_key, status, rotate from devices where device = ?", (device,)
+            "select device, public_key, previous_key, status, rotate, labels from devices where device = ?", (device,)
         )
 
     def all(self, region: str = "", status: Status = "accepted") -> list[Row]:
@@ -135,7 +146,7 @@ class Fleet:
         rows = self._db.rows(
             "select * from devices where status = ? and ? in ('', region) order by device", (status, region)
         )
-        return [row | {"report": json.loads(row["report"])} for row in rows]
+        return [_read(row) for row in rows]
 
     def with_key(self, public_key: str) -> list[str]:
         """Names of the devices that have a key; more than one only if somebody copied it."""
@@ -197,12 +208,32 @@ class Fleet:
                 fix="Each device makes its own: join with a --store that was not copied from another device.",
             )
 
-    def preauthorise(self, device: str, public_key: str, region: str) -> None:
+    def label(self, device: str, labels: Held, remove: typing.Collection[str] = ()) -> dict[str, str]:
+        """Give a device labels and take others from it; return all that it has from the fleet now.
+
+        Raises
+        ------
+        NotFoundError
+            No such device, or it has not been given a label that is to be taken.
+        UsageError
+            They are too many.
+        """
+        with self._db.transaction() as connection:
+            before = self.get(device)["labels"]
+            missing = sorted(set(remove) - set(before))
+            if missing:
+                raise NotFoundError(f"{device!r} was not given {missing[0]!r:.80}", fix="See: covey device show")
+            now = {key: value for key, value in before.items() if key not in remove} | dict(labels)
+            check_labels(now, "labels")
+            connection.execute("update devices set labels = ? where device = ?", (_write(now), device))
+        return now
+
+    def preauthorise(self, device: str, public_key: str, region: str, labels: Held | None = None) -> None:
         """Expect a device with this key: it will be taken in without a use of a token, and without approval."""
         with self._db.transaction():
             self.check_free(device)
             self.check_key(device, public_key)
-            self._insert(device, region, public_key, "preauthorised")
+            self._insert(device, region, public_key, "preauthorised", _write(labels or {}))
 
     def rotate_key(self, device: str, old_key: str, new_key: str) -> bool:
         """Accept a new key in place of the old one, at once; false if that was done before.
@@ -253,6 +284,14 @@ class Fleet:
         )
         last = row["report_key"].rpartition("/")[0] if row else ""
         return last if last != spool else ""
+
+
+def _read(row: Row) -> Row:
+    return row | {"report": json.loads(row["report"]), "labels": json.loads(row["labels"])}
+
+
+def _write(labels: Held) -> str:
+    return json.dumps(dict(sorted(labels.items())))
 
 
 def _hash(secret: str) -> str:

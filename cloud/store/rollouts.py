@@ -187,6 +187,12 @@ class Rollouts:
             (now, event_day, reached_bp, now, stage),
         )
 
+    def set_target(self, stage: int, target_bp: int, taken: int) -> None:
+        """Note the share that takes as many devices as a stage is to take, and how many those are now."""
+        self._db.connection.execute(
+            "update stages set target_bp = ?, taken = ? where id = ?", (target_bp, taken, stage)
+        )
+
     def grow_stage(self, stage: int, reached_bp: int, grown_s: float, growth: typing.Sequence[object]) -> None:
         """Note how far a stage reaches from now on; it never reaches fewer again."""
         self._db.connection.execute(

@@ -223,3 +223,17 @@ create table questions (id integer primary key, rollout integer not null referen
     answered_s real not null, unique (rollout, stage, hook))
 """,
     )
+
+
+@migrations(name="0012-labels-and-steps-by-count")
+def _labels_and_steps_by_count(db: sqlite_utils.Database) -> None:
+    # A stage of which the share was not worked out when it opened has the one of its settings: -1.
+    _run(
+        db,
+        """
+alter table devices add column labels text not null default '{}';
+alter table join_tokens add column labels text not null default '{}';
+alter table stages add column target_bp integer not null default -1;
+alter table stages add column taken integer not null default 0
+""",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import typing
 
 import flask
@@ -97,7 +98,8 @@ def join() -> flask.Response:
             fleet.note(request.device, "name-asked-for", said)
         raise
     root = (here.project.repository / "metadata" / "1.root.json").read_text()
-    reply = protocol.JoinReply(device=row["device"], region=row["region"], root=root, status=row["status"])
+    known = {key: row[key] for key in ("device", "region", "status", "labels")}
+    reply = protocol.JoinReply(root=root, **known)
     return _json(reply, _WAITS if reply.status == "pending" else _OK)
 
 
@@ -123,7 +125,7 @@ def token(device: str) -> flask.Response:
             here.store.fleet.note(device, SHARED_KEY, "somebody signs in with the key that was replaced")
         raise
     enrol.check_standing(row)
-    return _json(msgspec.structs.replace(reply, rotate_key=bool(row["rotate"])))
+    return _json(msgspec.structs.replace(reply, rotate_key=bool(row["rotate"]), labels=json.loads(row["labels"])))
 
 
 @blueprint.post(protocol.ROTATE_KEY_PATH.format(device="<device>"))
@@ -159,7 +161,8 @@ def _bearer(here: Context) -> str:
     device, mark = here.sessions.bearer_of(bearer)
     row = here.store.fleet.find(device)
     if row and row["status"] == "accepted" and mark != enrol.mark_of(row):
-        raise AuthError("the token was given before a new key was made or asked for", field="token", fix=_AGAIN)
+        said = "the token was given before a new key was made or asked for, or before the labels changed"
+        raise AuthError(said, field="token", fix=_AGAIN)
     return device
 
 

@@ -10,6 +10,7 @@ from edge_agent.generation import Generation, GenerationModel
 from shared import experiment
 from shared.channel import BundleRef, Channel, ModelChannel
 from shared.errors import ModelError, TrustError
+from shared.labels import Held, share_of
 
 Refused = typing.Mapping[tuple[str, str, str], str]
 Choose = typing.Callable[[str, BundleRef], str]
@@ -23,6 +24,19 @@ def check_channel(channel: Channel, region: str, floor: int) -> None:
         raise TrustError(
             f"sequence {channel.sequence} after {floor} was seen: a rollback attack", field="channel sequence"
         )
+
+
+def concerning(channel: Channel, labels: Held) -> Channel:
+    """Return the channel as it concerns a device with these labels: with the share of devices like it, of no groups."""
+    return msgspec.structs.replace(channel, models=tuple(_concerning(entry, labels) for entry in channel.models))
+
+
+def _concerning(entry: ModelChannel, labels: Held) -> ModelChannel:
+    trial = entry.experiment
+    if trial is None or not trial.groups:
+        return entry
+    own = msgspec.structs.replace(trial, device_share_bp=share_of(trial.groups, labels) or 0, groups=())
+    return msgspec.structs.replace(entry, experiment=own)
 
 
 def is_control(entry: ModelChannel, device: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import time
@@ -9,6 +10,7 @@ import typing
 
 from edge_agent.config import Identity, Layout
 from edge_agent.files import write_atomic
+from edge_agent.update.state import State
 from shared import codec, protocol
 from shared.errors import ConflictError, TrustError, UnreachableError
 
@@ -63,6 +65,9 @@ def join(layout: Layout, url: str, device: str, token: protocol.JoinToken, *, ke
         )
     write_atomic(layout.id_key, secrets.token_bytes(32), _SECRET_MODE)
     write_atomic(layout.root, root)
+    if reply.labels:
+        with contextlib.closing(State(layout.state_db)) as state:
+            state.set_labels(reply.labels)
     identity = Identity(device=reply.device, region=reply.region, cloud_url=url)
     write_atomic(layout.identity, codec.to_json(identity))
     return Joined(identity, is_pending=reply.status == "pending")

@@ -12,7 +12,7 @@ from edge_agent.files import BlobStore, sweep
 from edge_agent.generation import Generation, Generations
 from edge_agent.update.choose import choose
 from edge_agent.update.consent import Consent
-from edge_agent.update.desire import check_channel, desired_generation
+from edge_agent.update.desire import check_channel, concerning, desired_generation
 from edge_agent.update.download import DELTA_MEMORY_BYTES, Downloader, Tail, Tell, ignore
 from edge_agent.update.metadata_folder import accept_channel
 from edge_agent.update.parts import keep_parts
@@ -24,6 +24,7 @@ from edge_agent.update.trust import Repository, Stream
 from shared import bundle
 from shared.channel import BundleRef, Channel
 from shared.errors import ConflictError, ModelError, StorageError, UnreachableError
+from shared.labels import Held
 
 Asker = typing.Callable[[float], Consent]
 SelfTest = typing.Callable[[pathlib.Path, bundle.Manifest], None]
@@ -69,8 +70,8 @@ class Installer:
         Given how long a generation has lain ready, in seconds, says whether to switch to it now.
     tail, tell, delta_memory_bytes : callable, callable, int
         See `Downloader`.
-    wants : UpdateSettings
-        Which variants the owner wants, and how much memory a model may have.
+    wants, labels : UpdateSettings, callable
+        Which variants the owner wants and how much memory a model may have; the labels that this device goes by.
     """
 
     def __init__(
@@ -88,11 +89,12 @@ class Installer:
         tell: Tell = ignore,
         delta_memory_bytes: int = DELTA_MEMORY_BYTES,
         wants: UpdateSettings = UpdateSettings(),  # noqa: B008 - frozen
+        labels: typing.Callable[[], Held] = dict,
     ) -> None:
         self._layout, self._identity = layout, identity
         self._state, self._repository, self._server = state, repository, server
         self._self_test, self._consent, self._tell = self_test, consent, tell
-        self._job, self._wants = state.update, wants
+        self._job, self._wants, self._labels = state.update, wants, labels
         self._signed = Signed(repository, layout.tuf)
         self._blobs = BlobStore(layout.blobs)
         self._download = Downloader(
@@ -173,7 +175,7 @@ class Installer:
         says = self._signed.channel(self._identity.region)
         check_channel(says, self._identity.region, self._state.floor(_CHANNEL_FLOOR))
         accept_channel(self._layout.tuf)
-        return says
+        return concerning(says, self._labels())
 
     def _choose(self, manifests: Manifests, model: str, ref: BundleRef) -> str:
         """Hash of the manifest of the form that this device takes; empty if none fits, which is kept on record."""

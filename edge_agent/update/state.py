@@ -34,6 +34,9 @@ insert into jobs (track, position, generation, outcome, since_s) values ('trial'
 create table suspects (id integer primary key, model text, version text, manifest text,
     unique (model, version, manifest));
 """,
+    """
+create table labels (key text primary key, value text not null) without rowid;
+""",
 )
 
 GenerationState = typing.Literal["trial", "good", "bad"]
@@ -155,6 +158,19 @@ class State:
     def has_passed(self, manifest: str) -> bool:
         """Whether a bundle has passed its self-test here."""
         return self._db.execute("select 1 from tested where manifest = ?", (manifest,)).fetchone() is not None
+
+    # ---- labels
+
+    def labels(self) -> dict[str, str]:
+        """Labels that the fleet has given this device, as it heard last."""
+        return dict(self._db.execute("select key, value from labels order by key").fetchall())
+
+    def set_labels(self, labels: typing.Mapping[str, str]) -> None:
+        """Remember what the fleet has given this device, in place of what it had before."""
+        if labels != self.labels():
+            with transaction(self._db):
+                self._db.execute("delete from labels")
+                self._db.executemany("insert into labels values (?, ?)", sorted(labels.items()))
 
     # ---- floors
 

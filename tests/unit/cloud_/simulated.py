@@ -21,7 +21,8 @@ from cloud.config import load_project
 from cloud.rollout import controller, plan
 from cloud.store.ingest import ingest
 from cloud.store.store import Store
-from shared.channel import Channel, ModelChannel, parse_channel
+from edge_agent.update.desire import concerning
+from shared.channel import LABELS, Channel, ModelChannel, parse_channel
 from shared.clock import DAY_S, day_of
 from shared.experiment import in_control, in_stage
 from shared.summary import N_LATENCY_BINS, latency_bin, quantise
@@ -76,6 +77,10 @@ class Device:
         Model to the candidates that it runs, by arm.
     agent : str
         The version that it says of itself; then it is one that understands nothing of experiments but two arms.
+    can : tuple of str
+        What it understands all the same.
+    labels : dict
+        What it goes by; one whose agent understands nothing of that says nothing of it.
     """
 
     name: str
@@ -87,6 +92,8 @@ class Device:
     day: int = 0
     refuses: str = ""
     agent: str = ""
+    can: tuple[str, ...] = ()
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
     models: dict[str, ModelStatus] = dataclasses.field(default_factory=dict)
     arms: dict[str, dict[int, str]] = dataclasses.field(default_factory=dict)
 
@@ -218,6 +225,8 @@ class Fleet:
     def obey(self, device: Device, entry: ModelChannel) -> ModelStatus:
         """Do what the channel says of one model."""
         before = device.models.get(entry.model, ModelStatus(model=entry.model))
+        if LABELS in device.can or not device.agent:
+            (entry,) = concerning(Channel(region=device.region, sequence=1, models=(entry,)), device.labels).models
         trial, refused = entry.experiment, dict(before.refused)
         arms = {arm: ref.version for arm, ref in entry.arms.items()}
         is_control = trial is not None and in_control(trial.salt, device.name, trial.control_share_bp)
@@ -273,6 +282,8 @@ class Fleet:
                 models=tuple(device.models.values()),
                 channel_sequence=channel.sequence if channel else 0,
                 agent=device.agent,
+                can=device.can,
+                labels={} if device.agent and LABELS not in device.can else device.labels,
             ),
             sums=tuple(row for status, arms in ran for row in self.sums(status, arms, day)),
             pairs=tuple(row for status, arms in ran for row in self.pairs(status, arms, day)),

@@ -201,7 +201,8 @@ def test_a_database_from_before_keeps_its_devices(tmp_path: pathlib.Path) -> Non
         )
     before = list(db.query("select * from devices"))
     migrations.apply(db)
-    assert list(db.query("select * from devices")) == [row | {"previous_key": "", "rotate": 0} for row in before]
+    more = {"previous_key": "", "rotate": 0, "labels": "{}"}
+    assert list(db.query("select * from devices")) == [row | more for row in before]
     assert next(db.query("select uses_left, approve from join_tokens")) == {"uses_left": 3, "approve": 0}
     assert {"devices_by_region", "devices_by_key"} <= {index.name for index in db["devices"].indexes}
     db.close()

@@ -10,19 +10,20 @@ import pytest
 from cloud.rollout.devices import Wanted
 from cloud.rollout.heard import Heard, heard_from, silenced
 from shared.experiment import in_control, in_stage
+from shared.labels import Group
 from tests.unit.cloud_.simulated import MODEL, Fleet
 
 Make = typing.Callable[..., Fleet]
 Row = dict[str, typing.Any]
 WANTED = Wanted(
-    MODEL, "v2", epoch=7, salt="s", device_share_bp=5000, opened_s=1000.0, control_bp={"west": 5000},
+    MODEL, "v2", epoch=7, salt="s", groups=(Group(device_share_bp=5000),), opened_s=1000.0, control_bp={"west": 5000},
     pinned=frozenset({"d0"}),
 )  # fmt: skip
 
 
 def device(name: str, *, seen_s: float = 5000.0, epoch: int = 7) -> Row:
     report = {"generation": "g", "state": "good", "models": [{"model": MODEL, "incumbent": "v1", "epoch": epoch}]}
-    return {"device": name, "region": "west", "seen_s": seen_s, "report": report}
+    return {"device": name, "region": "west", "seen_s": seen_s, "labels": {}, "report": report}
 
 
 NAMES = [f"d{i}" for i in range(1, 100)]

@@ -14,6 +14,7 @@ from cloud.config.rollout import RampSettings
 from cloud.rollout import ramp
 from cloud.rollout.devices import Wanted, count
 from shared.experiment import place_in_stage
+from shared.labels import Group
 from tests.unit.cloud_.simulated import MODEL, Fleet
 
 Make = typing.Callable[..., Fleet]
@@ -95,8 +96,12 @@ def test_what_is_kept_of_the_growth_says_of_each_device_whether_it_has_had_its_t
 
 def test_a_device_that_was_asked_late_has_all_of_its_time() -> None:
     names = [f"d{i}" for i in range(40)]
-    devices = [{"device": n, "region": "a", "seen_s": 1000.0, "online_since_s": 0.0, "report": {}} for n in names]
-    wanted = Wanted(MODEL, "v2", 3, "salt", 5000, 10.0, growth=((1000, 10.0), (5000, 900.0)), target_bp=10_000)
+    row = {"region": "a", "seen_s": 1000.0, "online_since_s": 0.0, "labels": {}, "report": {}}
+    devices = [{"device": name, **row} for name in names]
+    wanted = Wanted(
+        MODEL, "v2", 3, "salt", (Group(device_share_bp=5000),), 10.0, growth=((1000, 10.0), (5000, 900.0)),
+        all_groups=(Group(),),
+    )  # fmt: skip
     counts = count(devices, wanted, now_s=1000.0, online_window_s=60.0, install_timeout_s=500.0)
     early = sum(place_in_stage("salt", name) < 1000 for name in names)
     assert counts.timed_out == early > 0

@@ -18,6 +18,7 @@ from cloud.rollout.devices import AHEAD_S, Counts, Wanted, count, fleet_event_s
 from cloud.rollout.quality import Judged
 from cloud.rollout.verdict import Evidence, Verdict, judge
 from shared.errors import PlanError
+from shared.labels import Group
 from shared.metrics import get_metric
 from shared.summary import quantise
 
@@ -42,14 +43,14 @@ def device(name: str = "d", **more: typing.Any) -> Row:
         "model": "m", "incumbent": said["version"], "candidate": said["candidate"], "epoch": said["epoch"],
         "refused": said["refused"],
     }  # fmt: skip
-    row = {"device": name, "region": "west", "seen_s": NOW_S - 60, "online_since_s": 0.0}
+    row = {"device": name, "region": "west", "seen_s": NOW_S - 60, "online_since_s": 0.0, "labels": {}}
     return (
         row | more | {"report": {"generation": "g", "state": said["state"], "models": [runs], "waits": said["waits"]}}
     )
 
 
 def counted(*devices: Row, **wanted: typing.Any) -> Counts:
-    said: Row = {"model": "m", "version": "v2", "epoch": 7, "salt": "salt-salt", "device_share_bp": 10_000}
+    said: Row = {"model": "m", "version": "v2", "epoch": 7, "salt": "salt-salt", "groups": (Group(),)}
     stage = Wanted(**(said | {"opened_s": NOW_S - 9e5} | wanted))
     return count(devices, stage, now_s=NOW_S, online_window_s=WINDOW_S, install_timeout_s=TIMEOUT_S)
 
@@ -95,10 +96,10 @@ def test_time_runs_from_when_a_device_could_have_begun(field: str) -> None:
 
 def test_a_device_share_takes_the_same_part_of_the_fleet_each_time() -> None:
     fleet = [device(f"d{i}", candidate="v2", epoch=7) for i in range(400)]
-    quarter = counted(*fleet, device_share_bp=2500)
+    quarter = counted(*fleet, groups=(Group(device_share_bp=2500),))
     assert 60 < quarter.total < 140
-    assert quarter == counted(*reversed(fleet), device_share_bp=2500)
-    assert counted(*fleet, device_share_bp=0).total == 0
+    assert quarter == counted(*reversed(fleet), groups=(Group(device_share_bp=2500),))
+    assert counted(*fleet, groups=(Group(device_share_bp=0),)).total == 0
 
 
 def test_shares_are_of_devices_that_tried() -> None:

@@ -514,7 +514,7 @@ def test_a_database_of_a_newer_agent_is_refused_and_left_alone(tmp_path: pathlib
     path = tmp_path / "state.db"
     open_database(path, (*state_module._STEPS, "create table more (x)")).close()
     data = path.read_bytes()
-    with pytest.raises(ConflictError, match=r"state\.db has version 4, this program knows 3\. Update the agent\."):
+    with pytest.raises(ConflictError, match=r"state\.db has version 5, this program knows 4\. Update the agent\."):
         State(path)
     assert path.read_bytes() == data
 

@@ -89,9 +89,8 @@ def show_(here: Here, version: str, variant: str, model: str | None, as_json: bo
         lines.append(f"  also as {', '.join(others)}")
     if report:
         lines.append(f"  {report['n_keys']:,} precomputed answers ({report['source']})")
-        lines.append(
-            f"    cover {report['coverage']:.1%} of later rows; {report['agreement']:.1%} agree with the ONNX model"
-        )
+        whose = "the ONNX model" if manifest.variant == "standard" else "the standard variant's ONNX model"
+        lines.append(f"    cover {report['coverage']:.1%} of later rows; {report['agreement']:.1%} agree with {whose}")
         if report["source"] != "model":
             low, high = report["teacher_gain_low"], report["teacher_gain_high"]
             lines.append(

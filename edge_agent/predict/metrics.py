@@ -77,6 +77,7 @@ def gather(
         *_answers(meters),
         *_failures(meters),
         *_models(engine),
+        *_checks(engine),
         *_fleet(engine, status),
         *[
             Family(f"covey_{name}", "counter" if name.endswith("_total") else "gauge", says, [("", {}, value)])
@@ -149,6 +150,20 @@ def _models(engine: Engine) -> list[Family]:
     return [
         Family("covey_model_loaded", "gauge", "1 if the model is loaded and sound.", loaded),
         Family("covey_model_slow", "gauge", "1 if the model runs in a thread of its own, being slow.", slow),
+    ]
+
+
+def _checks(engine: Engine) -> list[Family]:
+    """How precomputed answers compare with the model's."""
+    samples: tuple[list[tuple[str, Labels, float]], ...] = ([], [])
+    for name, seen in sorted(engine.parity.counts.items()):
+        model, _, version = name.rpartition("@")
+        for sample, n in zip(samples, seen, strict=True):
+            sample.append(("", {"model": model, "version": version}, float(n)))
+    checked, differing = samples
+    return [
+        Family("covey_table_checks_total", "counter", "Precomputed answers that the model was asked too.", checked),
+        Family("covey_table_differing_total", "counter", "Those that differ from what the model says.", differing),
     ]
 
 

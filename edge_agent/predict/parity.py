@@ -21,7 +21,8 @@ class Checked(typing.NamedTuple):
 class Parity:
     """Looks at one precomputed answer in `EVERY`, once its reply is out.
 
-    Answers of a teacher differ from the model's by intent; the counts then say how often, and are no fault.
+    Answers of a teacher differ from the model's by intent, and so do those of the standard variant in another one; the
+    counts then say how often, and are no fault.
     """
 
     def __init__(self) -> None:

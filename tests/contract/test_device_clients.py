@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.client
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import typing
@@ -12,6 +15,8 @@ import typing
 import pytest
 
 from edge_agent.files import lock
+from shared import bundle, codec
+from shared.features import Bucketed, Categorical, FeatureSet, TimePart
 from tests import fakes
 
 HERE = pathlib.Path(__file__).parent / "clients"
@@ -135,3 +140,66 @@ def test_kserves_client_waits_for_a_model_that_loads(tmp_path: pathlib.Path, pyt
             "asyncio.run(main())"
         ).replace("{}:{}", f"{host}:{port}")
         assert json.loads(run(python, "-c", code)) == [True, False]
+
+
+# ---- what the pages show
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+HOW_TO, REFERENCE = (DOCS / page for page in ("how-to/ask-a-device.md", "reference/device-api.md"))
+PRICES = (17.0, 47.5, 79.5, 104.5)
+# What `covey init` makes of the tutorial's table.
+SHOP = FeatureSet(
+    name="returned",
+    feature=(
+        TimePart(name="sold-at-hour", source="sold_at", part="hour"),
+        TimePart(name="sold-at-weekday", source="sold_at", part="weekday"),
+        Categorical(name="article", categories=("dress", "jacket", "scarf", "shoes", "socks")),
+        Bucketed(name="price", cuts=PRICES),
+        Categorical(name="channel", categories=("till", "web")),
+    ),
+)
+
+
+@pytest.fixture
+def shop(tmp_path: pathlib.Path) -> typing.Iterator[str]:
+    made = fakes.make_bundle(model="shop", features_sha256=SHOP.digest)
+    files = {
+        bundle.FEATURES_FILE: codec.to_json(SHOP),
+        bundle.MODEL_FILE: fakes.onnx_model("binary", 1.0, 2, SHOP.width, ""),
+    }
+    served = fakes.serve(tmp_path, made._replace(files=made.files | files))
+    with fakes.listening(served.api) as (host, port):
+        yield f"{host}:{port}"
+
+
+def posts_of_the_pages() -> list[tuple[str, str]]:
+    shown = re.findall(r"^curl .*8765(/\S+) -d '(.*)'$", HOW_TO.read_text(), re.MULTILINE)
+    for section in REFERENCE.read_text().split("\n### `POST ")[1:]:
+        path, _, text = section.partition("`")
+        blocks = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+        shown += [(path.replace("{model}", "shop"), block) for block in blocks[:1] if "/repository/" not in path]
+    return [(path, body) for path, body in shown if path != "/v1/clock"]
+
+
+@pytest.mark.parametrize(("path", "body"), posts_of_the_pages())
+def test_what_the_pages_post_is_answered(shop: str, path: str, body: str) -> None:
+    connection = http.client.HTTPConnection(shop, timeout=20)
+    with contextlib.closing(connection):
+        connection.request("POST", path, body)
+        reply = connection.getresponse()
+        assert (reply.status, "error" in json.loads(reply.read())) == (200, False)
+
+
+def test_the_pages_show_every_way_to_ask() -> None:
+    paths = [path for path, _ in posts_of_the_pages()]
+    ways = {"/v1/predict": 2, "/v1/rank": 2, "/v1/outcomes": 3, "/v2/models/shop/infer": 1}
+    assert {path: paths.count(path) for path in set(paths)} == ways
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("heading", "says"), [("From Python", "1 onnx"), ("tritonclient", "[["), ("KServe's", "[1]")])
+def test_the_programs_of_the_page_print_an_answer(shop: str, python: pathlib.Path, heading: str, says: str) -> None:
+    (code,) = re.findall(rf"^## [^\n]*{heading}.*?```python\n(.*?)```", HOW_TO.read_text(), re.DOTALL | re.MULTILINE)
+    host, port = shop.split(":")
+    code = code.replace('"127.0.0.1", 8765', f'"{host}", {port}').replace("127.0.0.1:8765", shop)
+    assert run(python, "-c", code).startswith(says)

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from edge_agent.predict import metrics
 from edge_agent.predict.meters import BOUNDS_US, Meters
 from edge_agent.predict.metrics import Family
+from edge_agent.predict.parity import EVERY
 from edge_agent.predict.replies import PLAIN
 from edge_agent.records import Answered, Failed, OutcomeSeen
 from tests import fakes
@@ -104,6 +105,21 @@ def test_models_are_shown_with_how_they_are(tmp_path: pathlib.Path) -> None:
 def test_a_model_that_can_not_load_is_not_loaded(tmp_path: pathlib.Path) -> None:
     seen = scrape(fakes.serve(tmp_path, fakes.make_bundle(fault="garbage")))
     assert (seen["covey_model_loaded"][of(**V1, arm="incumbent")], seen["covey_ready"][()]) == (0, 0)
+
+
+@pytest.mark.parametrize(("stored", "differing"), [((0.5, 0.5), 2), (None, 0)])
+def test_precomputed_answers_that_the_model_was_asked_too_are_counted(
+    tmp_path: pathlib.Path, stored: tuple[float, ...] | None, differing: int
+) -> None:
+    true = fakes.expected(fakes.ROWS[0], task="binary", slope=1.0, n_outputs=2)
+    served = fakes.serve(tmp_path, fakes.make_bundle(table={0: stored or true}))
+    assert "covey_table_checks_total" not in scrape(served)
+    for _ in range(2 * EVERY):
+        served.engine.finish(
+            served.engine.predict(served.engine.model(None), fakes.ROWS[0], unit=None, event_s=fakes.NOW_S)
+        )
+    seen, version = scrape(served), of(model="late", version="v1")
+    assert (seen["covey_table_checks_total"][version], seen["covey_table_differing_total"][version]) == (2, differing)
 
 
 def test_the_process_tells_its_memory_and_its_time(tmp_path: pathlib.Path) -> None:

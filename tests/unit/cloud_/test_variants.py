@@ -8,12 +8,14 @@ import typing
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 
+from cloud.cli.main import cli
 from cloud.config import Project, load_project
 from cloud.export import int8, onnx_file
 from cloud.export.precompute import bind
@@ -85,6 +87,14 @@ def test_a_variant_answers_what_is_precomputed_as_the_standard_does(trained: tup
     first, *others = [dict(table.items()) for table in tables]
     assert len(first) > 3
     assert others == [first, first]
+
+
+@pytest.mark.parametrize(("variant", "whose"), [("standard", "the"), ("tiny", "the standard variant's")])
+def test_what_is_shown_of_a_variants_table_is_said_of_the_model_that_made_it(
+    trained: tuple[Project, Store], variant: str, whose: str
+) -> None:
+    asked = ["--project", str(trained[0].folder), "bundle", "show", "v1", "--variant", variant]
+    assert f" agree with {whose} ONNX model\n" in CliRunner().invoke(cli, asked, catch_exceptions=False).output
 
 
 def test_signing_again_gives_the_same_variants(trained: tuple[Project, Store]) -> None:

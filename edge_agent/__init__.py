@@ -10,9 +10,9 @@ import typing
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if typing.TYPE_CHECKING:
-    from edge_agent.predictor import Answer, Predictor
+    from edge_agent.predictor import Answer, Predictor, Ranked
 
-__all__ = ["Answer", "Predictor"]
+__all__ = ["Answer", "Predictor", "Ranked"]
 
 
 def __getattr__(name: str) -> object:

@@ -11,74 +11,22 @@ import threading
 import time
 import typing
 
-import msgspec
-
 from edge_agent import forked
 from edge_agent.agent import Agent
 from edge_agent.config import Layout, find_store
 from edge_agent.files import lock
+from edge_agent.predict.answers import Answer, Ranked, rank_here, request_of
 from edge_agent.predict.apart import SlowModelError, in_place
 from edge_agent.predict.engine import ActiveModel, Prediction, Row
 from edge_agent.predict.labels import NO_LABEL
 from edge_agent.predict.loaded import NotReadyError
-from edge_agent.predict.replies import label_index
-from edge_agent.records import ARM_NAMES
 from shared.errors import ConflictError, ModelError
-from shared.telemetry import APPROXIMATE, SOURCES
 
 _START_S, _RETRY_LOADING_S, _LOADING_PATIENCE_S = 60.0, 0.01, 60.0
 _FINISH_S, _TURN_S = 0.01, 0.005
 _MAX_UNFINISHED = 10_000
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """An answer, as ``POST /v1/predict`` gives it."""
-
-    _made: Prediction
-
-    @property
-    def outputs(self) -> tuple[float, ...]:
-        """Probabilities in the order of the model's classes; of a regression the value."""
-        return self._made.outputs
-
-    @property
-    def prediction_id(self) -> str:
-        """Names the answer when its outcome is known."""
-        return self._made.prediction_id
-
-    @property
-    def label(self) -> str | int | bool | None:
-        """The class that is answered; None of a regression."""
-        classes = self._made.bundle.manifest.classes
-        return classes[label_index(self._made)] if classes else None
-
-    @property
-    def value(self) -> float:
-        """Probability of the second of two classes, value of a regression, else the first class' probability."""
-        return self._made.score
-
-    @property
-    def version(self) -> str:
-        """The version that answered."""
-        return self._made.bundle.version
-
-    @property
-    def arm(self) -> str:
-        """Who that was: ``incumbent``, ``candidate``, or a further candidate, ``candidate-2`` and so on."""
-        return ARM_NAMES[self._made.arm]
-
-    @property
-    def source(self) -> str:
-        """Where the answer came from: ``precomputed``, ``onnx``, ``coarse`` or ``default``."""
-        return SOURCES[self._made.source]
-
-    @property
-    def is_approximate(self) -> bool:
-        """Whether it is a coarser answer than the model's, which judges nobody."""
-        return self._made.source in APPROXIMATE
-
-    def __repr__(self) -> str:
-        return f"Answer(outputs={self.outputs}, version={self.version!r}, arm={self.arm!r}, source={self.source!r})"
+T = typing.TypeVar("T")
+__all__ = ["Answer", "Predictor", "Ranked"]
 
 
 class Predictor:
@@ -164,32 +112,57 @@ class Predictor:
         active = engine.model(model)
         if active.share_bp:
             unit = active.unit_of(unit)  # drawn once, so that asking again stays in the arm
-        if event_time is None:
-            event_s = self._now()
-        else:
-            event_s = self._agent.clock.of_request(event_time, active.incumbent.manifest.label_window_s)
+        event_s = self._event_s(active, event_time)
         try:
             made = engine.predict(active, row, unit=unit, event_s=event_s)
         except (NotReadyError, SlowModelError):
-            made = self._predict_slowly(active, row, unit, event_s)
-        if not self._is_open:
-            raise ModelError("this predictor is closed", fix="Make a new one.")
-        if active.scores_other and len(self._unfinished) < _MAX_UNFINISHED:
-            self._unfinished.append(made)
-        else:
-            engine.finish(made, score_other=False)
+            made = _patiently(lambda: engine.predict(active, row, unit=unit, event_s=event_s))
+        self._take(made)
         return Answer(made)
 
-    def _predict_slowly(self, active: ActiveModel, row: Row, unit: str | None, event_s: float) -> Prediction:
-        """Answer by a slow model in this thread, or once the model has loaded."""
-        deadline = time.monotonic() + _LOADING_PATIENCE_S
-        while True:
-            try:
-                return in_place(lambda: self._engine.predict(active, row, unit=unit, event_s=event_s))
-            except NotReadyError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_RETRY_LOADING_S)
+    def rank(
+        self,
+        candidates: typing.Sequence[Row] | None = None,
+        *,
+        model: str | None = None,
+        event_time: str | float | None = None,
+        **fields: object,
+    ) -> list[Ranked]:
+        """Put candidates in order, or items of the model's own catalogue, as ``POST /v1/rank`` does; best first.
+
+        Parameters
+        ----------
+        candidates : sequence of mapping, optional
+            Their features; without them the lists that came with the model are asked.
+        fields : object
+            ``context``, ``ids``, ``exclude``, ``top_k``, ``unit``: see `RankRequest`.
+
+        Raises
+        ------
+        DataError, UsageError, NotFoundError, ModelError
+            As `predict`; and where no lists came with the model.
+        """
+        request = request_of(fields | {"candidates": candidates})
+        active = self._engine.model(model)
+        event_s, meters = self._event_s(active, event_time), self._agent.meters
+        ranked = _patiently(lambda: rank_here(self._engine, active, request, event_s, meters))
+        for one in ranked:
+            self._take(one.answer.made)
+        return ranked
+
+    def _event_s(self, active: ActiveModel, said: str | float | None) -> float:
+        if said is None:
+            return self._now()
+        return self._agent.clock.of_request(said, active.incumbent.manifest.label_window_s)
+
+    def _take(self, made: Prediction) -> None:
+        """Have an answer recorded, once the other arm is scored where that is to be."""
+        if not self._is_open:
+            raise ModelError("this predictor is closed", fix="Make a new one.")
+        if made.active.scores_other and len(self._unfinished) < _MAX_UNFINISHED:
+            self._unfinished.append(made)
+        else:
+            self._engine.finish(made, score_other=False)
 
     def outcome(
         self, prediction_id: str, label: object = NO_LABEL, *, numbers: typing.Mapping[str, object] | None = None
@@ -292,3 +265,15 @@ class Predictor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _patiently(ask: typing.Callable[[], T]) -> T:
+    """Answer by a slow model in this thread, or once the model has loaded."""
+    deadline = time.monotonic() + _LOADING_PATIENCE_S
+    while True:
+        try:
+            return in_place(ask)
+        except NotReadyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY_LOADING_S)

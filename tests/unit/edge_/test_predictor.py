@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import json
 import pathlib
 import subprocess
 import sys
 import threading
 import time
+import typing
 
 import pytest
 
@@ -18,7 +20,7 @@ from edge_agent.records import CANDIDATE, AnyRecord
 from edge_agent.telemetry.spool import Spool
 from shared import experiment
 from shared.errors import ConflictError, CoveyError, DataError, ModelError, NotFoundError
-from tests import fakes
+from tests import fakes, ranked
 
 ROW = {"x": 1, "colour": "red", "size": 0}
 
@@ -252,3 +254,49 @@ def test_the_package_itself_stays_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['edge_agent']"
+
+
+# ---- lists
+
+
+def test_it_ranks_what_the_server_ranks_with_candidates_and_without(layout: Layout, tmp_path: pathlib.Path) -> None:
+    made = ranked.with_lists(fakes.make_bundle())
+    fakes.install(layout, made)
+    served = fakes.serve(tmp_path / "http", made)
+    rows = list(ranked.CATALOGUE.values())
+    requests: list[dict[str, typing.Any]] = [
+        {"context": ranked.RED},
+        {"context": ranked.GREEN, "top_k": 2, "exclude": ["milk"]},
+        {"context": ranked.GREEN, "candidates": rows, "ids": list(ranked.CATALOGUE), "top_k": 4},
+        {"candidates": rows},
+        {"candidates": []},
+    ]
+    with Predictor(layout.store, with_sync=False) as predictor:
+        for request in requests:
+            said = json.loads(served.api.handle("POST", "/v1/rank", json.dumps(request).encode()).body)["ranked"]
+            got = predictor.rank(**request)
+            assert [(one.index, one.id, one.answer.source) for one in got] == [
+                (one["index"], one.get("id"), one["source"]) for one in said
+            ]
+            assert [one.answer.value for one in got] == pytest.approx([one["score"] for one in said], abs=1e-6)
+        first = predictor.rank(context=ranked.RED, top_k=1)[0]
+        predictor.outcome(first.answer.prediction_id, 1)
+    said_totals = totals(layout)
+    assert (said_totals["requests"], said_totals["outcomes"]) == (3 + 2 + 4 + 5 + 1, 1)
+
+
+def test_a_list_that_makes_no_sense_is_refused_in_the_same_words(layout: Layout) -> None:
+    fakes.install(layout, ranked.with_lists(fakes.make_bundle()))
+    with Predictor(layout.store, with_sync=False) as predictor:
+        for fields, field in (
+            ({"top_k": 0}, "top_k"),
+            ({"shown": 1}, "rank"),
+            ({"candidates": [1]}, "candidates[0]"),
+            ({"context": {"x": 1}}, "context.x"),
+            ({"candidates": [{"x": 99}]}, "candidates[0].x"),
+        ):
+            with pytest.raises(DataError) as caught:
+                predictor.rank(**fields)  # type: ignore[arg-type]
+            assert caught.value.field == field
+    with pytest.raises(ModelError, match="closed"):
+        predictor.rank(context=ranked.RED)

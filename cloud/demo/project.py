@@ -14,7 +14,7 @@ name = "flights"
 [serve]
 port = {port}
 online_window_s = {online_window_s}
-tick_interval_s = 0.1
+tick_interval_s = 0.04
 
 [regions]
 order = ["west", "central", "middle", "east"]

@@ -23,7 +23,7 @@ from shared.errors import UsageError
 MIN_DEVICES = 24
 MAX_DEVICES = 96
 _JANUARY, _SUMMER = 1, (6, 7, 8)
-_ONLINE_WINDOW_S = 12.0
+_ONLINE_WINDOW_S = 8.0
 _ACTOR = "demo"
 
 

@@ -61,8 +61,9 @@ def new_join_token(
         store.fleet.add_token(
             token.token_id, token.secret, region, uses=uses, lifetime_s=lifetime_s, approve=approve, labels=given
         )
-        said = {"region": region, "uses": uses, "approve": approve} | ({"labels": given} if given else {})
-        store.audit.add("device token", token.token_id, actor=actor, **said)
+        store.audit.add(
+            "device token", token.token_id, actor=actor, region=region, uses=uses, approve=approve, labels=given
+        )
     return token
 
 

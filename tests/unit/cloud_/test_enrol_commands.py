@@ -15,9 +15,12 @@ import sqlite_utils
 
 from cloud.cli.main import main
 from cloud.config import Project
+from cloud.store.ingest import ingest
 from cloud.store.schema import migrations
 from cloud.store.store import Store
 from shared.errors import ConflictError
+from shared.protocol import parse_join_token
+from shared.telemetry import Batch, DeviceStatus
 
 KEYS = {name: f"{i:02x}" * 32 for i, name in enumerate(("waits", "expected", "inside", "out", "gone"), 1)}
 # What each command makes of a device, by the status that it is in; None where that is refused.
@@ -206,3 +209,59 @@ def test_a_database_from_before_keeps_its_devices(tmp_path: pathlib.Path) -> Non
     assert next(db.query("select uses_left, approve from join_tokens")) == {"uses_left": 3, "approve": 0}
     assert {"devices_by_region", "devices_by_key"} <= {index.name for index in db["devices"].indexes}
     db.close()
+
+
+def test_labels_are_given_with_a_token_an_approval_and_by_hand(shop: Shop) -> None:
+    given = shop.run("device", "token", "--label", "store=flagship", "--label", "floor=2", "--json").json
+    assert given["labels"] == {"store": "flagship", "floor": "2"}
+    token = parse_join_token(given["token"])
+    assert shop.store.fleet.join("new", "77" * 32, token.token_id, token.secret)["labels"] == given["labels"]
+    assert shop.run("device", "approve", "waits", "--label", "store=test").status == 0
+    assert shop.store.fleet.get("waits")["labels"] == {"store": "test"}
+    shop.run("device", "preauthorise", "soon", "--key", "88" * 32, "--label", "store=test")
+    assert shop.store.fleet.join("soon", "88" * 32, token.token_id, token.secret)["labels"] == {"store": "test"}
+    said = shop.run("device", "label", "new", "store=outlet", "city=oslo", "--remove", "floor", "--reason", "moved")
+    assert (said.status, said.out) == (0, "new: city=oslo store=outlet\n")
+    (entry,) = shop.store.audit.all(action="device label")
+    assert (entry["subject"], entry["reason"]) == ("new", "moved")
+    assert shop.run("device", "label", "new").out == "new: city=oslo store=outlet\n"
+    would = shop.run("device", "label", "new", "--remove", "city", "--dry-run").out
+    assert would == "new would have store=outlet\n"
+    assert shop.store.fleet.get("new")["labels"] == {"store": "outlet", "city": "oslo"}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("device label nobody a=b", "no device 'nobody'"),
+        ("device label inside store", "'store' is not KEY=VALUE"),
+        ("device label inside Store=a", "'Store' is not the name of a label"),
+        ("device label inside --remove store", "'inside' was not given 'store'"),
+        ("device label inside a=b --remove a", "'a' is given and taken away"),
+        ("device token --label store", "--label: 'store' is not KEY=VALUE"),
+        ("device list --label store", "--label: 'store' is not KEY=VALUE"),
+    ],
+)
+def test_labels_that_are_none_are_refused_and_change_nothing(shop: Shop, line: str, says: str) -> None:
+    ran = shop.run(*line.split())
+    assert (ran.status != 0, says in ran.err) == (True, True), ran.err
+    assert shop.store.fleet.get("inside")["labels"] == {}
+
+
+def test_a_device_has_at_most_so_many_labels_from_the_fleet(shop: Shop) -> None:
+    assert shop.run("device", "label", "inside", *(f"k{i}=x" for i in range(16))).status == 0
+    assert "17 labels, at most 16" in shop.run("device", "label", "inside", "more=x").err
+
+
+def test_devices_are_listed_by_the_labels_that_they_go_by(shop: Shop) -> None:
+    fleet = shop.store.fleet
+    fleet.label("inside", {"store": "test"})
+    assert [row["device"] for row in shop.run("device", "list", "--label", "store=test", "--json").json] == ["inside"]
+    assert "not said yet" not in shop.run("device", "show", "inside").out
+    status = DeviceStatus(agent="1", labels={"class": "kiosk", "store": "outlet"})
+    ingest(shop.store.db, Batch(device="inside", spool="s", sequence=1, sent_s=1.0, status=status), 60.0)
+    assert shop.run("device", "list", "--label", "store=test").out.startswith("no device has these labels\n")
+    assert "class=kiosk store=outlet" in shop.run("device", "list", "--label", "class=kiosk").out
+    shown = shop.run("device", "show", "inside").out
+    assert "goes by class=kiosk store=outlet" in shown
+    assert "has not said yet that it goes by store=test" in shown

@@ -33,6 +33,7 @@ from edge_agent.sync import Sync
 from edge_agent.telemetry.spool import Spool
 from edge_agent.update import enrol
 from edge_agent.update.enrol import wait_for_approval
+from edge_agent.update.state import State
 from shared import protocol
 from shared.errors import AuthError, ForbiddenError, UnreachableError, UsageError
 from tests import fakes
@@ -74,10 +75,11 @@ class Cloud:
         finally:
             self.store.db.close()
 
-    def token(self, *, approve: bool = False, uses: int = 9) -> str:
+    def token(self, *, approve: bool = False, uses: int = 9, **labels: str) -> str:
         made = cloud_enrol.new_join_token(
-            self.project, self.store, region="north", uses=uses, lifetime_s=60, actor="ada", approve=approve
-        )
+            self.project, self.store, region="north", uses=uses, lifetime_s=60, actor="ada", approve=approve,
+            labels=labels,
+        )  # fmt: skip
         return str(made)
 
     def key_of(self, device: str) -> str:
@@ -456,3 +458,65 @@ def test_a_device_that_asks_too_fast_waits_and_loses_nothing(cloud: Cloud, layou
     assert (done.code, done.delivered, done.next_s >= 100) == ("unreachable", 0, True), done
     cloud.app.extensions["covey-limits"] = Limits(ServeSettings())
     assert sync(layout).delivered == 1
+
+
+# ---- labels
+
+
+def labels_of(layout: Layout) -> dict[str, str]:
+    with contextlib.closing(State(layout.state_db)) as state:
+        return state.labels()
+
+
+def test_a_device_knows_its_labels_from_the_token_before_it_fetches_anything(
+    cloud: Cloud, run: Run, tmp_path: pathlib.Path
+) -> None:
+    token = cloud.token(store="flagship")
+    assert run("join", cloud.url, "--token", token, "--name", "till-1", "--no-sync").status == 0
+    layout = Layout(tmp_path / "store")
+    assert labels_of(layout) == {"store": "flagship"}
+    sync(layout)
+    assert cloud.store.fleet.get("till-1")["report"]["labels"] == {"class": "standard", "store": "flagship"}
+
+
+def test_a_device_hears_of_new_labels_with_its_next_delivery_and_says_so_with_the_one_after(
+    cloud: Cloud, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    exchange = Link.exchange
+
+    def noted(link: Link, path: str, *more: typing.Any) -> typing.Any:
+        asked.append(path.rpartition("/")[2])
+        return exchange(link, path, *more)
+
+    monkeypatch.setattr(Link, "exchange", noted)
+    Spool(layout.spool_db, 1 << 20).close()
+    passing = Sync(layout, layout.load_identity(), Settings())
+
+    def one_pass() -> list[str]:
+        asked.clear()
+        passing.outbox.add_event("noted", "so that there is something to deliver")
+        passing.one_pass()
+        return list(asked)
+
+    with contextlib.closing(passing):
+        assert one_pass() == ["nonce", "token"]
+        assert one_pass() == [], "nothing has changed, and nothing is asked"
+        cloud.store.fleet.label("till-1", {"store": "flagship"})
+        assert one_pass() == ["nonce", "token"]
+        assert labels_of(layout) == {"store": "flagship"}
+        assert one_pass() == []
+        assert cloud.store.fleet.get("till-1")["report"]["labels"]["store"] == "flagship"
+        cloud.store.fleet.label("till-1", {}, ["store"])
+        one_pass()
+        assert labels_of(layout) == {}
+        cloud.store.fleet.label("till-1", {"store": "test"})
+        reply = protocol.SignInReply(token="t", expires_in_s=60.0)
+        monkeypatch.setattr(Link, "exchange", lambda _link, path, _said, kind: _older(path, kind, reply))
+        before = labels_of(layout)
+        one_pass()
+        assert labels_of(layout) == before, "a cloud that knows of no labels takes none away"
+
+
+def _older(path: str, kind: type[typing.Any], reply: protocol.SignInReply) -> typing.Any:
+    return reply if kind is protocol.SignInReply else protocol.NonceReply(nonce=path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pathlib
 import socket
+import time
 import typing
 
 import msgspec
@@ -15,6 +16,7 @@ Handler = typing.Callable[[dict[str, typing.Any]], typing.Awaitable[dict[str, ob
 _MAX_LINE_BYTES = 1 << 20
 _SOCKET_MODE = 0o600
 _ACTIVATE_TIMEOUT_S, _FLUSH_TIMEOUT_S = 300.0, 30.0
+_MOMENT_S = 0.25
 _REFUSED = "refused"  # not "error": what a sync did is a reply that may tell of an error, and has that key always
 
 
@@ -95,23 +97,41 @@ async def _answer(handler: Handler, line: bytes) -> dict[str, object]:
 
 
 class ServerProxy:
-    """The serving process behind its private socket."""
+    """The serving process behind its private socket.
 
-    def __init__(self, path: pathlib.Path) -> None:
-        self._path = path
+    Each of its answers tells what it serves; what it said a moment ago is not asked again.
+
+    Parameters
+    ----------
+    path : Path
+        The socket.
+    clock : callable
+        Seconds that never go back.
+    """
+
+    def __init__(self, path: pathlib.Path, clock: typing.Callable[[], float] = time.monotonic) -> None:
+        self._path, self._clock = path, clock
+        self._active, self._heard_s = "", -_MOMENT_S
 
     def active(self) -> str:
         """Return the digest of what it serves."""
-        return str(ask(self._path, "active").get("active", ""))
+        if self._clock() >= self._heard_s + _MOMENT_S:
+            self._ask("active")
+        return self._active
 
     def activate(self, digest: str) -> None:
         """Make it serve a generation."""
-        ask(self._path, "activate", generation=digest, timeout_s=_ACTIVATE_TIMEOUT_S)
+        self._ask("activate", generation=digest, timeout_s=_ACTIVATE_TIMEOUT_S)
 
     def reload(self) -> None:
         """Make it read anew what it serves."""
-        ask(self._path, "reload", timeout_s=_ACTIVATE_TIMEOUT_S)
+        self._ask("reload", timeout_s=_ACTIVATE_TIMEOUT_S)
 
     def flush(self) -> None:
         """Make it add up everything it has written."""
-        ask(self._path, "flush", timeout_s=_FLUSH_TIMEOUT_S)
+        self._ask("flush", timeout_s=_FLUSH_TIMEOUT_S)
+
+    def _ask(self, command: str, *, timeout_s: float = 30.0, **arguments: object) -> None:
+        self._heard_s = -_MOMENT_S
+        self._active = str(ask(self._path, command, timeout_s=timeout_s, **arguments).get("active", ""))
+        self._heard_s = self._clock()

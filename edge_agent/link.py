@@ -122,6 +122,8 @@ class Link:
         """Return the position of an answer's first byte; None if the file must be asked for from its beginning."""
         status, headers = response.status_code, response.headers
         if status in (_FORBIDDEN, _NOT_FOUND):  # some stores say 403 of what they have not
+            # Read to its end, so that the next request goes over the same line: each poll asks for a root that is not.
+            response.raw.read1(_CHUNK_BYTES)
             raise NotFoundError(f"{response.url} is not there")
         if status == _OK:
             return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import threading
 import typing
@@ -10,7 +11,7 @@ import pytest
 
 from edge_agent.device_key import new_key
 from edge_agent.link import Link, retry_after_s
-from shared.errors import UnreachableError
+from shared.errors import NotFoundError, UnreachableError
 
 
 @pytest.mark.parametrize(
@@ -76,3 +77,38 @@ def test_what_goes_over_the_line_shows_that_the_pass_goes_on(link: Link) -> None
         other.deliver(b"batch")
     assert len(beats) > 0
     other.close()
+
+
+class Thrifty(http.server.BaseHTTPRequestHandler):
+    """Keeps connections open, and notes from which each request came."""
+
+    protocol_version = "HTTP/1.1"
+    ports: typing.ClassVar[list[int]] = []
+
+    def do_GET(self) -> None:
+        self.ports.append(self.client_address[1])
+        body = b"" if self.path == "/empty" else b"x" * 1000
+        self.send_response(200 if self.path == "/file" else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_file_that_is_not_there_ends_no_connection() -> None:
+    """Each poll asks for a root that is not there; a handshake costs more than all the rest of it."""
+    Thrifty.ports.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Thrifty) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        link = Link(f"http://127.0.0.1:{server.server_port}")
+        for name in ("empty", "page", "file", "empty"):
+            with pytest.raises(NotFoundError) if name != "file" else contextlib.nullcontext():
+                list(link.stream(f"{link.url}/{name}"))
+        link.close()
+        server.shutdown()
+        thread.join()
+    assert len(Thrifty.ports) == 4
+    assert len(set(Thrifty.ports)) == 1

@@ -13,6 +13,9 @@ from cloud.rollout.groups import labels_of
 from shared.experiment import in_control
 from shared.labels import share_of
 
+FLEET = "*"
+_ERRORS = 2.0
+
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):
     """Devices of a region that were there when its first step opened, with the candidate and without it.
@@ -30,6 +33,23 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     others: int = 0
     tried_silent: int = 0
     others_silent: int = 0
+
+
+class Online(msgspec.Struct, frozen=True, kw_only=True):
+    """Devices of a region that were online when a rollout began, and how many of those known then are so now.
+
+    Parameters
+    ----------
+    region : str
+        ``*`` is the whole fleet.
+    known : int
+        Online or not.
+    """
+
+    region: str
+    known: int
+    then: int
+    now: int
 
 
 def heard_from(
@@ -100,3 +120,31 @@ def silenced(heard: typing.Iterable[Heard], alpha: float) -> list[str]:
         and one.others
         and log_e_more([Count(one.others_silent, one.tried_silent, one.tried / one.others)]) >= math.log(1 / alpha)
     ]
+
+
+def gone(seen: typing.Iterable[Online], ratio: float, least: int) -> list[str]:
+    """Say where far fewer devices are online than when the rollout began.
+
+    Where every device tries the candidate there are none to compare with but the same devices before. Devices come and
+    go, so as many as before are online in the long run, unless something puts an end to them.
+
+    Parameters
+    ----------
+    ratio, least : float, int
+        It is said of more than such a part of those that were online, and of so many at least; and of more than chance
+        explains, which is twice the standard error of the difference of two shares.
+
+    Examples
+    --------
+    >>> gone([Online(region="*", known=45, then=42, now=20), Online(region="west", known=15, then=14, now=11)], 0.2, 3)
+    ['of the fleet 20 devices are online, 42 were when the rollout began']
+    """
+    said = []
+    for one in seen:
+        lost = one.then - one.now
+        share = (one.then + one.now) / (2 * max(one.known, one.then, 1))
+        error = math.sqrt(2 * max(one.known, one.then) * share * (1 - share))
+        if lost >= least and lost > ratio * one.then and lost > _ERRORS * error:
+            name = "the fleet" if one.region == FLEET else one.region
+            said.append(f"of {name} {one.now:,} devices are online, {one.then:,} were when the rollout began")
+    return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import typing
 
 from cloud.config import ModelSettings, Project, RolloutSettings
@@ -10,7 +11,7 @@ from cloud.rollout.by_device import EARLIER_DAYS
 from cloud.rollout.channels import control_share_bp
 from cloud.rollout.devices import Wanted, count, model_status, status_of
 from cloud.rollout.groups import groups_of
-from cloud.rollout.heard import Heard, heard_from
+from cloud.rollout.heard import FLEET, Heard, Online, heard_from
 from cloud.rollout.quality import Judged, is_interleaved
 from cloud.rollout.split import Others, beside, place_of
 from cloud.rollout.verdict import Around, Evidence, Verdict, judge
@@ -20,6 +21,9 @@ from shared.clock import DAY_S, day_of
 from shared.metrics import get_metric
 
 Row = dict[str, typing.Any]
+
+
+_ONLINE = "rollout {} online"  # where the store keeps how many devices were, by region, when it began
 
 
 class Moment(typing.NamedTuple):
@@ -62,6 +66,7 @@ def look_at(
     asked = _wanted(project, store, rollout, stage, stages)
     says = _said_by(devices, rollout)
     dropped = {one["arm"]: one["ended_day"] for one in rollout["candidates"] if one["state"] == "dropped"}
+    online = _online(project, store, rollout, stage, at.now_s) if rows else []
     verdicts = {}
     for candidate in running(rollout):
         wanted = asked._replace(version=candidate["version"])
@@ -78,6 +83,7 @@ def look_at(
             beside(rows.stage_served, Others(others, dropped, says)) if rows else None,
             _heard(project, rows, plan, stage, stages, devices, wanted, at) if rows else [],
             {device for (device, arm), is_so in says.items() if arm == candidate["arm"] and is_so},
+            online,
         )
         judged = _judged(project, model, rollout, candidate["version"])
         verdicts[candidate["arm"]] = judge(stage["kind"], counts, evidence, plan, judged, around)
@@ -155,6 +161,33 @@ def _heard(
         online_window_s=project.settings.serve.online_window_s,
         answered={row["device"] for row in rows.faults if row["epoch"] == stage["id"]} if by_device else None,
     )
+
+
+def _online(project: Project, store: Store, rollout: Row, stage: Row, now_s: float) -> list[Online]:
+    """Count the devices that were online at the first look at a rollout, and those that are now.
+
+    Who was retired meanwhile was not silenced.
+    """
+    key, window_s = _ONLINE.format(rollout["id"]), project.settings.serve.online_window_s
+    kept = str(store.get_meta(key, ""))
+    if not kept:
+        kept = json.dumps([now_s, store.fleet.online(now_s - window_s, joined_by_s=now_s)])
+        store.set_meta(key, kept)
+    began_s, then = json.loads(kept)
+    now = store.fleet.online(now_s - window_s, joined_by_s=began_s)
+    known = store.fleet.online(0.0, joined_by_s=began_s)
+    left = store.fleet.online(began_s - window_s, joined_by_s=began_s, status="retired")
+    found = [
+        Online(region=name, known=known.get(name, 0), then=n - left.get(name, 0), now=now.get(name, 0))
+        for name, n in then.items()
+    ]
+    fleet = Online(
+        region=FLEET,
+        known=sum(one.known for one in found),
+        then=sum(one.then for one in found),
+        now=sum(one.now for one in found),
+    )
+    return [fleet, *(one for one in found if stage["region"] in (FLEET, one.region))]
 
 
 def of_arm(evidence: Evidence, arm: int, dropped_days: typing.Collection[int] = ()) -> Evidence:

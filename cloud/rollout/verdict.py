@@ -9,8 +9,9 @@ import msgspec
 from cloud.analysis.records import DecideInput, Decision
 from cloud.config import RolloutSettings
 from cloud.rollout import guardrails, quality
+from cloud.rollout.coverage import answer_decides
 from cloud.rollout.devices import Counts
-from cloud.rollout.heard import Heard, silenced
+from cloud.rollout.heard import FLEET, Heard, Online, gone, silenced
 from cloud.rollout.quality import Judged, Seen
 from cloud.rollout.split import Beside, uneven_split
 from cloud.rollout.sums import Row
@@ -64,11 +65,14 @@ class Around(typing.NamedTuple):
         Devices with and without the candidate that have fallen silent, by region.
     runs : collection of str or None
         Devices that say they run the candidate; None where nobody has asked them.
+    online : list of Online
+        How many devices were online when the rollout began, and are now.
     """
 
     beside: Beside | None = None
     heard: typing.Sequence[Heard] = ()
     runs: typing.Collection[str] | None = None
+    online: typing.Sequence[Online] = ()
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,14 +129,17 @@ def judge(
             *(said for one in found for said in _looks_worse(one.name, one.asked)),
         ]
     gaps = _uneven(kind, evidence, plan, around) + silenced(around.heard, plan.alpha_promote)
-    inputs["heard"] = msgspec.to_builtins(around.heard)
-    waits += gaps
+    # A region waits for its own devices; the shadow, and whoever is to be promoted, for those of the whole fleet.
+    here = [one for one in around.online if kind == "shadow" or one.region != FLEET]
+    offline = [gone(seen, plan.error_ratio, plan.error_min_executed) for seen in (here, around.online)]
+    inputs |= {"heard": msgspec.to_builtins(around.heard), "online": msgspec.to_builtins(around.online)}
+    waits += gaps + offline[0] + _partial(kind, evidence, plan, judged, or_may=False)
     said = f"{counts.verified} of {counts.online} online devices verified, {_said_of(kind, evidence, plan, judged)}"
     said = _NOBODY if _is_empty(kind, counts) else said
     first = found[0]
     unproven = [] if first.decision.word == "promote" else [f"{first.name}: {'; '.join(first.decision.reasons)}"]
     unproven += guardrails.unproven(decisions, judged.numbers) if plan.guardrails == "prove" else []
-    unproven += gaps
+    unproven += gaps + offline[1] + _partial(kind, evidence, plan, judged, or_may=True)
     return _verdict(bad, waits, said, inputs=inputs, unproven=unproven)
 
 
@@ -141,6 +148,13 @@ def _uneven(kind: str, evidence: Evidence, plan: RolloutSettings, around: Around
     if kind != "canary" or plan.canary.mode != "canary" or plan.canary.unit != "request":
         return []
     return uneven_split(evidence.stage_served, plan, around.beside, around.runs)
+
+
+def _partial(kind: str, evidence: Evidence, plan: RolloutSettings, judged: Judged, *, or_may: bool) -> list[str]:
+    """Say whether outcomes come for some answers rather than for others; on lists what nobody took says so itself."""
+    if kind != "canary" or plan.expedited or quality.is_interleaved(kind, plan) or judged.metric.of_lists:
+        return []
+    return answer_decides(evidence.served, judged.metric, judged.margin, plan.alpha_promote, or_may=or_may)
 
 
 def _guarded(

@@ -178,7 +178,7 @@ def test_a_device_that_hangs_for_ever_ends_the_rollout_in_time(fleet: Fleet) -> 
     assert fleet.start("v2") != number  # and it can be tried again
 
 
-@pytest.mark.parametrize("which", [[0], [0, 4, 8], [0, 1, 2]])
+@pytest.mark.parametrize("which", [[0], [0, 4, 8], [0, 1]])
 def test_devices_that_are_offline_hold_nothing_up(fleet: Fleet, which: list[int]) -> None:
     number = fleet.trial(days=1)
     fleet.gain = 0.05
@@ -188,13 +188,17 @@ def test_devices_that_are_offline_hold_nothing_up(fleet: Fleet, which: list[int]
 
 
 def test_a_region_that_is_offline_is_not_passed_over(fleet: Fleet) -> None:
-    number = fleet.trial(days=1)
+    number = fleet.trial()
     fleet.gain = 0.05
+    fleet.until(lambda: fleet.answering() == ["west"])
     for device in fleet.devices[:4]:
         device.online = False
     fleet.days(10)
     assert fleet.answering() == ["west"]
-    assert fleet.stages(number)["west"]["why"] == "no device of the stage is online; 0 of 2 days; 0 of 50 outcomes"
+    assert fleet.stages(number)["west"]["why"] == (
+        "no device of the stage is online; 0 of 2 days; 0 of 50 outcomes;"
+        " of west 0 devices are online, 4 were when the rollout began"
+    )
     for device in fleet.devices[:4]:
         device.online = True
     fleet.until(lambda: fleet.row(number)["state"] == "promoted", most=20)

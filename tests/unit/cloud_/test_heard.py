@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cloud.rollout.devices import Wanted
-from cloud.rollout.heard import Heard, heard_from, silenced
+from cloud.rollout.heard import Heard, Online, gone, heard_from, silenced
 from shared.experiment import in_control, in_stage
 from shared.labels import Group
 from tests.unit.cloud_.simulated import MODEL, Fleet
@@ -138,3 +138,76 @@ def test_a_candidate_that_kills_its_devices_goes_no_further(make_fleet: Make, ca
     assert fleet.stages(number)["west"]["verdict"] == ("HOLD" if share else "PASS")
     last = [one for one in fleet.store.rollouts.verdicts(number) if one["stage"] == fleet.stages(number)["west"]["id"]]
     assert any("are not heard from" in reason for reason in last[-1]["reasons"]) == bool(share)
+
+
+@pytest.mark.parametrize("stage", ["*", "west"])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.6])
+def test_where_every_device_tries_it_those_that_it_kills_are_missed_all_the_same(
+    make_fleet: Make, stage: str, share: float
+) -> None:
+    fleet = make_fleet(n=1, rollout='max_days = 40\nguardrails = "watch"')
+    fleet.devices += [fleet.join("west", i) for i in range(1, 30)]
+    number = fleet.trial()
+    fleet.gain = 0.06
+    fleet.until(lambda: bool(fleet.stages(number)[stage]["opened_s"]))
+    fleet.days(2)
+    kill(fleet, share)
+    fleet.days(12)
+    why = fleet.stages(number)[stage]["why"]
+    assert ("of west 12 devices are online, 30 were when the rollout began" in why) == (share > 0.5)
+    assert bool(fleet.stages(number)[stage]["passed_s"]) == (share < 0.5)
+
+
+def test_devices_that_come_back_are_missed_no_longer_and_retired_ones_never(make_fleet: Make) -> None:
+    fleet = make_fleet(n=4, rollout='max_days = 40\nguardrails = "watch"')
+    number = fleet.trial(days=1)
+    fleet.gain = 0.06
+    off = fleet.devices[2:]
+    for device in off:
+        device.online = False
+    fleet.days(6)
+    assert "of the fleet 2 devices are online, 12 were" in fleet.stages(number)["*"]["why"]
+    for device in off[5:]:
+        fleet.store.fleet.retire(device.name)
+    for device in off[:5]:
+        device.online = True
+    fleet.days(2)
+    assert fleet.stages(number)["*"]["verdict"] == "PASS"
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.6, 0.9])
+def test_devices_that_come_and_go_are_not_missed_for_long(ratio: float) -> None:
+    rng = np.random.default_rng(3)
+    draws = zip(rng.binomial(20, ratio, 4000).tolist(), rng.binomial(20, ratio, 4000).tolist(), strict=True)
+    assert sum(bool(gone([Online(region="west", known=20, then=a, now=b)], 0.2, 3)) for a, b in draws) <= 130
+
+
+@pytest.mark.parametrize(
+    ("known", "then", "now", "is_said"),
+    [
+        (100, 100, 80, False),
+        (100, 100, 70, True),
+        (3, 3, 1, False),
+        (3, 3, 0, True),
+        (0, 0, 0, False),
+        (5, 3, 5, False),
+    ],
+)
+def test_what_a_plan_allows_to_fail_may_fall_silent(known: int, then: int, now: int, *, is_said: bool) -> None:
+    assert bool(gone([Online(region="west", known=known, then=then, now=now)], 0.2, 3)) == is_said
+
+
+def test_a_region_that_has_passed_and_falls_silent_then_is_missed_before_anything_is_promoted(make_fleet: Make) -> None:
+    fleet = make_fleet(n=6, rollout='max_days = 60\nguardrails = "watch"')
+    number = fleet.trial()
+    fleet.gain = 0.06
+    fleet.until(lambda: bool(fleet.stages(number)["west"]["passed_s"]))
+    gone_ones = [one for one in fleet.devices if one.region == "west"]
+    for device in gone_ones:
+        device.online = False
+    fleet.until(lambda: all(stage["passed_s"] for stage in fleet.store.rollouts.stages(number)))
+    fleet.days(5)
+    assert fleet.row(number)["state"] == "running"
+    for device in gone_ones:
+        device.online = True
+    fleet.until(lambda: fleet.row(number)["state"] == "promoted", most=6)

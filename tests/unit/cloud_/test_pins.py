@@ -64,6 +64,7 @@ def test_a_region_whose_devices_are_all_offline_is_waited_for(make_fleet: Make) 
     fleet = make_fleet(rollout='max_days = 40\nguardrails = "watch"')
     number = fleet.trial()
     fleet.gain = 0.05
+    fleet.until(lambda: bool(fleet.stages(number)["west"]["opened_s"]))
     for device in fleet.devices:
         device.online = device.region != "mid"
     fleet.until(lambda: bool(fleet.stages(number)["mid"]["opened_s"]))

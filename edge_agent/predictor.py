@@ -11,6 +11,8 @@ import threading
 import time
 import typing
 
+import msgspec
+
 from edge_agent import forked
 from edge_agent.agent import Agent
 from edge_agent.config import Layout, find_store
@@ -158,8 +160,11 @@ class Predictor:
     def _take(self, made: Prediction) -> None:
         """Have an answer recorded, once the other arm is scored where that is to be."""
         if not self._is_open:
-            raise ModelError("this predictor is closed", fix="Make a new one.")
-        if made.active.scores_other and len(self._unfinished) < _MAX_UNFINISHED:
+            raise _closed()
+        active = made.active
+        if active.scores_other and len(self._unfinished) < _MAX_UNFINISHED:
+            if not active.one_encoding:  # the caller may change the row before the other arm has read it
+                made = msgspec.structs.replace(made, row=dict(made.row))
             self._unfinished.append(made)
         else:
             self._engine.finish(made, score_other=False)
@@ -180,9 +185,14 @@ class Predictor:
         ------
         DataError
             The id is not one of this device's, the label is not one of the model's, or a number is none or unknown.
+        ModelError
+            This is closed.
         """
+        take = self._engine.outcome
+        if not self._is_open:
+            raise _closed()
         self._finish(len(self._unfinished))  # the answer's own record must come first
-        self._engine.outcome(prediction_id, label, now_s=self._now(), numbers=numbers)
+        take(prediction_id, label, now_s=self._now(), numbers=numbers)
 
     def status(self) -> dict[str, object]:
         """Return what ``GET /v1/status`` shows."""
@@ -277,3 +287,7 @@ def _patiently(ask: typing.Callable[[], T]) -> T:
             if time.monotonic() > deadline:
                 raise
             time.sleep(_RETRY_LOADING_S)
+
+
+def _closed() -> ModelError:
+    return ModelError("this predictor is closed", fix="Make a new one.")

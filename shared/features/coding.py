@@ -37,8 +37,16 @@ def is_missing(value: object) -> bool:
     return value is None or value == "" or value != value  # noqa: PLR0124 - only NaN differs from itself
 
 
+def plain(value: object) -> object:
+    """Return a single value of NumPy's as one of Python's, and anything else as it is."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    return value
+
+
 def word_of(value: object) -> str | None:
     """Return the word that a raw value stands for; None if it is not a word."""
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     try:
@@ -52,6 +60,7 @@ def _refuse(feature: Feature, message: str, fix: str = "") -> DataError:
 
 
 def _number(feature: Feature, value: object) -> float:
+    value = plain(value)
     if isinstance(value, bool | int | float):
         try:
             number = float(value)

@@ -12,13 +12,15 @@ import threading
 import time
 import typing
 
+import msgspec
+import numpy as np
 import pytest
 
 from edge_agent import Predictor, control
 from edge_agent.config import Layout
-from edge_agent.records import CANDIDATE, AnyRecord
+from edge_agent.records import CANDIDATE, Answered, AnyRecord
 from edge_agent.telemetry.spool import Spool
-from shared import experiment
+from shared import bundle, codec, experiment
 from shared.errors import ConflictError, CoveyError, DataError, ModelError, NotFoundError
 from tests import fakes, ranked
 
@@ -36,6 +38,16 @@ def totals(layout: Layout) -> dict[str, int]:
         return spool.totals()
     finally:
         spool.close()
+
+
+def with_other_features(made: fakes.Bundle) -> fakes.Bundle:
+    """Return the same bundle with features of a wider range, so that it codes rows itself."""
+    first, *rest = fakes.FEATURES.feature
+    features = msgspec.structs.replace(fakes.FEATURES, feature=(msgspec.structs.replace(first, max=99.0), *rest))
+    files = made.files | {bundle.FEATURES_FILE: codec.to_json(features)}
+    listed = [bundle.File(name=name, sha256=bundle.digest_of(data), length=len(data)) for name, data in files.items()]
+    manifest = msgspec.structs.replace(made.manifest, features_sha256=features.digest, files=tuple(listed))
+    return fakes.Bundle(manifest, manifest.to_bytes(), files)
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
@@ -223,8 +235,35 @@ def test_what_is_wrong_is_told_and_leaves_it_usable(layout: Layout) -> None:
         with pytest.raises(DataError):
             predictor.outcome("nobody's", 1)
         assert predictor.predict(ROW).label == 1
-    with pytest.raises(CoveyError):
-        predictor.predict(ROW)
+        made = predictor.predict(ROW)
+    for ask in (lambda: predictor.predict(ROW), lambda: predictor.outcome(made.prediction_id, 1)):
+        with pytest.raises(ModelError, match="is closed"):
+            ask()
+
+
+def test_numbers_and_words_of_numpy_are_answered_like_pythons(layout: Layout) -> None:
+    fakes.install(layout, fakes.make_bundle())
+    row = {"x": np.float32(1), "colour": np.str_("red"), "size": np.int64(0)}
+    with Predictor(layout.store, with_sync=False) as predictor:
+        assert predictor.predict(row).outputs == predictor.predict(ROW).outputs
+        with pytest.raises(DataError, match="is not a number"):
+            predictor.predict(row | {"x": np.str_("1")})
+
+
+def test_a_row_may_be_changed_once_it_is_answered_though_another_arm_has_not_read_it(layout: Layout) -> None:
+    v1, v2 = fakes.make_bundle("v1"), with_other_features(fakes.make_bundle("v2", slope=2.0))
+    fakes.install(layout, v1, v2, fakes.trial("shadow"))
+    with Predictor(layout.store, with_sync=False) as predictor:
+        seen: list[AnyRecord] = []
+        predictor._engine._record = seen.append
+        assert predictor._engine.model(None).bundle(CANDIDATE).is_loaded.wait(60)
+        with predictor._finishing:  # the loop does not get at it
+            row = dict(ROW)
+            predictor.predict(row)
+            row["x"] = -9
+        fakes.wait_for(lambda: seen)
+        (scored,) = next(one for one in seen if isinstance(one, Answered)).others
+    assert scored.outputs == pytest.approx(fakes.expected(ROW, task="binary", slope=2.0, n_outputs=2), abs=1e-6)
 
 
 def test_without_a_model_it_says_so_and_takes_the_first_one(layout: Layout) -> None:

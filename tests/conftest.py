@@ -55,6 +55,12 @@ def _load_world() -> typing.Any:
 
 
 @pytest.fixture
+def world_module() -> typing.Any:
+    """The module that worlds are made of, to change what they are like."""
+    return _load_world()
+
+
+@pytest.fixture
 def make_world(tmp_path: pathlib.Path) -> typing.Iterator[typing.Callable[..., typing.Any]]:
     """Return a maker of worlds; what it made is ended after the test."""
     made: list[typing.Any] = []

@@ -35,11 +35,14 @@ from hypothesis.stateful import (
 
 from cloud.config import RolloutSettings
 from cloud.rollout import controller, plan
+from cloud.rollout.control import control_bp
 from cloud.rollout.windows import closed
 from cloud.store.ingest import ingest
 from shared.channel import Channel, parse_channel
 from shared.clock import DAY_S, day_of
 from shared.errors import ConflictError
+from shared.experiment import BASIS_POINTS
+from shared.labels import share_of
 from shared.summary import quantise, restore
 from shared.telemetry import Batch, DeviceStatus, ModelStatus, PairsRow
 from tests.unit.cloud_.killing import Connection, Fuse, Killed
@@ -75,7 +78,15 @@ def plans(draw: st.DrawFn) -> dict[str, typing.Any]:
     ramp = "[rollout.canary.ramp]\nbase_per_minute = 0.1\nfactor = 2.0\nevery_verified = 2\n"
     control = "device_share = 0.75\ncontrol_share = 0.25\n"
     canary = "request_share = 0.3\n" + draw(st.sampled_from(["", deadline])) + draw(st.sampled_from(["", LIMIT]))
-    canary += draw(st.sampled_from(["", steps, control, ramp]))
+    stores = draw(st.sampled_from(['["a"]', '["a", "b"]']))
+    some = f"[[rollout.canary.step]]\nwhere = {{ store = {stores} }}\nmin_days = 1\n"
+    number = f"[[rollout.canary.step]]\ndevices = {draw(st.integers(1, 5))}\nmin_days = 1\n"
+    first = "".join(draw(st.permutations([some, number]))[: draw(st.integers(1, 2))])
+    last = "[[rollout.canary.step]]\ndevice_share = {}\n"
+    some_steps = ["", control, ramp]
+    begins = draw(st.sampled_from(some_steps))
+    chosen = first + last.format(0.75 if begins == control else 1.0)
+    canary += draw(st.sampled_from(["", steps, control, ramp, begins + chosen, begins + chosen]))
     order = f"order = {list(draw(st.permutations(ORDER)))}\n".replace("'", '"')
     region = f"[rollout.region.{draw(st.sampled_from(ORDER))}]\nmin_outcomes = 500\napprove = true\n"
     top = f'max_days = {MAX_DAYS}\nguardrails = "{draw(st.sampled_from(["prove", "watch"]))}"\n'
@@ -126,12 +137,19 @@ class Lives(RuleBasedStateMachine):
         self.seen_verdicts = 0
         self.opened: set[int] = set()
         self.reached: dict[int, int] = {}
+        self.shares: dict[tuple[str, str, str], int] = {}
 
-    @initialize(made=plans(), ends=st.sampled_from(["good", "good", "bad", "none"]))
-    def begin(self, made: dict[str, typing.Any], ends: str) -> None:
+    @initialize(
+        made=plans(),
+        ends=st.sampled_from(["good", "good", "bad", "none"]),
+        stores=st.lists(st.sampled_from(["", "a", "b"]), min_size=6, max_size=6),
+    )
+    def begin(self, made: dict[str, typing.Any], ends: str, stores: list[str]) -> None:
         """The first version is everywhere; what comes now is compared with it."""
         self.ends = ends
         self.fleet = NoisyFleet(self.folder, self.patch, n=2, **made)
+        for device, store in zip(self.fleet.devices, stores, strict=True):
+            device.labels = {"store": store} if store else {}
         self.fleet.store.db.connection.execute("pragma synchronous = off")
         self.fleet.install()
         self.patch.setattr(self.fleet, "publish", functools.partial(self.publish, self.fleet.publish))
@@ -186,6 +204,7 @@ class Lives(RuleBasedStateMachine):
         """Heal everything."""
         for device in self.fleet.devices:
             device.installs, device.online, device.clock_runs = "ok", True, True
+            device.labels = device.labels | self.fleet.store.fleet.get(device.name)["labels"]
         self.evidence_is(gain, 0.0, data=True)
 
     @rule(n=st.integers(1, 3))
@@ -225,10 +244,18 @@ class Lives(RuleBasedStateMachine):
         device.installs, device.online, device.clock_runs = installs, pick.random() < 0.7, pick.random() < 0.8
 
     @hypothesis.stateful.precondition(lambda self: len(self.fleet.devices) < 12)
-    @rule(region=st.sampled_from(ORDER))
-    def join(self, region: str) -> None:
-        """A device joins."""
+    @rule(region=st.sampled_from(ORDER), agent=st.sampled_from(["", "", "0.0.9"]))
+    def join(self, region: str, agent: str) -> None:
+        """A device joins, perhaps with an agent that knows of no labels."""
         self.fleet.devices.append(self.fleet.join(region, len(self.fleet.devices)))
+        self.fleet.devices[-1].agent = agent
+
+    @rule(pick=st.randoms(use_true_random=False), store=st.sampled_from(["a", "b"]), hears=st.booleans())
+    def label(self, pick: typing.Any, store: str, *, hears: bool) -> None:
+        """Somebody gives a device a label; it hears of it now, or later."""
+        device: Device = pick.choice(self.fleet.devices)
+        self.fleet.store.fleet.label(device.name, {"store": store})
+        device.labels = {"store": store} if hears else device.labels
 
     @rule(pick=st.randoms(use_true_random=False), pins=st.sampled_from([True, False, False]))
     def pin(self, pick: typing.Any, *, pins: bool) -> None:
@@ -314,6 +341,15 @@ class Lives(RuleBasedStateMachine):
             assert stages[turn]["opened_s"]
             assert not entry.experiment.request_share_bp or stages[turn]["kind"] == "canary"
             assert all(stage["passed_s"] for stage in stages[:turn]), "never before its turn"
+            trial = entry.experiment
+            assert not (trial.groups and trial.device_share_bp), "who knows of no labels takes no part"
+            assert not trial.groups or stages[turn]["kind"] == "canary"
+            for labels in ({}, {"store": "a"}, {"store": "b"}) if stages[turn]["kind"] == "canary" else ():
+                share = share_of(trial.groups, labels) or 0 if trial.groups else trial.device_share_bp
+                most = BASIS_POINTS - control_bp(running, channel.region)
+                key = trial.salt, channel.region, labels.get("store", "")
+                assert min(share, most) >= self.shares.get(key, 0), "who is in a step stays in those that come after"
+                self.shares[key] = min(share, most)
 
     @invariant()
     def look(self) -> None:
@@ -343,6 +379,7 @@ class Lives(RuleBasedStateMachine):
                 self.reached[stage["id"]] = stage["reached_bp"]
             for stage in [stage for stage in stages if stage["opened_s"] and stage["id"] not in self.opened]:
                 self.opened.add(stage["id"])
+                assert (stage["target_bp"] >= 0) == bool(stage["settings"].get("devices", 0))
                 self.look_at_time(row, stage["region"], stage["opened_s"])
         self.look_at_verdicts()
 

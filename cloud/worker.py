@@ -13,7 +13,7 @@ import typing
 
 from cloud import trigger
 from cloud.config import Project
-from cloud.hooks import Messenger
+from cloud.hooks.telling import Messenger
 from cloud.publish.repository import SignedRepository
 from cloud.rollout import controller
 from cloud.store.store import Store

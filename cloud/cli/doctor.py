@@ -11,6 +11,7 @@ import click
 
 import shared
 from cloud.cli.base import Here, json_option, pass_here, show
+from cloud.hooks import ways
 from cloud.publish.changes import key_role
 from cloud.publish.keys import ROLES
 from cloud.publish.repository import SignedRepository
@@ -51,6 +52,7 @@ def examine(here: Here) -> list[Finding]:
         ("repository", lambda: _repository(here)),
         ("bundles", lambda: _bundles(here)),
         ("worker", lambda: _worker(here)),
+        *([("hooks", lambda: _hooks(here))] if here.project.settings.hook else []),
     ]
     return findings + [_look(name, look) for name, look in looks]
 
@@ -132,6 +134,19 @@ def _worker(here: Here) -> str:
     if ago > max(60.0, 10 * here.project.settings.serve.tick_interval_s):
         raise WrongError(f"the last tick was {ago:,.0f} s ago", fix="Start it: covey serve")
     return f"ticked {ago:.0f} s ago"
+
+
+def _hooks(here: Here) -> str:
+    """Every program is there, every secret can be read, and nothing waits because of a failure."""
+    for one in here.project.settings.hook:
+        ways.check(here.project, one)
+        known = here.store.hooks.meet(one.name)
+        if known["tries"]:
+            raise WrongError(
+                f"{one.name} could not be told, tried {known['tries']} times: {known['error']}",
+                fix=f"Mend it, and try it: covey hook test {one.name}",
+            )
+    return ", ".join(one.name for one in here.project.settings.hook)
 
 
 @click.command()

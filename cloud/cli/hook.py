@@ -7,9 +7,9 @@ import typing
 
 import click
 
-from cloud import hooks
 from cloud.cli.base import Group, Here, json_option, pass_here, show, table
 from cloud.config import HookSettings
+from cloud.hooks import telling, ways
 from shared.clock import format_time
 from shared.errors import NotFoundError, UnreachableError
 
@@ -52,7 +52,7 @@ def _row(here: Here, settings: HookSettings) -> dict[str, typing.Any]:
 
 
 def _about(here: Here, question: dict[str, object]) -> str:
-    said = hooks.question_record(here.project, here.store, question)
+    said = telling.question_record(here.project, here.store, question)
     versions = ", ".join(said["candidates"])
     place = f"the stage {said['stage']['kind']} {said['stage']['region']}" if said["stage"] else "its promotion"
     return f"before {place} of rollout {said['rollout']} ({said['model']} {versions})"
@@ -70,7 +70,7 @@ def test(here: Here, name: str, as_json: bool) -> None:
             f"no hook {name!r}", field="NAME", fix=f"Known are: {', '.join(known) or 'none; add [[hook]]'}."
         )
     event = {"id": 0, "at_s": time.time(), "action": "test", "subject": name, "actor": "", "reason": "", "detail": {}}
-    answer = hooks.send(here.project, known[name], hooks.event_record(here.project, event))
+    answer = ways.send(here.project, known[name], telling.event_record(here.project, event))
     if not answer.agrees:
         raise UnreachableError(f"{name} did not agree: {answer.words}", fix="It would be tried again and again.")
     show(answer._asdict(), [f"{name} agrees{': ' if answer.words else ''}{answer.words}"], as_json=as_json)

@@ -17,6 +17,7 @@ Happening = typing.Literal[
     "candidate not chosen",
     "data add",
     "device approve",
+    "device label",
     "device new-key",
     "device pin",
     "device preauthorise",

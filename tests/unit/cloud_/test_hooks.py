@@ -16,10 +16,10 @@ import pytest
 from click.testing import CliRunner
 
 import cloud
-from cloud import hooks
 from cloud.cli.main import cli, main
 from cloud.config import HookSettings, Project, load_project
 from cloud.config.hooks import Happening
+from cloud.hooks import telling, ways
 from cloud.rollout.course import course
 from cloud.rollout.story import next_steps
 from cloud.store.store import Store
@@ -83,26 +83,26 @@ def listener() -> typing.Iterator[http.server.HTTPServer]:
 def test_a_new_hook_is_told_from_now_on_of_what_it_wants_in_order(empty: Project, empty_store: Store) -> None:
     empty_store.audit.add("promoted", "before", actor="ada")
     hook = program(TOLD, on=("promoted", "rolled back"))
-    assert not hooks.serve(empty, empty_store, hook)
+    assert not telling.serve(empty, empty_store, hook)
     for action in ("promoted", "data add", "rolled back"):
         empty_store.audit.add(action, "m@v1", actor="ada")
-    while hooks.serve(empty, empty_store, hook):
+    while telling.serve(empty, empty_store, hook):
         pass
     assert (empty.folder / "told.txt").read_text().split("\n") == ["promoted", "rolled back", ""]
 
 
 def test_what_a_hook_could_not_be_told_is_told_again_before_what_came_later(empty: Project, empty_store: Store) -> None:
     broken, mended = program("import sys; sys.exit('no room')", on=("*",)), program(TOLD, on=("*",))
-    hooks.serve(empty, empty_store, broken)
+    telling.serve(empty, empty_store, broken)
     empty_store.audit.add("promoted", "m@v2", actor="ada")
-    assert hooks.serve(empty, empty_store, broken)
+    assert telling.serve(empty, empty_store, broken)
     known = empty_store.hooks.meet("own")
     assert (known["tries"], known["error"]) == (1, "no room")
     assert known["next_s"] > time.time() + 30
-    assert not hooks.serve(empty, empty_store, mended), "it is not time yet"
+    assert not telling.serve(empty, empty_store, mended), "it is not time yet"
     empty_store.audit.add("rolled back", "m@v2", actor="ada")
     all_due(empty_store)
-    while hooks.serve(empty, empty_store, mended):
+    while telling.serve(empty, empty_store, mended):
         pass
     assert (empty.folder / "told.txt").read_text() == "promoted\nrolled back\n"
     assert empty_store.hooks.meet("own")["error"] == ""
@@ -112,14 +112,14 @@ def test_after_a_week_of_failures_an_event_is_given_up_and_that_is_on_record(
     empty: Project, empty_store: Store
 ) -> None:
     hook = program("raise SystemExit(3)", on=("*",))
-    hooks.serve(empty, empty_store, hook)
+    telling.serve(empty, empty_store, hook)
     empty_store.db.connection.execute(
         "insert into audit (at_s, actor, action, subject, reason, detail) values (?, 'a', 'promoted', 'm', '', '{}')",
         (time.time() - 8 * 86_400,),
     )
-    assert hooks.serve(empty, empty_store, hook)
+    assert telling.serve(empty, empty_store, hook)
     all_due(empty_store)
-    assert not hooks.serve(empty, empty_store, hook), "it is not told that it could not be told"
+    assert not telling.serve(empty, empty_store, hook), "it is not told that it could not be told"
     [entry] = empty_store.audit.all(action="hook given up")
     assert (entry["subject"], entry["reason"], json.loads(entry["detail"])["event"]) == (
         "own", "it ended with 3", "promoted: m",
@@ -141,7 +141,7 @@ def test_after_a_week_of_failures_an_event_is_given_up_and_that_is_on_record(
 def test_a_program_that_is_not_there_or_hangs_or_babbles_is_a_no_in_a_few_words(
     empty: Project, command: tuple[str, ...], words: str
 ) -> None:
-    answer = hooks.send(empty, HookSettings(name="own", command=command, timeout_s=0.5), {"schema": "covey.event/1"})
+    answer = ways.send(empty, HookSettings(name="own", command=command, timeout_s=0.5), {"schema": "covey.event/1"})
     assert not answer.agrees
     assert answer.words.startswith(words)
     assert len(answer.words) <= 300
@@ -150,7 +150,7 @@ def test_a_program_that_is_not_there_or_hangs_or_babbles_is_a_no_in_a_few_words(
 def test_a_hanging_program_is_ended_with_its_children(empty: Project) -> None:
     code = "sleep 300 & echo $! > child.txt; wait"
     hook = HookSettings(name="own", command=("sh", "-c", code), timeout_s=0.5)
-    assert not hooks.send(empty, hook, {}).agrees
+    assert not ways.send(empty, hook, {}).agrees
     child = pathlib.Path(f"/proc/{(empty.folder / 'child.txt').read_text().strip()}/stat")
     deadline = time.monotonic() + 30
     while child.exists() and child.read_text().rsplit(")", 1)[1].split()[0] != "Z":
@@ -163,13 +163,13 @@ def test_what_is_posted_is_signed_over_its_time_and_body(empty: Project, listene
     secret.write_text("long and random\n")
     secret.chmod(0o600)
     hook = address(listener, secret_file="secret")
-    assert hooks.send(empty, hook, {"schema": "covey.event/1", "subject": "é"}).agrees
+    assert ways.send(empty, hook, {"schema": "covey.event/1", "subject": "é"}).agrees
     [(headers, body)] = Listener.taken
     signed = headers["X-Covey-Timestamp"].encode() + b"." + body
     assert headers["X-Covey-Signature"] == "sha256=" + hmac.new(b"long and random", signed, hashlib.sha256).hexdigest()
     assert json.loads(body)["subject"] == "é"
     secret.chmod(0o644)
-    answer = hooks.send(empty, hook, {})
+    answer = ways.send(empty, hook, {})
     assert not answer.agrees
     assert "others can read the secret" in answer.words
     assert len(Listener.taken) == 1, "nothing is posted without the signature"
@@ -184,12 +184,12 @@ def test_an_address_that_says_no_or_elsewhere_or_is_gone_was_not_told(
         (200, {}, b"thanks"),
     ]
     hook = address(listener)
-    said = [hooks.send(empty, hook, {}) for _ in range(3)]
+    said = [ways.send(empty, hook, {}) for _ in range(3)]
     assert [answer.agrees for answer in said] == [False, False, True]
     assert [said[0].words, said[2].words] == ["HTTP 503: come back later", "thanks"]
     assert len(Listener.taken) == 3, "the other place was not asked"
     gone = HookSettings(name="own", url="http://127.0.0.1:9/x", on=("*",))
-    assert not hooks.send(empty, gone, {}).agrees
+    assert not ways.send(empty, gone, {}).agrees
 
 
 def test_the_worker_tells_hooks_and_a_slow_one_holds_up_no_other(empty: Project) -> None:
@@ -249,7 +249,7 @@ def answer(fleet: Fleet) -> None:
     """Let the hook answer whatever it is asked."""
     [board] = fleet.project.settings.hook
     all_due(fleet.store)
-    while fleet.store.hooks.open_questions() and hooks.serve(fleet.project, fleet.store, board):
+    while fleet.store.hooks.open_questions() and telling.serve(fleet.project, fleet.store, board):
         if (fleet.project.folder / "no").exists():
             return
 
@@ -370,3 +370,27 @@ def test_questions_are_listed_with_what_the_hook_said(fleet: Fleet, capsys: pyte
     assert main(["--project", str(fleet.project.folder), "hook", "list"]) == 0
     said = capsys.readouterr().out
     assert f"board was asked before the stage install west of rollout {number} ({MODEL} v1): not today" in said
+
+
+def test_the_doctor_finds_a_program_that_is_not_there_and_a_hook_that_can_not_be_told(
+    empty: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = empty.folder / "covey.toml"
+    own = '\n[[hook]]\nname = "own"\non = ["promoted"]\ncommand = ["bin/tell"]\n'
+    file.write_text(file.read_text() + own)
+
+    def say() -> str:
+        main(["--project", str(empty.folder), "doctor"])
+        return capsys.readouterr().out
+
+    assert "BAD  hooks: hook own.command: there is no program 'bin/tell'. Mend the path." in say()
+    program = empty.folder / "bin" / "tell"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho no room; exit 1\n")
+    program.chmod(0o755)
+    assert "ok   hooks: own" in say()
+    project = load_project(empty.folder)
+    with builders.opened(project) as store:
+        store.audit.add("promoted", "m@v2", actor="ada")
+        assert telling.serve(project, store, project.settings.hook[0])
+    assert "BAD  hooks: own could not be told, tried 1 times: no room." in say()

@@ -75,8 +75,7 @@ class Link:
             raise UsageError(f"{url[:100]!r} is not an address", field="URL", fix="It begins with http:// or https://.")
         self.url = url.rstrip("/")
         self.device, self._key, self._timeout_s, self._beat = device, key, timeout_s, beat
-        self._session = requests.Session()
-        self._session.headers["User-Agent"] = f"covey-edge/{__version__}"
+        self._session = _session(self.url)
         self._token, self._token_until = "", 0.0
         self.labels: dict[str, str] | None = None  # what the cloud has given this device, as of its last sign-in
         self.retry_after_s = 0.0  # what the cloud has asked for since somebody set this to 0
@@ -252,6 +251,16 @@ class Link:
     def close(self) -> None:
         """Close connections."""
         self._session.close()
+
+
+def _session(url: str) -> requests.Session:
+    """Open a session with one host: the environment says once whether there is a proxy, and whom to trust."""
+    made = requests.Session()
+    made.headers["User-Agent"] = f"covey-edge/{__version__}"
+    found = made.merge_environment_settings(url, {}, None, None, None)
+    made.proxies, made.verify = found["proxies"], found["verify"] if found["verify"] is not None else True
+    made.trust_env = False  # asked at each request, it would take a third of its time
+    return made
 
 
 def retry_after_s(headers: typing.Mapping[str, str], now_s: float) -> float:

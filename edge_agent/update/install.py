@@ -146,8 +146,8 @@ class Installer:
         else:
             raise ModelError(note, field="self-test")
         self._state.raise_floor(_CHANNEL_FLOOR, says.sequence)
-        self._repository.mark()
         if is_news or changed:
+            self._repository.mark()
             self._job.end(note, told=not (changed or note))
         if changed:
             keep_last(self._state, self._generations, digest)

@@ -112,3 +112,29 @@ def test_a_file_that_is_not_there_ends_no_connection() -> None:
         thread.join()
     assert len(Thrifty.ports) == 4
     assert len(set(Thrifty.ports)) == 1
+
+
+def test_a_proxy_that_the_environment_names_is_used_except_for_whom_it_names_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths: list[str] = []
+
+    class Proxy(Thrifty):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            super().do_GET()
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        here = f"127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("HTTP_PROXY", f"http://{here}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        for host in ("cloud.example", here):
+            link = Link(f"http://{host}")
+            with pytest.raises(NotFoundError):
+                list(link.stream(f"{link.url}/empty"))
+            link.close()
+        server.shutdown()
+        thread.join()
+    assert paths == ["http://cloud.example/empty", "/empty"]

@@ -19,6 +19,7 @@ import typing
 import bench_report
 import predict_cases as cases
 import predict_costs as memory
+import predict_lists as lists
 import predict_peers as peers
 import predict_world as world
 from predict_soak import soak
@@ -50,10 +51,12 @@ RATIOS = (
     ("hit, 100,000 keys", SHIPPED, 0.4),
     ("hit, 100,000 keys", FOREST, 0.02),
     ("hit, 1,000,000 keys", "hit, 10,000 keys", 2.5),
+    (lists.FOUND, lists.RUN, 0.02),
+    (lists.ASKED, lists.RUN, 0.5),
 )
 
 
-PEERS_SHARE = 10  # they take so long that a few calls are enough
+PEERS_SHARE = SCORED_SHARE = 10  # they take so long that a few calls are enough
 CPU_RATIOS = (("HTTP, uvloop", "MLServer", 1 / 15), ("HTTP, uvloop", "Node + onnxruntime-node", 1 / 2))
 
 
@@ -120,6 +123,25 @@ def add_peers(stack: contextlib.ExitStack, folder: pathlib.Path, trained: world.
     return some
 
 
+def add_lists(stack: contextlib.ExitStack, folder: pathlib.Path, trained: world.Trained) -> dict[str, cases.Case]:
+    """Ask an agent for the best of a catalogue, in contexts that have a list and in contexts that have none."""
+    shown = lists.make_lists(trained)
+    process = stack.enter_context(
+        world.agent(world.make_store(folder / "lists", shown.sealed), COVEY_SERVE__LOOP="uvloop")
+    )
+    some = lists.in_process(folder / "listed", trained, shown)
+    for name, rows, best, share in (
+        (lists.ASKED, shown.known, shown.known_best, 1),
+        (lists.SCORED, shown.unknown, shown.unknown_best, SCORED_SHARE),
+    ):
+        client = lists.client(process, rows, best)
+        stack.callback(client.close)
+        some[name] = lambda n, client=client, share=share: client(max(n // share, 20))
+    run = some[lists.RUN]
+    some[lists.RUN] = lambda n: run(max(n // SCORED_SHARE, 20))
+    return some
+
+
 def run(size: Size, peers_folder: pathlib.Path | None, *, only_costs: bool) -> tuple[Found, dict[str, float]]:
     """Train, serve and measure."""
     trained, shadow = world.train("boosting"), world.train("boosting", seed=2)
@@ -144,6 +166,7 @@ def run(size: Size, peers_folder: pathlib.Path | None, *, only_costs: bool) -> t
         predictor = stack.enter_context(Predictor(alone.store, with_sync=False))
         some["in process: everything"] = cases.predictor_case(predictor, trained)
         some |= cases.look_ups(trained, (10_000, 100_000, 1_000_000))
+        some |= add_lists(stack, folder, trained)
         some[FOREST] = cases.plain_runs(forest)[SHIPPED]
         if peers_folder:
             some |= add_peers(stack, peers_folder, trained)

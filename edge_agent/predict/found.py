@@ -55,7 +55,7 @@ class Found(typing.NamedTuple):
     @property
     def ids(self) -> list[ItemId]:
         """What the business calls the items."""
-        return [self.lists.ids[item.place] for item in self.items]
+        return [self.lists.ids[place] for place, _ in self.items]
 
 
 class Question(typing.NamedTuple):
@@ -145,16 +145,18 @@ def _items(
         else:
             kept = (i for i in range(len(scores)) if lists.ids[i] not in exclude) if exclude else range(len(scores))
             best = heapq.nlargest(lists.says.length, kept, key=scores.__getitem__)  # equals stay as they are
-            return [Placed(i, scores[i]) for i in best], ONNX, len(scores), ran_s
+            return [(i, scores[i]) for i in best], ONNX, len(scores), ran_s
     if found is None and order == "model_first":
         found = lists.find(codes)
     items, source = (lists.anyway(), COARSE) if found is None else (found, PRECOMPUTED)
-    return [item for item in items if lists.ids[item.place] not in exclude], source, len(items), 0.0
+    if exclude:
+        items = [item for item in items if lists.ids[item[0]] not in exclude]
+    return items, source, lists.says.length, 0.0
 
 
 def _scores(bundle: LoadedBundle, lists: LoadedLists, codes: Codes) -> Steps[tuple[list[float], float]]:
     """Have the model score the catalogue, some items at a time; a slow one does it in a thread."""
-    runtime, packed = bundle.need_runtime(), bundle.encoder.packed
+    runtime = bundle.need_runtime()
     scores: list[float] = []
     ran_s, n_items = 0.0, lists.says.n_items
     while len(scores) < n_items:
@@ -162,7 +164,7 @@ def _scores(bundle: LoadedBundle, lists: LoadedLists, codes: Codes) -> Steps[tup
             yield None
         n = min(runtime.rows_at_once, SLOW_ROWS if bundle.is_slow else runtime.rows_at_once, n_items - len(scores))
         started_s = time.perf_counter()
-        vectors = b"".join([packed(lists.codes(codes, i)) for i in range(len(scores), len(scores) + n)])
+        vectors = lists.inputs(codes, len(scores), len(scores) + n)
         if bundle.is_slow:
             outputs, took_s = yield from _run_apart(runtime, vectors)
         else:

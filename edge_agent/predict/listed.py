@@ -106,29 +106,30 @@ def _say_drawn(question: Question, found: Found, rival: Found, arm: int, top_k: 
 def _say(
     active: ActiveModel, shown: list[tuple[Found, Placed, Prediction]], more: typing.Mapping[str, object]
 ) -> Response:
-    ranked = [rank.describe(item.place, found.lists.ids[item.place], one) for found, item, one in shown]
+    ranked = [rank.describe(item[0], found.lists.ids[item[0]], one) for found, item, one in shown]
     return replies.ok({"model": active.entry.model, **more, "ranked": ranked}, tuple(one for _, _, one in shown))
 
 
 def _shown(question: Question, found: Found, item: Placed) -> Prediction:
     """Return an item of a list as an answer, which outcomes can join and other arms can score."""
-    active, arm, score = question.active, found.arm, item.score
+    active, arm, (place, score) = question.active, found.arm, item
     nonce, at_s = question.engine.new_nonce(), int(question.event_s)
     written = active.write_id[arm](arm, found.source, active.epoch, at_s, score, nonce)
     outputs = (score,) if active.bundle(arm).manifest.task == "regression" else (1.0 - score, score)
-    row = {**_of_others(active, found, item), **found.lists.row(item.place), **question.context}
-    codes = found.lists.codes(found.codes, item.place)
+    row = question.context
+    if active.scores_other and not active.one_encoding:
+        row = {**_of_others(active, found, place), **found.lists.row(place), **row}
+    codes = found.lists.codes(found.codes, place)
     return Prediction(
         active, row, codes, arm, outputs, found.source, written, nonce, at_s, found.latency_s, found.asked
     )
 
 
-def _of_others(active: ActiveModel, found: Found, item: Placed) -> dict[str, object]:
+def _of_others(active: ActiveModel, found: Found, place: int) -> dict[str, object]:
     """Return what other arms know of an item: they may read columns that the answering arm's catalogue lacks."""
     values: dict[str, object] = {}
-    if active.scores_other:
-        for bundle in active.arms.values():
-            place = bundle.lists.places.get(found.lists.ids[item.place]) if bundle.lists else None
-            if bundle.lists is not None and place is not None:
-                values |= bundle.lists.row(place)
+    for lists in (bundle.lists for bundle in active.arms.values()):
+        other = lists.places.get(found.lists.ids[place]) if lists else None
+        if lists is not None and other is not None:
+            values |= lists.row(other)
     return values

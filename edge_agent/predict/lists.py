@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import typing
 
 from shared.bundle import ITEMS_FILE, Lists
 from shared.errors import DataError, TrustError, WireError
-from shared.features import FeatureSet
+from shared.features import Encoder
 from shared.features.compiled import Codes
 from shared.lists import ItemId, Split, check_lists, read_items
 from shared.precomputed import PrecomputedTable
 
-
-class Placed(typing.NamedTuple):
-    """An item of a list: its place in the catalogue, and its score."""
-
-    place: int
-    score: float
+Placed = tuple[int, float]
+"""An item of a list: its place in the catalogue, and its score."""
+_MOST_KEPT = 10_000
+_MOST_KEPT_BYTES = 16 << 20
 
 
 class LoadedLists:
@@ -31,7 +30,7 @@ class LoadedLists:
         ``items.json``.
     says : Lists
         What the manifest says of both.
-    feature_set : FeatureSet
+    encoder : Encoder
         The bundle's.
 
     Attributes
@@ -49,16 +48,23 @@ class LoadedLists:
         The catalogue is another one, or it does not fit the features.
     """
 
-    def __init__(self, table: PrecomputedTable, items: bytes, says: Lists, feature_set: FeatureSet) -> None:
-        self.says, self._table = says, table
-        self._split = Split(feature_set, says.item, says.columns)
+    def __init__(self, table: PrecomputedTable, items: bytes, says: Lists, encoder: Encoder) -> None:
+        self.says, self._table, self._packed = says, table, encoder.packed
+        features = encoder.feature_set
+        self._split = Split(features, says.item, says.columns)
         self.own = frozenset((says.item, *says.columns))
-        if {column for column in feature_set.columns if column not in self.own} != set(says.context):
+        if {column for column in features.columns if column not in self.own} != set(says.context):
             raise TrustError("the context is not what the features leave for it", field="manifest lists.context")
         read = read_items(items, says)
         self.ids, self._rows = read.ids, read.rows
         self.code, self._key = self._split.context.code, self._split.context.key
         self.n_contexts = table.n_keys - 1
+        self._coded: dict[int, Codes] = {}
+        starts = itertools.accumulate((feature.width for feature in features.feature), initial=0)
+        inputs = [range(start, stop) for start, stop in itertools.pairwise(starts)]
+        self._of_context = [i for place in self._split.context_places for i in inputs[place]]
+        self._keeps_inputs = 4 * encoder.width * says.n_items <= _MOST_KEPT_BYTES
+        self._inputs: dict[tuple[int, int], typing.Any] = {}
 
     def find(self, codes: Codes) -> list[Placed] | None:
         """Return the list of a coded context, best first; None if it has none."""
@@ -70,17 +76,41 @@ class LoadedLists:
 
     def _read(self, found: tuple[float, ...] | None) -> list[Placed] | None:
         n = self.says.length
-        return None if found is None else [Placed(int(found[i]), found[n + i]) for i in range(n)]
+        return None if found is None else list(zip(map(int, found[:n]), found[n:], strict=True))
 
-    def row(self, index: int) -> dict[str, object]:
+    def row(self, place: int) -> dict[str, object]:
         """Return an item's own raw values."""
-        values: dict[str, object] = dict(zip(self.says.columns, self._rows[index], strict=True))
-        values[self.says.item] = self.ids[index]
+        values: dict[str, object] = dict(zip(self.says.columns, self._rows[place], strict=True))
+        values[self.says.item] = self.ids[place]
         return values
 
-    def codes(self, context: Codes, index: int) -> Codes:
+    def codes(self, context: Codes, place: int) -> Codes:
         """Return the codes of a whole row: of an item in a coded context."""
-        return self._split.codes(context + self._split.item.code(self.row(index)))
+        own = self._coded.get(place)
+        if own is None:
+            own = self._split.item.code(self.row(place))
+            if len(self._coded) < _MOST_KEPT:
+                self._coded[place] = own
+        return self._split.codes(context + own)
+
+    def inputs(self, context: Codes, start: int, stop: int) -> bytes:
+        """Return the model's inputs for some items of the catalogue in a coded context, row after row.
+
+        What is an item's own in them is worked out once; numpy is there wherever there is a model to be run.
+        """
+        kept = self._inputs.get((start, stop))
+        if kept is None:
+            packed = b"".join([self._packed(self.codes(context, place)) for place in range(start, stop)])
+            if self._keeps_inputs:
+                import numpy as np
+
+                self._inputs[start, stop] = np.frombuffer(packed, np.float32).reshape(stop - start, -1)
+            return packed
+        rows = kept.copy()
+        first = memoryview(self._packed(self.codes(context, start))).cast("f")
+        rows[:, self._of_context] = [first[i] for i in self._of_context]
+        made: bytes = rows.tobytes()
+        return made
 
     @functools.cached_property
     def places(self) -> dict[ItemId, int]:

@@ -60,7 +60,7 @@ class LoadedBundle:
         self.encoder = Encoder(feature_set)
         self.table = open_table(folder, manifest, TABLE_FILE, manifest.n_outputs)
         self.coarse = open_table(folder, manifest, COARSE_FILE, manifest.n_outputs)
-        self.lists = open_lists(folder, manifest, feature_set)
+        self.lists = open_lists(folder, manifest, self.encoder)
         self._coarse_key = self.encoder.coarse_key(manifest.coarse)
         self._runtime: Runtime | None = None
         self._error = ""

@@ -8,7 +8,7 @@ import typing
 
 from shared.bundle import ITEMS_FILE, LISTS_FILE, MODEL_FILE, Manifest
 from shared.errors import DataError, TrustError, WireError
-from shared.features import FeatureSet
+from shared.features import Encoder
 from shared.precomputed import PrecomputedTable
 
 if typing.TYPE_CHECKING:
@@ -38,7 +38,7 @@ def open_table(folder: pathlib.Path, manifest: Manifest, name: str, n_outputs: i
     return table
 
 
-def open_lists(folder: pathlib.Path, manifest: Manifest, feature_set: FeatureSet) -> LoadedLists | None:
+def open_lists(folder: pathlib.Path, manifest: Manifest, encoder: Encoder) -> LoadedLists | None:
     """Open a bundle's ranked lists; nothing if it has none.
 
     Raises
@@ -55,6 +55,6 @@ def open_lists(folder: pathlib.Path, manifest: Manifest, feature_set: FeatureSet
     if table is None:
         raise WireError(f"{LISTS_FILE} is missing", field="manifest files")
     try:
-        return LoadedLists(table, (folder / ITEMS_FILE).read_bytes(), says, feature_set)
+        return LoadedLists(table, (folder / ITEMS_FILE).read_bytes(), says, encoder)
     except DataError as err:
         raise TrustError(err.message, field="manifest lists", fix=err.fix) from err

@@ -127,7 +127,7 @@ def test_any_catalogue_is_scored_whole_and_equals_stay_as_they_are(
     made = with_lists(fakes.make_bundle(), catalogue=catalogue, stored={ranked.split_of(catalogue).anyway: FIRST_ITEMS})
     served = fakes.serve(tmp_path_factory.mktemp("any"), made)
     wanted = [one for one in best(GREEN, len(xs), catalogue) if one[0] not in left_out]
-    said = ask(served, GREEN, top_k=k, exclude=sorted(left_out))
+    said = [ask(served, one, top_k=k, exclude=sorted(left_out)) for one in (RED, GREEN)][-1]
     assert places(said) == [place for place, _ in wanted[: min(k, 3)]]
 
 
@@ -230,7 +230,7 @@ def test_precomputed_lists_are_looked_at_beside_the_model_now_and_then(tmp_path:
         ({"context": {"note": "tea"}}, "context.note", "an item's own"),
         ({"context": {"color": "red"}}, "context.color", "Did you mean 'colour'"),
         ({"context": {"size": "big"}}, "context.size", "is not a number"),
-        ({"context": {"size": [1]}}, "context[...]", "expected"),
+        ({"context": {"size": [1]}}, "context.size", "expected"),
         ({"context": None}, "context", "expected `object`"),
         ({"candidates": None, "ids": ["a"]}, "ids", "there are none"),
         ({"ids": []}, "ids", "there are none"),

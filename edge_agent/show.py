@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import pathlib
 import sys
 import typing
@@ -12,6 +13,7 @@ import typing
 from edge_agent import control
 from edge_agent.commands import layout_of, open_sync, print_out, sync
 from shared.errors import NotFoundError, UnreachableError, UsageError
+from shared.labels import in_force
 
 if typing.TYPE_CHECKING:
     from edge_agent.config import Layout
@@ -92,6 +94,8 @@ def status(arguments: Arguments) -> int:
         print_out(said, [f"{identity.device} ({identity.region}): {err}"], as_json=arguments.json)
         return err.exit_status
     lines = [f"{said['device']} ({said['region']}) answers on {said['address']}"]
+    labels = _labels(layout)
+    lines.append("labels " + " ".join(f"{key}={value}" for key, value in sorted(labels.items())))
     lines.append(f"generation {said['generation'][:12] or 'none'}  {said['state']}")
     for name, model in said["models"].items():
         trial = f", candidate {', '.join([model['candidate'], *model['also']])}" if model["candidate"] else ""
@@ -103,8 +107,17 @@ def status(arguments: Arguments) -> int:
     if said["sync"]:
         last = said["sync"]
         lines.append(f"last sync: {'ok' if last['ok'] else last['error']}")
-    print_out(said | {"running": True}, lines, as_json=arguments.json)
+    print_out(said | {"running": True, "labels": labels}, lines, as_json=arguments.json)
     return 0
+
+
+def _labels(layout: Layout) -> dict[str, str]:
+    """Return the labels that this device goes by."""
+    from edge_agent.update.state import State
+
+    settings = layout.load_settings(os.environ)
+    with contextlib.closing(State(layout.state_db)) as state:
+        return in_force(settings.device.labels, state.labels(), settings.update.variants)
 
 
 def versions(arguments: Arguments) -> int:

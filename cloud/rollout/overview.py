@@ -37,6 +37,7 @@ def fleet(project: Project, store: Store, *, now_s: float | None = None) -> Row:
         "event_s": event_s,
         "devices": {"total": len(devices), "online": sum(device["online"] for device in devices)},
         "regions": [_region(name, devices) for name in project.settings.regions.order],
+        "labels": _labels(devices),
         "models": {name: _model(store, name) for name in project.settings.models},
         "pins": [{key: pin[key] for key in ("device", "region", "model", "version", "reason")} for pin in pins],
         "totals": store.evidence.totals(),
@@ -80,6 +81,15 @@ def devices(project: Project, store: Store, region: str = "") -> list[Row]:
     now = time.time()
     pins = store.pins.in_region(region)
     return [_device(row, project, now, pins) for row in store.fleet.all(region)]
+
+
+def _labels(rows: typing.Sequence[Row]) -> dict[str, dict[str, int]]:
+    """Count devices by label and value; the values that most have first."""
+    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for device in rows:
+        for key, value in device["labels"].items():
+            counts[key][value] += 1
+    return {key: dict(counts[key].most_common()) for key in sorted(counts)}
 
 
 def _region(name: str, rows: list[Row]) -> Row:

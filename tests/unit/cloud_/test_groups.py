@@ -9,7 +9,8 @@ import pytest
 
 from cloud.config import CanarySettings, RegionPlan, RolloutSettings
 from cloud.config.rollout import RolloutStep
-from cloud.rollout import lint, plan
+from cloud.rollout import lint, overview, plan, story
+from cloud.rollout.course import course
 from cloud.rollout.devices import Wanted, count, takes_part
 from cloud.rollout.groups import groups_of
 from cloud.rollout.heard import heard_from
@@ -167,6 +168,11 @@ def test_a_number_is_fixed_when_the_step_opens_and_who_joins_later_joins_in_prop
     assert len(tried(fleet)) > 6
     stage = newest(fleet, number)
     assert (stage["target_bp"], stage["taken"]) == (share, 6)
+    view = overview.rollout(fleet.project, fleet.store, number)
+    shown = next(one for one in view["stages"] if one["name"] == "canary west 6 devices")
+    assert (shown["wanted_devices"], shown["taken_devices"], shown["where"]) == (6, 6, {})
+    assert [story.stage_title(one) for one in view["stages"][:3]] == ["Shadow", "West (6 devices)", "West"]
+    assert story.rollout_headline(course(fleet.project, fleet.store, number)) == "v2 is in West, on 6 devices"
 
 
 def test_a_number_that_there_is_not_takes_all_and_says_so(make_fleet: Make) -> None:

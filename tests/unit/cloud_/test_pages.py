@@ -127,6 +127,16 @@ def test_silent_devices_are_in_the_headline(fleet: Fleet, client: Client) -> Non
     assert headline(client) == "v1 answers everywhere; 1 device of 4 silent"
 
 
+def test_labels_of_devices_are_counted(fleet: Fleet, client: Client) -> None:
+    fleet.install()
+    assert "store:" not in Page(client.get("/").text).text
+    for name, store in (("w1", "flagship"), ("w2", "outlet"), ("e1", "outlet")):
+        fleet.store.fleet.label(name, {"store": store})
+    assert "store: outlet 2, flagship 1" in Page(client.get("/").text).text
+    devices = {row["device"]: row["labels"] for row in client.get("/api/v1/devices").get_json()["devices"]}
+    assert devices == {"w1": {"store": "flagship"}, "w2": {"store": "outlet"}, "e1": {"store": "outlet"}, "e2": {}}
+
+
 def test_a_promoted_version_answers_everywhere(fleet: Fleet, client: Client) -> None:
     fleet.install()
     assert headline(client) == "v1 answers everywhere"

@@ -113,6 +113,7 @@ def test_with_an_agent_each_command_asks_it(run: Run, layout: Layout) -> None:
         fakes.wait_for(lambda: agent.engine.models and agent.engine.models["late"].incumbent.is_loaded.is_set())
         said = run("status", "--json")
         assert (said.status, said.json["running"], said.json["address"]) == (0, True, agent.address)
+        assert said.json["labels"] == {"class": "standard"}
         assert said.json["models"]["late"]["incumbent"] == "v1"
         assert run("predict", "--json", *VERBS["predict"]).json["label"] == 1
         fakes.wait_for(lambda: run("status", "--json").json["totals"].get("requests") == 1)

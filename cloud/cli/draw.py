@@ -33,6 +33,11 @@ def rollout_lines(view: Row) -> list[str]:
         lines += [f"  promotion waits: {said}" for said in view["promotion"]["waits"]]
     if view["promotion"]["more_outcomes"]:
         lines.append(f"  about {view['promotion']['more_outcomes']:,} more outcomes prove it, if they go on like this")
+    now: Row = next((stage for stage in view["stages"] if stage["verdict"] != "PASS"), {})
+    if view["state"] == "running" and now.get("waits_for_approval"):
+        lines.append(f"  {now['name']} waits for somebody's word: covey rollout approve {view['id']}")
+    if view["state"] == "running" and view["expedited"] and not now:
+        lines.append(f"  somebody has to promote it: covey rollout approve {view['id']} --reason TEXT")
     if view["waits_for"]:
         lines.append(f"  waits for {view['waits_for']}")
     lines += [f"  {said}" for said in [*set_apart(view), *view["beside"]["lines"]]]

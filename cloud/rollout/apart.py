@@ -22,7 +22,10 @@ def set_apart(view: Row) -> list[str]:
     if view["control"]:
         shares = ", ".join(f"{share:.0%} of {region}" for region, share in view["control"].items())
         said.append(f"control group, without the candidate until it is promoted: {shares}")
-    if view["pinned"]:
-        named, more = view["pinned"][:_NAMED], len(view["pinned"]) - _NAMED
-        said.append(f"pinned, and counted in no stage: {', '.join(named)}{f' and {more:,} more' if more > 0 else ''}")
+    for names, why in (
+        (view["pinned"], "pinned, and counted in no stage"),
+        (view["too_old"], "without the candidate, since their agents are too old for such a stage"),
+    ):
+        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+        said += [f"{why}: {', '.join(names[:_NAMED])}{more}"] if names else []
     return said

@@ -18,6 +18,11 @@ class Stage(typing.NamedTuple):
     why: str
 
 
+def names_of(rollout: typing.Mapping[str, typing.Any]) -> dict[int, str]:
+    """Return the version of each arm."""
+    return {candidate["arm"]: candidate["version"] for candidate in rollout["candidates"]}
+
+
 def failing(verdicts: Verdicts) -> list[int]:
     """Arms that are proven bad."""
     return [arm for arm, verdict in verdicts.items() if verdict.word == "FAIL"]

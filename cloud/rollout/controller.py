@@ -136,7 +136,7 @@ def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s
 
 def _settle(store: Store, rollout: Row, stage: Row, verdicts: Verdicts, event_day: int) -> list[str]:
     """Keep the verdict on each candidate, and what they make of the stage."""
-    said = choice.settle(verdicts, _names(rollout))
+    said = choice.settle(verdicts, choice.names_of(rollout))
     with store.db.transaction():
         _keep(store, stage, verdicts, event_day)
         store.rollouts.settle(stage, said.word, said.why, event_day=event_day)
@@ -172,7 +172,9 @@ def _go_on(
     elif not waiting and all(stage["passed_s"] for stage in stages) and not closed(settings, regions, FLEET, at.now_s):
         happened += _promote(project, store, rollout, stages[-1], verdicts, event_day, is_last_day=too_long)
     if too_long and store.rollouts.get(rollout["id"])["state"] == "running":
-        happened.append(_give_up(project, store, rollout, f"no verdict after {settings.max_days} days", event_day))
+        waits = str(store.get_meta(WAITS.format(rollout["id"]), ""))
+        why = deadline.out_of_time(stages, waits, settings.max_days)
+        happened.append(_give_up(project, store, rollout, why, event_day))
     return happened
 
 
@@ -232,7 +234,7 @@ def _open(store: Store, rollout: Row, settings: RolloutSettings, stage: Row, eve
 
 def _fail(project: Project, store: Store, rollout: Row, stage: Row, verdicts: Verdicts, event_day: int) -> list[str]:
     """Drop what is proven bad; if nothing is left, roll back: from now on channels name the incumbent alone."""
-    names, bad = _names(rollout), choice.failing(verdicts)
+    names, bad = choice.names_of(rollout), choice.failing(verdicts)
     happened = []
     with store.db.transaction():
         for arm in bad:
@@ -253,21 +255,17 @@ def _fail(project: Project, store: Store, rollout: Row, stage: Row, verdicts: Ve
 
 def _drop(store: Store, rollout: Row, arm: int, why: str, event_day: int, *, action: str = "candidate dropped") -> str:
     """Go on without a candidate, in the transaction that is open; devices of its arm go to the incumbent."""
-    version = _names(rollout)[arm]
+    version = choice.names_of(rollout)[arm]
     store.rollouts.drop(rollout["id"], arm, event_day=event_day, why=why)
     store.audit.add(action, f"{rollout['model']}@{version}", actor=_ACTOR, reason=why)
     return f"rollout {rollout['id']}: {version} dropped: {why}"
-
-
-def _names(rollout: Row) -> dict[int, str]:
-    return {candidate["arm"]: candidate["version"] for candidate in rollout["candidates"]}
 
 
 def _promote(
     project: Project, store: Store, rollout: Row, stage: Row, verdicts: Verdicts, event_day: int, *, is_last_day: bool
 ) -> list[str]:
     """Make a candidate the incumbent, once, for the whole fleet, when the evidence says so; that evidence is kept."""
-    names, first = _names(rollout), not rollout["from_version"]
+    names, first = choice.names_of(rollout), not rollout["from_version"]
     approved = str(store.get_meta(APPROVED.format(rollout["id"]), ""))
     arm = choice.best(verdicts, is_last_day=is_last_day)
     said = choice.proof_of(verdicts[arm], names[arm], rollout["from_version"]) if arm else approved
@@ -275,7 +273,9 @@ def _promote(
         arm, said = next(iter(verdicts)), "installed in every region" if first else approved
     if arm is None or (not approved and held_by_hooks(project, store, rollout, None)):
         waits = [said for own, one in verdicts.items() for said in choice.spoken(one.waits, names, own) if not arm]
-        store.set_meta(WAITS.format(rollout["id"]), "\n".join(waits))
+        with store.db.transaction():
+            _keep(store, stage, verdicts, event_day)
+            store.set_meta(WAITS.format(rollout["id"]), "\n".join(waits))
         return []
     happened = []
     with store.db.transaction():

@@ -8,6 +8,7 @@ from cloud.config import RolloutSettings
 from cloud.rollout.groups import target_bp
 from cloud.rollout.look import Moment
 from cloud.rollout.pace import held_up
+from cloud.rollout.plan import stage_name
 from cloud.rollout.windows import FLEET, closed, frozen_days
 from shared.clock import day_of
 
@@ -41,6 +42,31 @@ def is_over(
     frozen = frozen_days(settings, regions, FLEET, rollout["created_s"], at.now_s)
     days = day_of(at.event_s) - rollout["created_day"] - frozen
     return days > settings.max_days and not held_up(rollout, stages, regions, at.now_s)
+
+
+def out_of_time(stages: typing.Sequence[Row], waits: str, max_days: int) -> str:
+    """Say that a rollout has had all of its days, and what was missing.
+
+    Parameters
+    ----------
+    stages : list of rows
+        In their order.
+    waits : str
+        What promotion waits for, a line each.
+
+    Examples
+    --------
+    >>> stage = {"kind": "canary", "region": "west", "settings": {"approve": True}, "opened_s": 0, "passed_s": 0}
+    >>> out_of_time([stage], "", 60)
+    'no verdict after 60 days: nobody approved canary west'
+    """
+    over, now = f"no verdict after {max_days} days", next((stage for stage in stages if not stage["passed_s"]), None)
+    if now is None:
+        return ": ".join(filter(None, (over, "; ".join(filter(None, waits.split("\n"))))))
+    if now["opened_s"]:
+        return f"{over}: {stage_name(now)}: {now['why']}"
+    word = bool(now["settings"].get("approve")) and not now.get("approved_s")
+    return f"{over}: {f'nobody approved {stage_name(now)}' if word else f'{stage_name(now)} did not open'}"
 
 
 def are_left_behind(stage: Row, passing_since_day: int, event_day: int) -> bool:

@@ -124,9 +124,14 @@ def _is_in(device: Row, wanted: Wanted, groups: Groups, labels: Held) -> bool:
 
 def is_too_old(device: Row, wanted: Wanted) -> bool:
     """Whether the agent of a device has reported, and does not understand what the stage tries."""
-    needs = wanted.needs.get(device["region"], frozenset())
-    report = device["report"] if needs else {}
-    return bool(report.get("agent")) and not needs <= set(report.get("can", ()))
+    return lacks(device, wanted.needs)
+
+
+def lacks(device: Row, needs: typing.Mapping[str, frozenset[str]]) -> bool:
+    """Whether the agent of a device has reported, and does not understand what its region's channel needs."""
+    wanted = needs.get(device["region"], frozenset())
+    report = device["report"] if wanted else {}
+    return bool(report.get("agent")) and not wanted <= set(report.get("can", ()))
 
 
 def count(

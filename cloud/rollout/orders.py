@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 
 from cloud.config import Project
+from cloud.rollout.plan import stage_name
 from cloud.rollout.verdict import APPROVED
 from cloud.store.store import Store
 
@@ -61,10 +62,12 @@ def _approve(store: Store, rollout: Row, order: Row) -> str:
     questions = store.hooks.open_questions(rollout["id"])
     if questions:
         return _go_on_without(store, questions, order)
-    waiting = [stage for stage in stages if not stage["opened_s"]]
-    asked = next((stage for stage in waiting if stage["settings"].get("approve") and not stage["approved_s"]), None)
-    if asked is None:
+    # Only what is waited for now: who answers second has not seen the stage after it.
+    asked = next((stage for stage in stages if not stage["passed_s"]), None)
+    if asked is None or asked["opened_s"] or not asked["settings"].get("approve"):
         return "not done: no stage waits for approval"
+    if asked["approved_s"]:
+        return f"not done: {stage_name(asked)} is approved already"
     store.rollouts.approve_stage(asked["id"])
     return "done"
 

@@ -13,11 +13,12 @@ from cloud.config import ModelSettings, Project, RolloutSettings
 from cloud.rollout import standing
 from cloud.rollout.beside import beside
 from cloud.rollout.confirm import waited_for
-from cloud.rollout.devices import status_of
+from cloud.rollout.devices import lacks, status_of
 from cloud.rollout.pace import control_of, held_up
 from cloud.rollout.plan import stage_name
 from cloud.rollout.verdict import WAITS
 from cloud.store.store import Store
+from shared.channel import needs, parse_channel
 from shared.clock import format_day, format_time
 from shared.summary import latency_quantile
 
@@ -196,8 +197,15 @@ def rollout(project: Project, store: Store, number: int) -> Row:
         or " and ".join(waited_for(project, store, row)),
         "control": control_of(msgspec.convert(row["plan"], RolloutSettings), project.settings.regions.order),
         "pinned": [pin["device"] for pin in store.pins.in_region() if pin["model"] == row["model"]],
+        "too_old": _too_old(store, row["model"]) if row["state"] == "running" else [],
         "beside": beside(project, store, row),
     }
+
+
+def _too_old(store: Store, model: str) -> list[str]:
+    """Devices whose agents do not understand what their region's channel says of a model that is tried."""
+    needed = {row["region"]: needs(parse_channel(row["body"]), model) for row in store.rollouts.channels()}
+    return [device["device"] for device in store.fleet.all() if lacks(device, needed)] if any(needed.values()) else []
 
 
 def _promotion(store: Store, row: Row, verdicts: list[Row]) -> Row:

@@ -7,6 +7,7 @@ import typing
 
 import pytest
 
+from cloud.rollout import deadline
 from shared.clock import day_of
 from tests.unit.cloud_.simulated import MODEL, ORDER, OTHER, START_S, Fleet
 
@@ -78,7 +79,9 @@ def test_without_any_outcome_nothing_is_ever_promoted_and_the_rollout_is_given_u
     fleet.gain, fleet.requests = 0.5, 0
     fleet.days(45)
     row = fleet.row(number)
-    assert (row["state"], row["outcome"]) == ("aborted", "no verdict after 40 days")
+    assert (row["state"], row["outcome"]) == (
+        "aborted", "no verdict after 40 days: shadow: 0 of 3 days; 0 of 100 outcomes"
+    )  # fmt: skip
     assert fleet.answering() == []
     assert fleet.exposed("v2") == set()
 
@@ -90,9 +93,31 @@ def test_stages_that_pass_promote_nothing_before_the_evidence_of_the_whole_fleet
     fleet.until(lambda: bool(fleet.stages(number)["east"]["passed_s"]))
     fleet.days(5)
     assert fleet.row(number)["state"] == "running"
+    newest = fleet.store.rollouts.verdicts(number)[-1]
+    assert newest["event_day"] == day_of(float(fleet.store.get_meta("event_s"))), "what is shown is not of days ago"
     assert [stage["verdict"] for stage in fleet.store.rollouts.stages(number)] == ["PASS"] * 4
     fleet.devices.append(fleet.join("mid", 99))
     fleet.until(lambda: fleet.row(number)["state"] == "promoted", most=5)
+
+
+@pytest.mark.parametrize(
+    ("passed", "opened", "waits", "said"),
+    [
+        (0, 1, "", "no verdict after 40 days: shadow: 1 of 3 days"),
+        (1, 1, "", "no verdict after 40 days: nobody approved canary west"),
+        (2, 2, "", "no verdict after 40 days: canary mid did not open"),
+        (3, 3, "accuracy: not yet\nlatency: not yet", "no verdict after 40 days: accuracy: not yet; latency: not yet"),
+        (3, 3, "", "no verdict after 40 days"),
+    ],
+)
+def test_a_rollout_that_is_out_of_time_says_what_was_missing(passed: int, opened: int, waits: str, said: str) -> None:
+    places = ("shadow", "*"), ("canary", "west"), ("canary", "mid")
+    stages = [
+        {"kind": kind, "region": region, "settings": {"approve": region == "west"}, "approved_s": 0.0,
+         "opened_s": float(i < opened), "passed_s": float(i < passed), "why": "1 of 3 days"}
+        for i, (kind, region) in enumerate(places)
+    ]  # fmt: skip
+    assert deadline.out_of_time(stages, waits, 40) == said
 
 
 # ---- failing

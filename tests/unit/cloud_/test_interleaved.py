@@ -8,7 +8,9 @@ import typing
 import msgspec
 import pytest
 
+from cloud.cli.draw import rollout_lines
 from cloud.config import CanarySettings, RolloutSettings, ShadowSettings
+from cloud.rollout import overview
 from cloud.rollout.plan_file import traffic_of
 from cloud.rollout.quality import Judged, Seen, questions
 from cloud.rollout.verdict import Evidence, Verdict, judge
@@ -56,6 +58,8 @@ def test_devices_too_old_to_read_a_channel_of_lists_take_no_part_and_hold_nothin
     fleet.until(lambda: fleet.answering() == ["west"])
     for device in old:
         device.installs = "hangs"
+    lines = rollout_lines(overview.rollout(fleet.project, fleet.store, number))
+    assert "  without the candidate, since their agents are too old for such a stage: west-0, west-1" in lines
     fleet.until(lambda: bool(fleet.stages(number)["west"]["passed_s"]))
     (passed,) = [v for v in fleet.store.rollouts.verdicts(number) if v["word"] == "PASS" and v["stage"] == 5]
     said = passed["inputs"]["devices"]

@@ -9,9 +9,10 @@ import typing
 import msgspec
 import pytest
 
+from cloud.cli.draw import rollout_lines
 from cloud.config import CanarySettings, RegionPlan, RolloutSettings, ShadowSettings, load_project
 from cloud.config.rollout import RolloutStep
-from cloud.rollout import lint, plan
+from cloud.rollout import lint, overview, plan
 from cloud.rollout.plan_file import read_plan, traffic_of
 from cloud.store.store import Store
 from shared.errors import PlanError
@@ -172,6 +173,28 @@ def test_a_step_that_wants_somebodys_word_waits_for_it(make_fleet: Make) -> None
     assert fleet.order(number, "approve") == "not done: no stage waits for approval"
     fleet.until(lambda: fleet.row(number)["state"] == "promoted")
     assert [row["actor"] for row in fleet.store.audit.all(99) if row["action"] == "rollout approve"] == ["ada", "ada"]
+
+
+def test_two_people_who_approve_the_same_step_at_once_open_no_other(make_fleet: Make) -> None:
+    asks = "".join(f"\n[rollout.region.{region}]\napprove = true" for region in ("west", "mid"))
+    fleet = make_fleet(rollout=f"max_days = 90{asks}")
+    number = fleet.trial()
+    fleet.gain = 0.05
+    assert fleet.order(number, "approve") == "not done: no stage waits for approval", "the shadow has not passed"
+    fleet.until(lambda: bool(fleet.stages(number)["*"]["passed_s"]))
+    orders = [
+        fleet.store.rollouts.order(number, "approve", actor=actor, reason="they look fine") for actor in ("ada", "bob")
+    ]
+    fleet.tick()
+    said = [fleet.store.rollouts.get_order(order)["result"] for order in orders]
+    assert said == ["done", "not done: canary west is approved already"]
+    assert fleet.order(number, "approve") == "not done: no stage waits for approval", "a third one was late"
+    fleet.days(12)
+    assert fleet.stages(number)["west"]["passed_s"]
+    assert not fleet.stages(number)["mid"]["opened_s"]
+    assert "  canary mid waits for somebody's word: covey rollout approve 2" in rollout_lines(
+        overview.rollout(fleet.project, fleet.store, number)
+    )
 
 
 @pytest.mark.parametrize(("policy", "state", "paused"), [("pause", "running", True), ("abort", "aborted", False)])

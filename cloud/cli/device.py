@@ -15,7 +15,7 @@ from cloud.cli.label import label, label_option, said_labels
 from cloud.cli.pin import pin, unpin
 from cloud.rollout import overview
 from cloud.store.audit import this_user
-from cloud.store.fleet import STATUSES, Status
+from cloud.store.statuses import STATUSES, Status
 from shared.clock import format_time
 from shared.labels import matches, parse_labels
 

@@ -122,7 +122,8 @@ def test_a_device_is_expected_by_name_and_key(shop: Shop) -> None:
     assert (would.status, would.out.startswith("would expect till-9 in south")) == (0, True)
     assert shop.statuses() == BEFORE
     ran = shop.run("device", "preauthorise", "till-9", "--key", key, "--region", "south", "--json", "--reason", "new")
-    assert ran.json == {"device": "till-9", "status": "preauthorised", "region": "south", "public_key": key}
+    said = {"device": "till-9", "status": "preauthorised", "region": "south", "public_key": key, "labels": {}}
+    assert ran.json == said
     assert shop.store.audit.all(1, "device preauthorise")[0]["reason"] == "new"
     assert shop.run("device", "preauthorise", "till-9", "--key", key).status == 6
     taken = shop.run("device", "preauthorise", "out", "--key", key)

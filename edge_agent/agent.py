@@ -177,14 +177,14 @@ class Agent:
         while True:
             await asyncio.sleep(self.settings.spool.fold_interval_s)
             try:
-                await asyncio.to_thread(self._fold)
+                await asyncio.to_thread(self._fold, is_asked=False)
                 n += 1
                 if n % _ROOM_EVERY_FOLDS == 0:
                     await asyncio.to_thread(self.recorder.make_room, self.clock.now())
             except Exception:
                 log.exception("folding failed; it will be tried again")
 
-    def _fold(self) -> int:
+    def _fold(self, *, is_asked: bool = True) -> int:
         """Add up the journal; before there is a channel nobody knows whether event time is now or a replay's."""
         if not self.engine.generation:
             return 0
@@ -192,7 +192,7 @@ class Agent:
             self.recorder.add_event("table-differs", detail)
         for sample in self._memory.news(self.clock.now()):
             self.recorder.record(sample)
-        return self.recorder.fold(self.clock.now())
+        return self.recorder.fold(self.clock.now(), is_asked=is_asked)
 
     def _record(self, record: AnyRecord) -> None:
         self.recorder.record(record)

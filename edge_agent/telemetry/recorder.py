@@ -39,6 +39,7 @@ class Recorder:
         self.record: typing.Callable[[AnyRecord], None] = self._writer.append
         self._lock = threading.Lock()
         self._n_dropped = 0
+        self._folded_to: journal.Position | None = None
         self._totals = self.spool.totals()
 
     def add_specs(self, specs: list[Spec]) -> None:
@@ -51,17 +52,22 @@ class Recorder:
         with self._lock:
             self.spool.add_event(kind, detail)
 
-    def fold(self, event_s: float) -> int:
+    def fold(self, event_s: float, *, is_asked: bool = True) -> int:
         """Add up everything that was written before this call; return the number of records.
 
         Parameters
         ----------
         event_s : float
             Event time now; it becomes the watermark once all is added up.
+        is_asked : bool
+            Somebody wants the watermark. Else nothing is stored where nothing was written: a device that nobody asks
+            anything would force its clock to the disk each second.
         """
         done = 0
         with self._lock:
             end = self._writer.position()
+            if not is_asked and end == self._folded_to and self._writer.n_dropped == self._n_dropped:
+                return 0
             while True:
                 records, position = journal.read_from(self._folder, self.spool.position, max_records=_BATCH_RECORDS)
                 caught_up = position >= end or not records
@@ -78,6 +84,7 @@ class Recorder:
                 )
                 self._n_dropped = self._writer.n_dropped
             self._totals = self.spool.totals()
+            self._folded_to = end
         return done
 
     def _store(self, records: list[AnyRecord], position: journal.Position, event_s: float, *, caught_up: bool) -> None:

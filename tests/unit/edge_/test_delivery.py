@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import pathlib
 import sqlite3
 import typing
@@ -535,4 +536,25 @@ def test_dropped_records_are_counted_and_told(layout: Layout) -> None:
     recorder.fold(NOW)
     assert not outbox.has_pending()
     outbox.close()
+    recorder.close()
+
+
+def test_a_device_that_is_asked_nothing_writes_nothing(layout: Layout) -> None:
+    """Each commit is forced to the disk: one a second wears out a memory card."""
+    recorder = open_recorder(layout)
+    recorder.fold(NOW, is_asked=False)
+    with contextlib.closing(sqlite3.connect(layout.spool_db)) as other:
+
+        def version() -> int:
+            (number,) = other.execute("pragma data_version").fetchone()
+            return int(number)
+
+        before = version()
+        assert [recorder.fold(NOW + n, is_asked=False) for n in range(1, 9)] == [0] * 8
+        assert (version(), recorder.spool.watermark_s) == (before, NOW)
+        assert recorder.fold(NOW + 9) == 0
+        assert (version() > before, recorder.spool.watermark_s) == (True, NOW + 9)
+        recorder.record(answered(1))
+        assert recorder.fold(NOW + 10, is_asked=False) == 1
+        assert recorder.spool.watermark_s == NOW + 10
     recorder.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import pathlib
 import socket
 import time
@@ -11,6 +10,9 @@ import typing
 import msgspec
 
 from shared.errors import CoveyError, ModelError, UnreachableError
+
+if typing.TYPE_CHECKING:
+    import asyncio
 
 Handler = typing.Callable[[dict[str, typing.Any]], typing.Awaitable[dict[str, object]]]
 _MAX_LINE_BYTES = 1 << 20
@@ -59,6 +61,7 @@ def _short(path: pathlib.Path) -> str:
 
 async def serve(path: pathlib.Path, handler: Handler) -> asyncio.AbstractServer:
     """Listen; only this user may connect."""
+    import asyncio  # those who only ask do without, and many of them are short-lived
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 import types
 import typing
@@ -99,6 +100,8 @@ def prepare(arguments: typing.Sequence[str]) -> None:
     if _SERVING not in arguments:
         return
     gc.disable()
+    # NumPy's library for matrices starts a thread for each core when it is loaded. Nobody multiplies matrices here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     made = _stand_ins()
     sys.modules.update(typing.cast("dict[str, types.ModuleType]", made))
     try:

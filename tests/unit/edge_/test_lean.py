@@ -84,6 +84,11 @@ def test_the_serving_process_begins_without_what_libraries_import_for_bad_days()
     assert names & (LATE | {"ssl", "_hashlib", "argparse", "gettext", "json", "secrets", "ctypes", "http"}) == set()
 
 
+def test_loading_a_model_starts_no_threads_for_matrices() -> None:
+    code = "import os, numpy; print(os.environ['OPENBLAS_NUM_THREADS'], len(os.listdir('/proc/self/task')))"
+    assert serving(code) == "1 1\n"
+
+
 def test_other_commands_import_everything_as_it_is() -> None:
     assert (
         said("from edge_agent import cli; import asyncio, sys; print(asyncio.base_events.ssl is not None)", "status")

@@ -115,7 +115,8 @@ def mark_of(row: Row) -> str:
     It dies when the key changes, when a new one is asked for, and when the device's labels change: it signs in again
     with its next delivery, and hears of all that then.
     """
-    said = f"{row['public_key']}|{row['rotate']}|{row['labels']}"
+    given = "" if row["labels"] == "{}" else f"|{row['labels']}"
+    said = f"{row['public_key']}|{row['rotate']}{given}"
     return hashlib.sha256(said.encode()).hexdigest()[:_MARK_CHARACTERS]
 
 

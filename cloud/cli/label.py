@@ -51,7 +51,7 @@ def label(
     if not given and not remove:
         show({"device": name, "labels": before}, [f"{name}: {said_labels(before) or 'no label'}"], as_json=as_json)
         return
-    after = {key: value for key, value in before.items() if key not in remove} | given
+    after = here.store.fleet.labels_after(name, given, remove)
     if dry_run:
         said = {"device": name, "labels": before, "would": after}
         show(said, [f"{name} would have {said_labels(after) or 'no label'}"], as_json=as_json)

@@ -200,8 +200,8 @@ class Fleet:
                 fix="Each device makes its own: join with a --store that was not copied from another device.",
             )
 
-    def label(self, device: str, labels: Held, remove: typing.Collection[str] = ()) -> dict[str, str]:
-        """Give a device labels and take others from it; return all that it has from the fleet now.
+    def labels_after(self, device: str, labels: Held, remove: typing.Collection[str] = ()) -> dict[str, str]:
+        """Return what a device has from the fleet once it was given labels, and others were taken from it.
 
         Raises
         ------
@@ -210,13 +210,18 @@ class Fleet:
         UsageError
             They are too many.
         """
+        before = self.get(device)["labels"]
+        missing = sorted(set(remove) - set(before))
+        if missing:
+            raise NotFoundError(f"{device!r} was not given {missing[0]!r:.80}", fix="See: covey device show")
+        now = {key: value for key, value in before.items() if key not in remove} | dict(labels)
+        check_labels(now, "labels")
+        return now
+
+    def label(self, device: str, labels: Held, remove: typing.Collection[str] = ()) -> dict[str, str]:
+        """Do what `labels_after` says, and return that."""
         with self._db.transaction() as connection:
-            before = self.get(device)["labels"]
-            missing = sorted(set(remove) - set(before))
-            if missing:
-                raise NotFoundError(f"{device!r} was not given {missing[0]!r:.80}", fix="See: covey device show")
-            now = {key: value for key, value in before.items() if key not in remove} | dict(labels)
-            check_labels(now, "labels")
+            now = self.labels_after(device, labels, remove)
             connection.execute("update devices set labels = ? where device = ?", (_write(now), device))
         return now
 

@@ -238,6 +238,7 @@ def test_labels_are_given_with_a_token_an_approval_and_by_hand(shop: Shop) -> No
         ("device label inside store", "'store' is not KEY=VALUE"),
         ("device label inside Store=a", "'Store' is not the name of a label"),
         ("device label inside --remove store", "'inside' was not given 'store'"),
+        ("device label inside --remove store --dry-run", "'inside' was not given 'store'"),
         ("device label inside a=b --remove a", "'a' is given and taken away"),
         ("device token --label store", "--label: 'store' is not KEY=VALUE"),
         ("device list --label store", "--label: 'store' is not KEY=VALUE"),

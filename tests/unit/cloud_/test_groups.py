@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+import sqlite3
 import typing
 
 import msgspec
 import pytest
+import sqlite_utils
 
 from cloud.config import CanarySettings, RegionPlan, RolloutSettings
 from cloud.config.rollout import RolloutStep
@@ -14,6 +18,7 @@ from cloud.rollout.course import course
 from cloud.rollout.devices import Wanted, count, takes_part
 from cloud.rollout.groups import groups_of
 from cloud.rollout.heard import heard_from
+from cloud.store.schema import migrations
 from shared.channel import CAN, LABELS, Channel, Experiment, parse_channel
 from shared.errors import PlanError
 from shared.experiment import in_stage, place_in_stage
@@ -369,3 +374,18 @@ def test_a_channel_with_groups_is_read_back_and_groups_and_a_share_beside_them_a
     until_step(fleet, number, "canary west store=flagship|test")
     channel: Channel = fleet.channels["west"]
     assert parse_channel(channel.to_bytes()) == channel
+
+
+def test_a_rollout_of_before_goes_on_with_the_share_of_its_plan(tmp_path: pathlib.Path) -> None:
+    db = sqlite_utils.Database(sqlite3.connect(tmp_path / "old.db"), execute_plugins=False)
+    migrations.apply(db, stop_before="0012-labels-and-steps-by-count")
+    db.execute("insert into rollouts values (1, 'm', 'v1', 'v2', 'running', 0, '{}', 'salt', '', 0, 0, 0, 0, '')")
+    db.execute(
+        "insert into stages (id, rollout, position, kind, region, opened_s, opened_day, passed_s, passed_day, verdict,"
+        " why, settings) values (7, 1, 1, 'canary', 'west', 5, 5, 0, 0, 'HOLD', '', '{\"device_share\": 0.25}')"
+    )
+    migrations.apply(db)
+    (row,) = db.query("select * from stages")
+    assert (row["target_bp"], row["taken"]) == (-1, 0)
+    one = row | {"settings": json.loads(row["settings"])}
+    assert groups_of({"plan": {"canary": {}}}, [one], one, 0) == (Group(device_share_bp=2500),)

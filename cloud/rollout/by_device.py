@@ -65,7 +65,7 @@ def strata_by_device(
         ]  # fmt: skip
         found = adjust(cells, {device: mean for (where, device), mean in means.items() if where == region})
         taken.append(Taken(region, epoch, found.theta, found.explained, found.known))
-        place = {"region": region, "epoch": epoch, "grew": group[0].get("grew", False)}
+        place = {"region": region, "epoch": epoch, "by_day": group[0].get("by_day", False)}
         rows += [place | cell._asdict() for cell in found.cells]
     # How many outcomes there should have been is what it was.
     strata = tuple(

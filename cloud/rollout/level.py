@@ -1,4 +1,4 @@
-"""Compare the same days where a step grew beside a control group: its days weigh as the candidate's do. Pure."""
+"""Compare the same days where there is a control group: its days weigh as the candidate's do. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import collections
 import typing
 
 Row = typing.Mapping[str, typing.Any]
-_PLACE = frozenset({"region", "epoch", "arm", "device", "day", "version", "name", "scale", "grew"})
+_PLACE = frozenset({"region", "epoch", "arm", "device", "day", "version", "name", "scale", "by_day"})
 
 
 def levelled(rows: typing.Sequence[Row], n: str) -> list[Row]:
     """Weigh the incumbent's rows by day, so that each day has the same part of both arms' answers.
 
-    A control group answers from the first day on, a growing step mostly on its last. Where days differ, adding up makes
-    differences that are none, and hides others. Each device stays one cluster over all of its days.
+    A control group answers from the first day on, the others once they have the candidate: later where it takes long
+    to arrive, and where a step grows mostly on its last days. Where days differ, adding up makes differences that are
+    none, and hides others. Each device stays one cluster over all of its days.
 
     Parameters
     ----------

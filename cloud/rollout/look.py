@@ -171,12 +171,12 @@ def _online(project: Project, store: Store, rollout: Row, stage: Row, now_s: flo
     key, window_s = _ONLINE.format(rollout["id"]), project.settings.serve.online_window_s
     kept = str(store.get_meta(key, ""))
     if not kept:
-        kept = json.dumps([now_s, store.fleet.online(now_s - window_s, joined_by_s=now_s)])
+        kept = json.dumps([now_s, store.evidence.online(now_s - window_s, joined_by_s=now_s)])
         store.set_meta(key, kept)
     began_s, then = json.loads(kept)
-    now = store.fleet.online(now_s - window_s, joined_by_s=began_s)
-    known = store.fleet.online(0.0, joined_by_s=began_s)
-    left = store.fleet.online(began_s - window_s, joined_by_s=began_s, status="retired")
+    now = store.evidence.online(now_s - window_s, joined_by_s=began_s)
+    known = store.evidence.online(0.0, joined_by_s=began_s)
+    left = store.evidence.online(began_s - window_s, joined_by_s=began_s, status="retired")
     found = [
         Online(region=name, known=known.get(name, 0), then=n - left.get(name, 0), now=now.get(name, 0))
         for name, n in then.items()
@@ -241,10 +241,13 @@ def _evidence(
     pairs = [row for row in store.evidence.pairs(model, epochs, before_day=mature_day) if _is_of(row, opened)]
     served = [row for row in store.evidence.served(model, epochs, before_day=mature_day) if _is_of(row, opened)]
     here = stage["id"]
-    grew = {one["id"] for one in stages if one["growth"] and control_share_bp(rollout, one, one["region"])}
+    # A control group answers from the first day on, the others once they have the candidate.
+    by_day = plan.canary.unit == "device" or any(
+        [plan.canary.control_share, *(own.control_share for own in plan.region.values())]
+    )
 
     def marked(rows: typing.Iterable[Row]) -> list[Row]:
-        return [row | {"grew": row["epoch"] in grew} for row in rows]
+        return [row | {"by_day": by_day} for row in rows]
 
     return Evidence(
         pairs=[row for row in pairs if row["epoch"] not in lists],
@@ -254,7 +257,7 @@ def _evidence(
         faults=marked(store.evidence.faults(model, epochs)),
         latencies=marked(store.evidence.log_latencies(model, epochs)),
         lists=[row for row in pairs if row["epoch"] in lists],
-        memory=store.measures.memory(model, epochs),
+        memory=marked(store.measures.memory(model, epochs)),
         earlier=_earlier(store, model, stages) if plan.canary.unit == "device" else [],
         posted=[row for row in store.measures.numbers(model, epochs, before_day=mature_day) if _is_of(row, opened)],
     )

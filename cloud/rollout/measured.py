@@ -36,7 +36,7 @@ def rows_of_number(
     >>> row["n"], row["total"], row["square"]
     (50.0, 30.0, 500.0)
     """
-    grew = {row["epoch"] for row in served if row.get("grew")}
+    by_day = any(row.get("by_day") for row in served)
     cells: dict[tuple[typing.Any, ...], list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
     for row in posted:
         if row["name"] == name:
@@ -49,7 +49,7 @@ def rows_of_number(
             cell = cells[tuple(row[key] for key in _KEY)]
             cell[0] = max(cell[0], float(row["requests"]))
     return [
-        place | {"n": n, "total": total, "square": square, "grew": place["epoch"] in grew}
+        place | {"n": n, "total": total, "square": square, "by_day": by_day}
         for key, (n, total, square) in cells.items()
         for place in [dict(zip(_KEY, key, strict=True))]
         if n
@@ -65,5 +65,6 @@ def rows_of_memory(sampled: typing.Sequence[Row]) -> list[Row]:
     for row in sampled:
         if row["n"] and row["sum"] > 0:
             value = math.log2(max(restore(row["sum"]) / row["n"] * row["scale"], LEAST_BYTES))
-            rows.append({key: row[key] for key in _KEY} | {"n": 1.0, "total": value, "square": value * value})
+            place = {key: row[key] for key in _KEY} | {"by_day": row.get("by_day", False)}
+            rows.append(place | {"n": 1.0, "total": value, "square": value * value})
     return rows

@@ -103,14 +103,14 @@ LOST = Measure(
 def strata_of(rows: typing.Sequence[Row], measure: Measure) -> tuple[Stratum, ...]:
     """Return both arms for each (region, epoch), inside each of which the split was constant.
 
-    Where it was not, since the step grew beside a control group, rows say ``grew``.
+    Where days have more of one arm than of the other, since there is a control group, rows say ``by_day``.
     """
     groups: dict[tuple[str, int], list[Row]] = collections.defaultdict(list)
     for row in rows:
         groups[row["region"], row["epoch"]].append(row)
     strata = []
     for (region, _), seen in sorted(groups.items()):
-        group = levelled(seen, measure.n) if seen[0].get("grew") else seen
+        group = levelled(seen, measure.n) if seen[0].get("by_day") else seen
         control, candidate = (_side([row for row in group if row["arm"] == arm], measure) for arm in (0, 1))
         strata.append(
             Stratum(

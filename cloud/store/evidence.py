@@ -124,6 +124,15 @@ class Evidence:
         )
         return {row["day"]: row["n"] for row in rows}
 
+    def online(self, since_s: float, *, joined_by_s: float, status: str = "accepted") -> dict[str, int]:
+        """Count devices heard from since some time, by region, of those that had joined by another."""
+        rows = self._db.rows(
+            "select region, count(*) as n from devices where status = ? and joined_s <= ? and seen_s >= ?"
+            " group by region order by region",
+            (status, joined_by_s, since_s),
+        )
+        return {row["region"]: row["n"] for row in rows}
+
     def totals(self, device: str = "") -> Row:
         """All that was ever answered, by one device or by all."""
         row = self._db.row(f"select {_TOTALS} from sums where served = 1 and ? in ('', device)", (device,))

@@ -131,15 +131,6 @@ class Fleet:
         )
         return [_read(row) for row in rows]
 
-    def online(self, since_s: float, *, joined_by_s: float, status: Status = "accepted") -> dict[str, int]:
-        """Count devices heard from since some time, by region, of those that had joined by another."""
-        rows = self._db.rows(
-            "select region, count(*) as n from devices where status = ? and joined_s <= ? and seen_s >= ?"
-            " group by region order by region",
-            (status, joined_by_s, since_s),
-        )
-        return {row["region"]: row["n"] for row in rows}
-
     def with_key(self, public_key: str) -> list[str]:
         """Names of the devices that have a key; more than one only if somebody copied it."""
         rows = self._db.rows("select device from devices where public_key = ? order by device", (public_key,))

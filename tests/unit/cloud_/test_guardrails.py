@@ -237,6 +237,17 @@ def test_memory_is_compared_within_each_device_and_only_if_the_plan_asks() -> No
     assert LARGE not in guardrails_of([], [], PLAN, memory=memory(1.5))
 
 
+def test_memory_of_days_that_one_arm_has_more_of_is_compared_day_by_day() -> None:
+    grows = [row | {"sum": row["sum"] * (8 if row["day"] else 1)} for row in memory(1)]
+    late = [row for row in grows if row["day"] or not row["arm"] or row["device"] < "d3"]
+    plain, level = (
+        decide_all(guardrails_of([], [], MEASURED, memory=[row | {"by_day": is_so} for row in late]))[LARGE]
+        for is_so in (False, True)
+    )
+    assert plain.numbers["difference"] < -0.5, "days differ, and nothing else does"
+    assert abs(level.numbers["difference"]) < 0.1
+
+
 def test_all_that_is_asked_shares_the_alpha() -> None:
     asked = guardrails_of([], [], MEASURED, numbers=MARGIN)
     assert [record.alpha for record in asked.values()] == [PLAN.alpha / 4] * 4

@@ -16,7 +16,7 @@ from cloud.rollout.verdict import Evidence, Verdict, judge
 from shared.metrics import get_metric
 from shared.summary import quantise, restore
 from shared.telemetry import SumsRow
-from tests.unit.cloud_.simulated import Fleet
+from tests.unit.cloud_.simulated import MODEL, Fleet
 
 Make = typing.Callable[..., Fleet]
 Row = dict[str, typing.Any]
@@ -35,7 +35,7 @@ def ramped(unit: str, *, worse: float, drift: float, seed: int = 1, n: int = 60)
             for arm, k in ((0, 60 - n1), (1, n1)):
                 good = int(rng.binomial(k, 0.7 + differs + drift * day / DAYS - worse * arm))
                 row = {
-                    "region": "west", "epoch": 7, "grew": True, "arm": arm, "device": f"d{place}", "day": day,
+                    "region": "west", "epoch": 7, "by_day": True, "arm": arm, "device": f"d{place}", "day": day,
                     "requests": k, "failed": k - good, "fallback": 0, "timed_out": 0, "outcomes": k,
                     "metric_sum": quantise(1.0) * good, "metric_sumsq": quantise(1.0) * good,
                 }  # fmt: skip
@@ -82,10 +82,13 @@ def test_each_day_has_the_same_part_of_both_arms_and_no_rate_looks_surer() -> No
     assert levelled(alone, "outcomes") == alone, "nothing is thrown away before the candidate has answered"
 
 
-def test_the_controller_compares_the_same_days_while_a_step_grows(make_fleet: Make) -> None:
-    canary = (
-        "keep_pairs = false\ndevice_share = 0.75\ncontrol_share = 0.25\n[rollout.canary.ramp]\nbase_per_minute = 7e-4"
-    )
+RAMP = "\n[rollout.canary.ramp]\nbase_per_minute = 7e-4"
+
+
+@pytest.mark.parametrize("late", ["since the step grows", "since it takes long to arrive"])
+def test_the_controller_compares_the_same_days_where_the_candidate_is_late(make_fleet: Make, late: str) -> None:
+    grows = late == "since the step grows"
+    canary = f"keep_pairs = false\ndevice_share = 0.75\ncontrol_share = 0.25{RAMP if grows else ''}"
     fleet = make_fleet(n=8, rollout='max_days = 60\nguardrails = "watch"', canary=canary)
     number = fleet.trial()
     answers, first = fleet.answers, fleet.now_s
@@ -97,7 +100,14 @@ def test_the_controller_compares_the_same_days_while_a_step_grows(make_fleet: Ma
         return msgspec.structs.replace(row, metric_sum=quantise(loss) * n, metric_sumsq=quantise(loss * loss) * n)
 
     fleet.answers = lambda status, day, **more: drifting(status, day=day, **more)  # type: ignore[method-assign]
+    fleet.until(lambda: bool(fleet.stages(number)["west"]["opened_s"]))
+    candidates = [device for device in fleet.devices if device.region == "west" and device.arms.get(MODEL)]
+    for device in candidates if not grows else []:
+        device.installs = "hangs"
+    fleet.days(2)
+    for device in candidates:
+        device.installs = "ok"
     fleet.until(lambda: bool(fleet.stages(number)["west"]["passed_s"]))
-    assert len(fleet.stages(number)["west"]["growth"]) > 2
+    assert (len(fleet.stages(number)["west"]["growth"]) > 2) == grows
     numbers = fleet.store.rollouts.verdicts(number)[-1]["inputs"]["decision"]["numbers"]
     assert abs(numbers["difference"]) < 0.01

@@ -24,7 +24,7 @@ _WATCHED = {
     b"accept-encoding": _ACCEPTS,
     b"transfer-encoding": _TRANSFER,
 }
-_NO_HEAD = Head()
+_NO_HEAD, _OLD = Head(), "1.0"
 
 
 class Request(typing.NamedTuple):
@@ -152,7 +152,7 @@ class Incoming:
         self._in_head, self._unparsed = False, 0
         if not self._url.startswith(b"/"):
             self._url = self._without_origin(self._url)
-        if self._wants_leave and self._parser.get_http_version() != "1.0":  # there it would be taken for the reply
+        if self._wants_leave and self._parser.get_http_version() != _OLD:  # there it would be taken for the reply
             self._give_leave()
 
     def _without_origin(self, url: bytes) -> bytes:
@@ -180,7 +180,8 @@ class Incoming:
             raise WireError("upgrades are not spoken here", field="upgrade", fix="Send plain HTTP/1.1.")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         method, path = parser.get_method().decode("latin-1"), self._url.decode("latin-1")
-        keep_alive = parser.should_keep_alive()
+        # Who speaks the old version, and asks for more, waits for the end unless the reply promises not to end.
+        keep_alive = parser.should_keep_alive() and parser.get_http_version() != _OLD
         head = self._head
         is_whole = head.header_length is None and not head.encoding and not self._wants_leave
         is_plain = method == "POST" and keep_alive and is_whole

@@ -331,6 +331,12 @@ def test_a_client_that_speaks_http_1_0_is_told_nothing_before_its_reply(address:
         assert line.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_client_that_speaks_http_1_0_and_would_stay_is_told_that_its_reply_is_the_last(address: Address) -> None:
+    sent = request("/v1/predict", {"features": ROW}, "Connection: keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0")
+    (reply,) = talk(address, sent, half_close=False)
+    assert (reply.status, reply.headers["connection"]) == (200, "close")
+
+
 def test_what_trails_a_body_says_nothing_of_the_request(address: Address) -> None:
     body = json.dumps({"features": ROW}).encode()
     (reply,) = talk(address, chunked(body, end=b"0\r\nContent-Encoding: gzip\r\nX: y\r\n\r\n"))

@@ -173,7 +173,11 @@ def share_of(groups: typing.Iterable[Group], labels: Held) -> int | None:
     >>> share_of(both, {"store": "test"}), share_of(both, {}), share_of(both[:1], {})
     (10000, 1000, None)
     """
-    return max((one.device_share_bp for one in groups if matches(one.where, labels)), default=None)
+    most: int | None = None
+    for one in groups:  # asked of each device at each look of the controller
+        if (most is None or one.device_share_bp > most) and (not one.where or matches(one.where, labels)):
+            most = one.device_share_bp
+    return most
 
 
 def written(where: Where) -> str:

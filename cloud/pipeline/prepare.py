@@ -74,7 +74,7 @@ def prepare(project: Project, store: Store, repository: SignedRepository, order:
     if lacking:
         raise DataError(f"the data has no column {lacking[0]!r}", field="features", fix="Add data that has it.")
     features = definition.learn(learn.columns)
-    _check_names(model, features, learn.columns)
+    _check_names(model, features, learn.columns.keys() & trusted.columns.keys())
     classes = _classes(model, learn)
     labels = label_numbers(learn, model, classes)
     if not order.is_stateful:

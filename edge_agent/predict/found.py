@@ -24,7 +24,8 @@ from shared.features.compiled import Codes
 from shared.lists import ItemId
 from shared.telemetry import APPROXIMATE
 
-SLOW_ROWS = 16
+FIRST_ROWS = 4
+TURN_S, SLOW_TURN_S = 0.003, 0.1  # others have their turn after so long; beside a thread they have it all the time
 MOST_S = 2.0
 Row = typing.Mapping[str, object]
 T = typing.TypeVar("T")
@@ -162,14 +163,18 @@ def _scores(bundle: LoadedBundle, lists: LoadedLists, codes: Codes) -> Steps[tup
     while len(scores) < n_items:
         if scores:
             yield None
-        n = min(runtime.rows_at_once, SLOW_ROWS if bundle.is_slow else runtime.rows_at_once, n_items - len(scores))
-        started_s = time.perf_counter()
+        turn_s = SLOW_TURN_S if bundle.is_slow else TURN_S
+        n = max(1, int(turn_s / lists.item_s)) if lists.item_s else FIRST_ROWS
+        n = min(n, runtime.rows_at_once, n_items - len(scores))
+        started_s, worked_s = time.perf_counter(), time.thread_time()
         vectors = lists.inputs(codes, len(scores), len(scores) + n)
         if bundle.is_slow:
             outputs, took_s = yield from _run_apart(runtime, vectors)
+            lists.item_s = took_s / n
         else:
             outputs = runtime.run_apart(vectors, None)
             took_s = time.perf_counter() - started_s
+            lists.item_s = (time.thread_time() - worked_s) / n  # on a busy machine others work meanwhile
         scores += outputs[bundle.manifest.n_outputs - 1 :: bundle.manifest.n_outputs]
         ran_s += took_s
         if ran_s > MOST_S and len(scores) < n_items:

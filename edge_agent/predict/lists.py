@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 import typing
 
 from shared.bundle import ITEMS_FILE, Lists
@@ -41,6 +42,8 @@ class LoadedLists:
         Raw columns that come from the catalogue, and never from a request.
     code : callable
         Raw values of a context to its codes; DataError as for a row.
+    item_s : float
+        Seconds that the model took for an item when it scored some of the catalogue last; 0 before that.
 
     Raises
     ------
@@ -59,12 +62,14 @@ class LoadedLists:
         self.ids, self._rows = read.ids, read.rows
         self.code, self._key = self._split.context.code, self._split.context.key
         self.n_contexts = table.n_keys - 1
+        self.item_s = 0.0
         self._coded: dict[int, Codes] = {}
         starts = itertools.accumulate((feature.width for feature in features.feature), initial=0)
         inputs = [range(start, stop) for start, stop in itertools.pairwise(starts)]
         self._of_context = [i for place in self._split.context_places for i in inputs[place]]
-        self._keeps_inputs = 4 * encoder.width * says.n_items <= _MOST_KEPT_BYTES
-        self._inputs: dict[tuple[int, int], typing.Any] = {}
+        self._shape = says.n_items, encoder.width
+        self._inputs: typing.Any = None
+        self._n_inputs, self._keeping = 0, threading.Lock()
 
     def find(self, codes: Codes) -> list[Placed] | None:
         """Return the list of a coded context, best first; None if it has none."""
@@ -96,21 +101,32 @@ class LoadedLists:
     def inputs(self, context: Codes, start: int, stop: int) -> bytes:
         """Return the model's inputs for some items of the catalogue in a coded context, row after row.
 
-        What is an item's own in them is worked out once; numpy is there wherever there is a model to be run.
+        What is an item's own in them is worked out once, and kept unless it is too much.
         """
-        kept = self._inputs.get((start, stop))
-        if kept is None:
-            packed = b"".join([self._packed(self.codes(context, place)) for place in range(start, stop)])
-            if self._keeps_inputs:
-                import numpy as np
-
-                self._inputs[start, stop] = np.frombuffer(packed, np.float32).reshape(stop - start, -1)
-            return packed
-        rows = kept.copy()
+        if 4 * self._shape[0] * self._shape[1] > _MOST_KEPT_BYTES:
+            return self._coded_inputs(context, start, stop)
+        with self._keeping:
+            if self._n_inputs < stop:
+                self._keep_inputs(context, stop)
+        rows = self._inputs[start:stop].copy()
         first = memoryview(self._packed(self.codes(context, start))).cast("f")
         rows[:, self._of_context] = [first[i] for i in self._of_context]
         made: bytes = rows.tobytes()
         return made
+
+    def _coded_inputs(self, context: Codes, start: int, stop: int) -> bytes:
+        return b"".join([self._packed(self.codes(context, place)) for place in range(start, stop)])
+
+    def _keep_inputs(self, context: Codes, stop: int) -> None:
+        """Keep the inputs of the items up to one."""
+        import numpy as np  # which is there wherever there is a model to be run
+
+        if self._inputs is None:
+            self._inputs = np.zeros(self._shape, np.float32)
+        start = self._n_inputs
+        made = np.frombuffer(self._coded_inputs(context, start, stop), np.float32)
+        self._inputs[start:stop] = made.reshape(stop - start, self._shape[1])
+        self._n_inputs = stop
 
     @functools.cached_property
     def places(self) -> dict[ItemId, int]:

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.interleave import coins, team_draft
-from edge_agent.predict.found import SLOW_ROWS
 from edge_agent.predict.loaded import NotReadyError
 from edge_agent.predict.replies import MAX_ROWS
 from edge_agent.records import CANDIDATE, INCUMBENT, Answered, Failed, Visited
@@ -436,7 +435,7 @@ def test_in_shadow_a_column_that_only_the_others_catalogue_has_comes_from_there(
 def test_a_slow_model_does_not_keep_whoever_asked_for_long(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    catalogue = of_x({i: i / 10 for i in range(2 * SLOW_ROWS)})
+    catalogue = of_x({i: i / 10 for i in range(20)})
     served = fakes.serve(tmp_path, with_lists(fakes.make_bundle(fault="slow"), catalogue=catalogue))
     check(ask(served, GREEN), best(GREEN, 3, catalogue), "onnx", tuple(catalogue))
     monkeypatch.setattr("edge_agent.predict.found.MOST_S", 0.001)

@@ -264,7 +264,7 @@ class Sync:
         models = self._generations.read(active).models if active else ()
         refused: dict[str, dict[str, str]] = {}
         running = {(entry.model, version) for entry in models for version in entry.versions}
-        for (model, version, _), reason in self.state.refused().items():
+        for (model, version, _), reason in self.state.blamed().items():
             if (model, version) not in running:  # in another form, perhaps
                 refused.setdefault(model, {})[version] = reason[:200]
         return DeviceStatus(

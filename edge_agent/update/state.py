@@ -143,6 +143,11 @@ class State:
         rows = self._db.execute("select model, version, manifest, reason from refused")
         return {(model, version, manifest): reason for model, version, manifest, reason in rows}
 
+    def blamed(self) -> dict[tuple[str, str, str], str]:
+        """What does not work on this device; of what is only suspected nobody is told, as most of it is innocent."""
+        suspects = set(self._db.execute("select model, version, manifest from suspects").fetchall())
+        return {key: reason for key, reason in self.refused().items() if key not in suspects}
+
     def forget_refusals(self) -> None:
         """Let everything that failed here be tried again."""
         with transaction(self._db):

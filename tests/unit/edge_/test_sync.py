@@ -18,6 +18,7 @@ import pytest
 
 from cloud.web.front import Front
 from edge_agent.config import Layout, Settings
+from edge_agent.control import ServerProxy
 from edge_agent.files import BlobStore, write_atomic
 from edge_agent.passes import Beat, Pass, run_child
 from edge_agent.sync import Sync
@@ -201,6 +202,25 @@ def test_an_update_goes_on_with_the_part_that_it_has_and_clears_away_what_nobody
         part_of(layout.blobs, "0" * 64).write_bytes(b"of a version that was taken back")
         sync.one_pass()
         assert list(layout.blobs.glob(".*")) == []
+
+
+# ---- what the cloud is told
+
+
+def test_what_is_only_suspected_is_not_told_to_the_cloud_as_refused(
+    tmp_path: pathlib.Path, layout: Layout, cloud: fakes.SignedRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sibling, or another model's candidate, may have failed: the cloud would take the wrong one back."""
+    with syncing(layout, source=carried(cloud, tmp_path / "stick")) as sync:
+        sync.one_pass()
+        (digest,) = [path.name for path in layout.generations.iterdir()]
+        monkeypatch.setattr(ServerProxy, "active", lambda _self: digest)
+        sync.state.refuse(fakes.MODEL, "v2", "ab", "it died", on_suspicion=True)
+        assert sync.status().models[0].refused == {}
+        sync.state.refuse(fakes.MODEL, "v3", "cd", "it died alone")
+        assert sync.status().models[0].refused == {"v3": "it died alone"}
+        sync.state.acquit(but_last=True)
+        assert set(sync.status().models[0].refused) == {"v2", "v3"}
 
 
 # ---- how old the news are

@@ -32,6 +32,13 @@ class NotReadyError(ModelError):
     bundle: LoadedBundle | None = None
 
 
+class NoAnswerError(ModelError):
+    """The table does not know the row, and nothing else is there to answer it."""
+
+    code = "no-answer"
+    retry = False
+
+
 class LoadedBundle:
     """A version that can answer.
 
@@ -167,7 +174,7 @@ class LoadedBundle:
         where = f"{self.manifest.model}@{self.version}"
         if failure is not None:
             raise ModelError(failure.message, field=where) from failure
-        raise ModelError(
+        raise NoAnswerError(
             "no precomputed answer for this input, and no default", field=where, fix="Ship the model or set a default."
         )
 

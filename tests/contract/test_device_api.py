@@ -345,6 +345,15 @@ def test_a_broken_model_is_told_as_such_and_may_be_asked_again(tmp_path: pathlib
     assert "nan" in json.loads(reply.body)["error"]
 
 
+def test_a_row_that_nothing_here_can_answer_is_told_as_such_and_asking_again_is_not_advised(
+    tmp_path: pathlib.Path,
+) -> None:
+    alone = fakes.make_bundle(answer_order="precomputed_only", table={0: (0.5, 0.5)}, with_model=False)
+    reply = fakes.serve(tmp_path, alone).api.handle("POST", "/v1/predict", json.dumps({"features": ROW}).encode())
+    assert (reply.status, reply.headers) == (503, ())
+    assert json.loads(reply.body)["type"] == "urn:covey:error:no-answer"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "field"),
     [

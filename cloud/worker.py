@@ -31,16 +31,23 @@ class Flock:
     """Batches come in flocks, and a tick costs the same for one as for all: it waits for the last, but not for long.
 
     Where ticks are as far apart as its patience lasts, none waits.
+
+    Attributes
+    ----------
+    took_s : float
+        How long the last tick took: the next one waits as long for what may still be coming.
     """
 
     def __init__(self) -> None:
-        self._revision, self._since_s = -1, -_PATIENCE_S
+        self._revision, self._moved_s, self._since_s = -1, -_PATIENCE_S, -_PATIENCE_S
+        self.took_s = 0.0
 
     def is_in(self, revision: int, now_s: float) -> bool:
-        """Whether to tick: nothing has come since this was asked last, or too much time has passed since a tick."""
+        """Whether to tick: nothing has come for a while, or too much time has passed since a tick."""
         is_coming = revision != self._revision
-        self._revision = revision
-        if is_coming and now_s < self._since_s + _PATIENCE_S:
+        if is_coming:
+            self._revision, self._moved_s = revision, now_s
+        if (is_coming or now_s < self._moved_s + self.took_s) and now_s < self._since_s + _PATIENCE_S:
             return False
         self._since_s = now_s
         return True
@@ -72,8 +79,9 @@ class Worker:
             messenger = Messenger(self.project)
             while not stop.is_set():
                 try:
-                    if self._flock.is_in(self.store.evidence.revision(), time.monotonic()):
-                        self.once()
+                    began_s = time.monotonic()
+                    if self._flock.is_in(self.store.evidence.revision(), began_s) and self.once():
+                        self._flock.took_s = time.monotonic() - began_s
                 except CoveyError as err:
                     log.exception("a tick failed; the next one tries again", extra={"code": err.code})
                 except Exception:

@@ -65,6 +65,15 @@ def test_batches_that_come_together_are_seen_together() -> None:
     assert ticks(0.125, [0, 1, 5, 9, 9, 9]) == [True, False, False, False, True, True]
 
 
+def test_a_tick_that_took_long_is_not_begun_before_it_has_been_quiet_for_as_long() -> None:
+    flock = Flock()
+    assert flock.is_in(0, 0.0)
+    flock.took_s = 0.5
+    looks = [flock.is_in(revision, 0.125 * n) for n, revision in enumerate((1, 2, 2, 2, 3, 3, 3, 3), 1)]
+    assert looks == [False] * 7 + [True]
+    assert [flock.is_in(3, 1.0 + 0.125 * n) for n in range(1, 3)] == [True, True]
+
+
 def test_batches_that_never_end_do_not_keep_the_worker_from_its_work() -> None:
     assert ticks(0.25, range(9)) == [n % 4 == 0 for n in range(9)]
 

@@ -8,7 +8,7 @@ import typing
 import msgspec
 
 from cloud.analysis.counts import Count, log_e_more
-from cloud.rollout.devices import Row, Wanted, is_too_old, model_status, status_of, takes_part
+from cloud.rollout.devices import Row, Wanted, is_too_old, model_status, status_of, takes_part, will_take_part
 from cloud.rollout.groups import labels_of
 from shared.experiment import in_control
 from shared.labels import share_of
@@ -40,8 +40,8 @@ class Online(msgspec.Struct, frozen=True, kw_only=True):
 
     Parameters
     ----------
-    region : str
-        ``*`` is the whole fleet.
+    region, since : str, str
+        ``*`` is the whole fleet; a step for some devices of a region has its own count, since it opened.
     known : int
         Online or not.
     """
@@ -50,6 +50,7 @@ class Online(msgspec.Struct, frozen=True, kw_only=True):
     known: int
     then: int
     now: int
+    since: str = "the rollout began"
 
 
 def heard_from(
@@ -122,6 +123,24 @@ def silenced(heard: typing.Iterable[Heard], alpha: float) -> list[str]:
     ]
 
 
+def online_in_step(
+    devices: typing.Iterable[Row], wanted: Wanted, *, now_s: float, online_window_s: float, joined_by_s: float
+) -> tuple[int, int]:
+    """Count the devices that a step takes once all were asked, and of these the ones that are online.
+
+    Parameters
+    ----------
+    joined_by_s : float
+        Who joined later is left out.
+    """
+    own = [
+        device["seen_s"]
+        for device in devices
+        if device["joined_s"] <= joined_by_s and will_take_part(device, wanted, is_online=False)
+    ]
+    return len(own), sum(now_s - seen_s <= online_window_s for seen_s in own)
+
+
 def gone(seen: typing.Iterable[Online], ratio: float, least: int) -> list[str]:
     """Say where far fewer devices are online than when the rollout began.
 
@@ -146,5 +165,5 @@ def gone(seen: typing.Iterable[Online], ratio: float, least: int) -> list[str]:
         error = math.sqrt(2 * max(one.known, one.then) * share * (1 - share))
         if lost >= least and lost > ratio * one.then and lost > _ERRORS * error:
             name = "the fleet" if one.region == FLEET else one.region
-            said.append(f"of {name} {one.now:,} devices are online, {one.then:,} were when the rollout began")
+            said.append(f"of {name} {one.now:,} devices are online, {one.then:,} were when {one.since}")
     return said

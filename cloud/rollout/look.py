@@ -10,8 +10,8 @@ from cloud.config import ModelSettings, Project, RolloutSettings
 from cloud.rollout.by_device import EARLIER_DAYS
 from cloud.rollout.channels import control_share_bp
 from cloud.rollout.devices import Wanted, count, model_status, status_of
-from cloud.rollout.groups import groups_of
-from cloud.rollout.heard import FLEET, Heard, Online, heard_from
+from cloud.rollout.groups import groups_of, is_plain, said_of
+from cloud.rollout.heard import FLEET, Heard, Online, heard_from, online_in_step
 from cloud.rollout.quality import Judged, is_interleaved
 from cloud.rollout.split import Others, beside, place_of
 from cloud.rollout.verdict import Around, Evidence, Verdict, judge
@@ -24,6 +24,7 @@ Row = dict[str, typing.Any]
 
 
 _ONLINE = "rollout {} online"  # where the store keeps how many devices were, by region, when it began
+_ONLINE_HERE = "stage {} online"  # and how many that a step for some devices takes, when it opened
 
 
 class Moment(typing.NamedTuple):
@@ -67,6 +68,7 @@ def look_at(
     says = _said_by(devices, rollout)
     dropped = {one["arm"]: one["ended_day"] for one in rollout["candidates"] if one["state"] == "dropped"}
     online = _online(project, store, rollout, stage, at.now_s) if rows else []
+    online += _online_here(project, store, stage, devices, asked, at.now_s)
     verdicts = {}
     for candidate in running(rollout):
         wanted = asked._replace(version=candidate["version"])
@@ -188,6 +190,24 @@ def _online(project: Project, store: Store, rollout: Row, stage: Row, now_s: flo
         now=sum(one.now for one in found),
     )
     return [fleet, *(one for one in found if stage["region"] in (FLEET, one.region))]
+
+
+def _online_here(
+    project: Project, store: Store, stage: Row, devices: typing.Sequence[Row], asked: Wanted, now_s: float
+) -> list[Online]:
+    """Count the same of a step for some devices: where it takes all of a kind there are none to compare them with."""
+    if is_plain(asked.all_groups) or not devices:
+        return []
+    key, window_s = _ONLINE_HERE.format(stage["id"]), project.settings.serve.online_window_s
+    kept = str(store.get_meta(key, ""))
+    if not kept:
+        _, then = online_in_step(devices, asked, now_s=now_s, online_window_s=window_s, joined_by_s=now_s)
+        kept = json.dumps([now_s, then])
+        store.set_meta(key, kept)
+    began_s, then = json.loads(kept)
+    known, now = online_in_step(devices, asked, now_s=now_s, online_window_s=window_s, joined_by_s=began_s)
+    name = f"{stage['region']} {said_of(stage['settings'])}".rstrip()
+    return [Online(region=name, known=known, then=then, now=now, since="this step opened")]
 
 
 def of_arm(evidence: Evidence, arm: int, dropped_days: typing.Collection[int] = ()) -> Evidence:

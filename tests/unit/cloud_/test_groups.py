@@ -224,6 +224,22 @@ def test_a_step_for_some_grows_as_its_ramp_says(make_fleet: Make) -> None:
     fleet.until(lambda: len(tried(fleet)) == 8, most=5)
 
 
+def test_a_step_that_kills_the_devices_of_its_kind_holds_though_the_region_hardly_notices(make_fleet: Make) -> None:
+    fleet = make_fleet(n=40, canary=STEPS, rollout="max_days = 60")
+    labelled(fleet, *(f"west-{i}" for i in range(8)), store="flagship")
+    number = fleet.trial()
+    until_step(fleet, number, "canary west store=flagship|test")
+    for device in fleet.devices[:5]:
+        device.online = False
+    fleet.days(6)
+    stage = newest(fleet, number)
+    assert (plan.stage_name(stage), bool(stage["passed_s"])) == ("canary west store=flagship|test", False)
+    assert "of west store=flagship|test 3 devices are online, 8 were when this step opened" in stage["why"]
+    for device in fleet.devices[:5]:
+        device.online = True
+    fleet.until(lambda: newest(fleet, number)["id"] != stage["id"], most=4)
+
+
 # ---- counting
 
 

@@ -12,9 +12,11 @@ import subprocess
 import sys
 import typing
 
+import msgspec
 import pytest
 
 from edge_agent.files import lock
+from edge_agent.passes import Pass
 from shared import bundle, codec
 from shared.features import Bucketed, Categorical, FeatureSet, TimePart
 from tests import fakes
@@ -194,6 +196,21 @@ def test_the_pages_show_every_way_to_ask() -> None:
     paths = [path for path, _ in posts_of_the_pages()]
     ways = {"/v1/predict": 2, "/v1/rank": 2, "/v1/outcomes": 3, "/v2/models/shop/infer": 1}
     assert {path: paths.count(path) for path in set(paths)} == ways
+
+
+def test_the_page_shows_the_status_as_it_is(tmp_path: pathlib.Path) -> None:
+    layout = fakes.join(tmp_path / "store")
+    fakes.install(layout, fakes.make_bundle())
+    with fakes.running_agent(layout) as agent:
+        fakes.wait_for(lambda: agent.engine.models)
+        said = json.loads(fakes.get_text(agent.address, "/v1/status"))
+    said["sync"] = msgspec.to_builtins(Pass())  # there was none yet
+    section = REFERENCE.read_text().partition("### `GET /v1/status`")[2]
+    shown = json.loads(section.partition("```json")[2].partition("```")[0])
+    assert list(shown) == list(said)
+    for part in ("update", "trial", "sync"):
+        assert list(shown[part]) == list(said[part]), part
+    assert list(shown["models"]["shop"]) == list(said["models"]["late"])
 
 
 @pytest.mark.timeout(900)

@@ -93,7 +93,8 @@ def status(arguments: Arguments) -> int:
         said = {"device": identity.device, "region": identity.region, "running": False, "error": str(err)}
         print_out(said, [f"{identity.device} ({identity.region}): {err}"], as_json=arguments.json)
         return err.exit_status
-    lines = [f"{said['device']} ({said['region']}) answers on {said['address']}"]
+    where = f"on {said['address']}" if said["address"] else "inside a program"
+    lines = [f"{said['device']} ({said['region']}) answers {where}"]
     labels = _labels(layout)
     lines.append("labels " + " ".join(f"{key}={value}" for key, value in sorted(labels.items())))
     lines.append(f"generation {said['generation'][:12] or 'none'}  {said['state']}")

@@ -223,6 +223,14 @@ def test_a_child_that_is_forked_is_another_process_and_writes_nothing_over_its_p
     assert totals(layout)["requests"] == 51
 
 
+def test_the_status_on_the_command_line_says_where_it_answers(layout: Layout) -> None:
+    fakes.install(layout, fakes.make_bundle())
+    asked = [sys.executable, "-m", "edge_agent.cli", "--store", str(layout.store), "status"]
+    with Predictor(layout.store, with_sync=False):
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[0].endswith(" answers inside a program")
+
+
 def test_what_is_wrong_is_told_and_leaves_it_usable(layout: Layout) -> None:
     fakes.install(layout, fakes.make_bundle())
     with Predictor(layout.store, with_sync=False) as predictor:

@@ -23,7 +23,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     loop : str
         Event loop: ``uvloop``, ``asyncio``, or ``auto`` for uvloop where it is installed.
     names : tuple of str
-        What a client may call this device, in the header Host, beside localhost and addresses of this machine alone.
+        What a client may call this device, in the header Host, beside localhost and addresses of this machine alone;
+        and whose pages may ask it, by the header Origin.
         Checked where it answers on such an address, or where there are names; any name will do elsewhere.
     socket, socket_mode : str
         Path of a Unix socket to answer on as well, and who may connect to it; none by default.

@@ -2,7 +2,8 @@
 
 Who opens a page lets its program ask any server, and read what it says if the server has the page's name. So a page
 whose name suddenly means 127.0.0.1 (DNS rebinding) could read and ask everything here. It can not hide its name: the
-browser sends it in the header Host.
+browser sends it in the header Host. Any other page can post without reading the reply, and have things counted that
+nobody asked; what it is called stands in the header Origin.
 """
 
 from __future__ import annotations

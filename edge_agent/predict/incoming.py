@@ -14,13 +14,14 @@ from shared.errors import CoveyError, WireError
 
 _MAX_HEAD_BYTES = 64 << 10
 _SMALL_BODY_BYTES = 64 << 10
-_LENGTH, _EXPECT, _ENCODING, _HEADER_LENGTH, _HOST, _ACCEPTS, _TRANSFER = range(7)
+_LENGTH, _EXPECT, _ENCODING, _HEADER_LENGTH, _HOST, _ACCEPTS, _TRANSFER, _ORIGIN = range(8)
 _WATCHED = {
     b"content-length": _LENGTH,
     b"expect": _EXPECT,
     b"content-encoding": _ENCODING,
     b"inference-header-content-length": _HEADER_LENGTH,
     b"host": _HOST,
+    b"origin": _ORIGIN,
     b"accept-encoding": _ACCEPTS,
     b"transfer-encoding": _TRANSFER,
 }
@@ -58,7 +59,8 @@ class Incoming:
     give_leave : callable
         Called when a client waits for leave to send its body.
     check_host : callable
-        Told what the header Host says; raises if this device does not answer to that.
+        Told what the header Host says, and which page asks where a browser says so; raises if this device does not
+        answer to that.
     """
 
     def __init__(
@@ -134,6 +136,8 @@ class Incoming:
                 raise TooLargeError(f"a body of {int(value[:19]):,} bytes", field="content-length")
         elif watched == _HOST:
             self._check_host(value)
+        elif watched == _ORIGIN:
+            self._check_host(value.partition(b"://")[2] or value)
         elif watched == _TRANSFER:
             if value.strip().lower() != b"chunked":
                 raise WireError("only chunked is read here", field="transfer-encoding", fix="Use Content-Encoding.")

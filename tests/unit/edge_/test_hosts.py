@@ -50,10 +50,11 @@ def test_any_other_name_is_refused_and_the_message_says_what_to_set(said: str) -
     assert caught.value.field == "host"
 
 
-def ask(line: socket.socket, host: str | None, origin: str = "") -> tuple[int, typing.Any]:
-    """Ask for an answer under some name, and maybe by a target that names another; return status and reply."""
+def ask(line: socket.socket, host: str | None, origin: str = "", page: str = "") -> tuple[int, typing.Any]:
+    """Ask for an answer under some name, or by a target that names another, or from a page; return what was said."""
     body = json.dumps(ROW).encode()
     named = f"Host: {host}\r\n" if host is not None else ""
+    named += f"Origin: {page}\r\n" if page else ""
     line.sendall(f"POST {origin}/v1/predict HTTP/1.1\r\n{named}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     data = b""
     while b"\r\n\r\n" not in data:
@@ -94,6 +95,17 @@ def test_a_page_that_points_its_name_here_gets_nothing_and_the_unix_socket_is_ex
     for origin, status in (("http://shop.lan:80", 200), (f"http://{EVIL}", 403)):
         with socket.create_connection(("127.0.0.1", port)) as line:
             assert (ask(line, "localhost", origin)[0], origin) == (status, origin)
+
+
+def test_a_page_from_elsewhere_can_not_have_the_device_count_what_it_makes_up(address: tuple[str, int]) -> None:
+    path, port = address
+    pages = {"https://page.example": 403, "null": 403, "http://localhost:3000": 200, "https://shop.lan": 200}
+    for page, status in pages.items():
+        with socket.create_connection(("127.0.0.1", port)) as line:
+            assert (ask(line, "localhost", page=page)[0], page) == (status, page)
+    with socket.socket(socket.AF_UNIX) as private:
+        private.connect(path)
+        assert ask(private, "localhost", page="https://page.example")[0] == 200
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/net/if_inet6").exists(), reason="this machine has no addresses of six")

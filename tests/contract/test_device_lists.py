@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
+import subprocess
+import sys
 import typing
 
 import pytest
@@ -398,6 +400,15 @@ def test_a_list_with_approximate_answers_compares_nobody(tmp_path: pathlib.Path)
     assert "visit" not in said
 
 
+def test_nothing_is_drawn_where_the_incumbents_own_list_is_approximate(tmp_path: pathlib.Path) -> None:
+    v2 = with_lists(fakes.make_bundle("v2", slope=-2.0), catalogue=OTHER, slope=-2.0)
+    says = fakes.trial("interleave", request_share_bp=10_000)
+    served = fakes.serve(tmp_path, with_lists(fakes.make_bundle(fault="garbage")), v2, says)
+    said = ask(served, GREEN)
+    check(said, FIRST_ITEMS, "coarse")
+    assert ("visit" in said, [type(one) for one in served.records]) == (False, [Answered] * 3)
+
+
 def test_where_lists_are_judged_a_list_is_a_visit_of_its_version(tmp_path: pathlib.Path) -> None:
     metric = {"metric": "ndcg"}
     served = serve(tmp_path, **metric)
@@ -440,3 +451,26 @@ def test_a_slow_model_does_not_keep_whoever_asked_for_long(
     check(ask(served, GREEN), best(GREEN, 3, catalogue), "onnx", tuple(catalogue))
     monkeypatch.setattr("edge_agent.predict.found.MOST_S", 0.001)
     check(ask(served, GREEN), FIRST_ITEMS, "coarse", tuple(catalogue))
+
+
+def test_a_device_without_a_runtime_answers_lists_and_imports_neither_it_nor_numpy(tmp_path: pathlib.Path) -> None:
+    made = fakes.make_bundle(answer_order="precomputed_only", with_model=False, table={0: (0.5, 0.5)})
+    layout = fakes.join(tmp_path)
+    fakes.install(layout, with_lists(made))
+    code = (
+        "import json, sys; from edge_agent import cli;"
+        f"cli.main(['--store', {str(tmp_path)!r}, 'run', '--port', '0', '--no-sync']);"
+        "print(json.dumps(list(sys.modules)))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        address = process.stdout.readline().split()[-1]
+        for context, wanted, source in ((RED, best(RED, 3), "precomputed"), (GREEN, FIRST_ITEMS, "coarse")):
+            status, said = fakes.post(address, "/v1/rank", {"context": context})
+            assert status == 200, said
+            check(said, wanted, source)
+        process.terminate()
+        names = set(json.loads(process.stdout.read()))
+    assert process.returncode == 0
+    assert "edge_agent.predict.listed" in names
+    assert not names & {"numpy", "onnxruntime"}

@@ -14,6 +14,8 @@ _SAID: dict[Word, str] = {
     "promote": "promote: the candidate is not worse by the margin",
     "continue": "continue: neither is certain yet",
 }
+_TOO_FEW = "continue: the candidate is not worse by the margin, but something else is missing"
+_TOO_SOON = "continue: the candidate looks worse, but a verdict takes more days"
 
 
 def reasons_of(word: Word, found: Findings, record: DecideInput) -> tuple[str, ...]:
@@ -38,12 +40,18 @@ def reasons_of(word: Word, found: Findings, record: DecideInput) -> tuple[str, .
         said = ["continue: there is nothing to compare yet"]
     else:
         said = [
-            _SAID[word],
+            _continue(found) if word == "continue" else _SAID[word],
             f"candidate minus control, higher is better: {worse.difference:+.4g}, standard error {worse.error:.3g}",
             f"evidence that it is worse{_by(record)} {_e(worse.log_e_worse)}, needed {_e(found.need_worse)}",
             f"evidence that it is not worse by {record.margin:g}: {_e(fine.log_e_fine)}, needed {_e(found.need_fine)}",
         ]
     return (*said, *_holds(found, record))
+
+
+def _continue(found: Findings) -> str:
+    if found.worse.log_e_worse >= found.need_worse:
+        return _TOO_SOON
+    return _TOO_FEW if found.fine.log_e_fine >= found.need_fine else _SAID["continue"]
 
 
 def _by(record: DecideInput) -> str:

@@ -32,7 +32,8 @@ def rollout_lines(view: Row) -> list[str]:
     else:
         lines += [f"  promotion waits: {said}" for said in view["promotion"]["waits"]]
     if view["promotion"]["more_outcomes"]:
-        lines.append(f"  about {view['promotion']['more_outcomes']:,} more outcomes prove it, if they go on like this")
+        more = view["promotion"]["more_outcomes"]
+        lines.append(f"  about {more:,} more outcomes prove that it is not worse, if they go on like this")
     now: Row = next((stage for stage in view["stages"] if stage["verdict"] != "PASS"), {})
     if view["state"] == "running" and now.get("waits_for_approval"):
         lines.append(f"  {now['name']} waits for somebody's word: covey rollout approve {view['id']}")

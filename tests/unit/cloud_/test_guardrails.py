@@ -10,7 +10,7 @@ import pytest
 
 from cloud.analysis.decide import decide
 from cloud.analysis.forecast import more_outcomes, more_outcomes_of
-from cloud.analysis.records import DecideInput, Metric, Minimum, Pairs
+from cloud.analysis.records import Arm, DecideInput, Metric, Minimum, Pairs, Stratum
 from cloud.config import NumberSettings, RolloutSettings
 from cloud.rollout.guardrails import FAILS, LARGE, POSTED, SLOW, decide_all, failed, guardrails_of, unproven
 from shared.summary import MEMORY_SCALE, N_LATENCY_BINS, latency_bin, quantise, square
@@ -132,6 +132,36 @@ def test_the_forecast_is_what_the_rule_then_finds(gain: float, n: int) -> None:
     assert more > 0
     after = [decide(pairs(n + share * more, gain)) for share in (0.8, 1.25)]
     assert [one.word for one in after] == ["continue", "promote"]
+
+
+def halves(n: float, given: float) -> DecideInput:
+    """Two equal arms with `n` outcomes each, of so many answers."""
+    size = n / 100
+    arm = Arm(n, 0.9 * n, 0.9 * n, 100.0, size * n, 0.9 * size * n, 0.81 * size * n, assigned=given)
+    return DecideInput(
+        schema="covey.decide/1", mode="ab", alpha=0.05, alpha_promote=0.01, margin=0.02, n_candidates=1,
+        metric=Metric("bernoulli", "higher"), strata=(Stratum(arm, arm),),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("coverage", [1.0, 0.8, 0.5, 0.2])
+def test_the_forecast_knows_that_outcomes_which_never_come_make_it_take_longer(coverage: float) -> None:
+    n = 1500.0
+    more = more_outcomes_of(decide(halves(n, n / coverage)).numbers, 0.02)
+    assert more is not None
+    after = [decide(halves(n + share * more, (n + share * more) / coverage)) for share in (0.7, 1.4)]
+    assert [one.word for one in after] == ["continue", "promote"]
+
+
+def test_what_is_certain_and_waits_for_a_minimum_is_not_called_uncertain() -> None:
+    enough = pairs(4000, 0.0)
+    held = msgspec.structs.replace(enough, minimum=Minimum(0, 51, 0))
+    soon = msgspec.structs.replace(pairs(4000, -0.2), minimum=Minimum(0, 0, 7))
+    assert [decide(one).reasons[0] for one in (pairs(100, 0.0), held, soon)] == [
+        "continue: neither is certain yet",
+        "continue: the candidate is not worse by the margin, but something else is missing",
+        "continue: the candidate looks worse, but a verdict takes more days",
+    ]
 
 
 def test_there_is_no_forecast_where_there_is_nothing_to_go_by() -> None:

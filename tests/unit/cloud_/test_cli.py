@@ -92,9 +92,12 @@ CALLS: dict[str, list[str]] = {
     "device preauthorise": ["till-4", "--key", "04" * 32],
     "device rotate": ["till-1"],
     "device retire": ["till-1", "--yes"],
+    "device label": ["till-1", "store=flagship", "--reason", "a test"],
     "device pin": ["till-1", builders.MODEL, "v1", "--reason", "a test"],
     "device unpin": ["till-5", builders.MODEL],
     "device import-telemetry": ["carried"],
+    "hook list": [],
+    "hook test": ["agrees"],
     "key list": [],
     "key create": ["root"],
     "key rotate": ["online", "--reason", "a test", "--yes"],
@@ -152,6 +155,8 @@ def _template() -> pathlib.Path:
             store.fleet.join(f"till-{i}", f"{i:02}" * 32, "by-hand", "secret")
         _carry(store, folder / "carried")
         store.pins.set("till-5", builders.MODEL, "v1", actor="ada", reason="a test")
+    with (folder / "covey.toml").open("a") as file:
+        file.write('\n[[hook]]\nname = "agrees"\non = ["alarm"]\ncommand = ["true"]\n')
     return folder
 
 
@@ -301,7 +306,7 @@ def test_a_damaged_covey_toml_is_named_with_line_or_key(path: str, old: str, new
 
 
 _WITHOUT_DATABASE = {
-    "feature show", "feature check", "serve", "model train", "key list", "key revoke", "bundle export",
+    "feature show", "feature check", "serve", "model train", "key list", "key revoke", "bundle export", "hook test",
 }  # fmt: skip
 
 
@@ -443,6 +448,25 @@ def test_decide_answers_garbage_with_an_error_that_counts_lines(
     if line:
         one_line(ran, 2, "line 2: ")
     assert ran.out == ""
+
+
+def test_decide_reads_lines_as_other_systems_end_them(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    arm = dict.fromkeys(("n", "g", "g_nn"), 2000) | dict.fromkeys(("sum", "sumsq", "g_ns", "g_ss"), 1800)
+    settings = {"mode": "ab", "alpha": 0.05, "alpha_promote": 0.01, "margin": 0.05, "n_candidates": 1}
+    metric = {"kind": "bernoulli", "direction": "higher"}
+    record = {"schema": "covey.decide/1", **settings, "metric": metric, "strata": [{"control": arm, "candidate": arm}]}
+    line = json.dumps(record).encode()
+    for said in (b"\xef\xbb\xbf" + line + b"\r\n \r\n" + line + b"\r\n", b"\n" + line + b"\n\n\t" + line):
+        monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(said), isatty=lambda: False))
+        assert shop("experiment", "decide") == Ran(0, "promote\npromote\n", "")
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(line), isatty=lambda: False))
+    assert json.loads(shop("experiment", "decide", "--explain").out)["word"] == "promote"
+
+
+def test_decide_starts_without_the_database() -> None:
+    code = "import sys, cloud.cli.main, cloud.cli.experiment; sys.exit('sqlite_utils' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # ---- as a person works

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import http.client
 import json
 import os
 import pathlib
@@ -16,12 +15,15 @@ import sys
 import time
 import typing
 
+import msgspec
 import requests
 
+from cloud.demo.line import Line
 from cloud.demo.relay import Relay
 from shared.errors import TimeoutExpiredError, UnreachableError
 
 _START_S = 120.0
+_ANSWER_S = 60.0
 _STOP_S = 20.0
 _ADDRESS = re.compile(rb"answers on (http://\S+)")
 _EDGE = (sys.executable, "-m", "edge_agent.cli")
@@ -116,7 +118,7 @@ class Device:
         self.name, self.region, self.folder, self.url = name, region, folder, url
         self.address = ""
         self._process: subprocess.Popen[bytes] | None = None
-        self._line: http.client.HTTPConnection | None = None
+        self._line: Line | None = None
 
     def join(self, token: str) -> None:
         """Join the fleet."""
@@ -158,7 +160,7 @@ class Device:
 
     def post(self, path: str, body: object) -> tuple[int, dict[str, typing.Any]]:
         """Post to the agent, as an application on the device would; return status and reply."""
-        return self._request("POST", path, json.dumps(body).encode())
+        return self._request("POST", path, msgspec.json.encode(body))
 
     def status(self) -> dict[str, typing.Any]:
         """Return what the agent says of itself."""
@@ -172,10 +174,10 @@ class Device:
 
     def _request(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, typing.Any]]:
         if self._line is None:
-            self._line = http.client.HTTPConnection(self.address.removeprefix("http://"), timeout=60)
-        self._line.request(method, path, body)
-        response = self._line.getresponse()
-        return response.status, json.loads(response.read())
+            host, _, port = self.address.removeprefix("http://").rpartition(":")
+            self._line = Line(host, int(port), _ANSWER_S)
+        status, reply = self._line.ask(method, path, body)
+        return status, msgspec.json.decode(reply, type=dict[str, typing.Any])
 
     def sync(self) -> dict[str, typing.Any]:
         """Do what ``covey-edge sync`` does: ask the agent for a pass now, and wait for it."""

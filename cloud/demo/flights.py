@@ -136,11 +136,14 @@ def origin_delay(
         times, delays = event_s[index], delay[index]
         starts = np.searchsorted(times, times - _LOOK_BACK_S, "left")
         ends = np.searchsorted(times, times, "left")
-        for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            if end > start:
-                waited = (times[i] - times[start:end]) / 60
-                known = np.where(np.isnan(delays[start:end]), waited, np.minimum(delays[start:end], waited))
-                out[index[i]] = float(np.mean(known))
+        # A row for each flight, a column for each flight of the two hours before it.
+        before = starts[:, None] + np.arange(max(1, int(np.max(ends - starts))))
+        is_before = before < ends[:, None]
+        before = np.minimum(before, len(times) - 1)
+        waited = (times[:, None] - times[before]) / 60
+        known = np.where(np.isnan(delays[before]), waited, np.minimum(delays[before], waited))
+        n = np.maximum(ends - starts, 1)
+        out[index] = np.where(ends > starts, np.sum(np.where(is_before, known, 0.0), axis=1) / n, np.nan)
     return out
 
 

@@ -40,6 +40,7 @@ def _asked() -> dict[str, DecideInput]:
         "shadow": sim.question(GOOD, 0.02, "shadow"),
         "errors": sim.question(BAD, 0.005),
         "slow": sim.question(FAST, 10.0),
+        "losses": sim.question(SCORE, 0.2, "shadow"),
     }
 
 
@@ -175,6 +176,8 @@ def _equal_by_requests() -> dict[str, Simulator]:
         "latency, candidate has 90 %": f(sim.latencies, slower=1.0, n=(10, 90), asked=q["slow"]),
         "latency, log2": f(sim.latencies, slower=1.0, log2=True, asked=log2),
         "shadow, 1 % disagree": f(sim.paired, pos=0.005, neg=0.005, asked=q["shadow"]),
+        "pairs of losses, large gains are rare": f(sim.differences, worse=0.0, shape=0.5, asked=q["losses"]),
+        "pairs of losses, large losses are rare": f(sim.differences, worse=0.0, shape=-0.5, asked=q["losses"]),
         "shadow, 2,000 looks": f(sim.paired, pos=0.045, neg=0.045, n=10, asked=q["shadow"], looks=2000),
         "steep ramp": f(sim.ramp, worse=0.0, asked=q["good"], shares=(0.005, 0.5), base=(0.95, 0.6)),
         "four regions": f(
@@ -199,6 +202,8 @@ def _equal_by_devices() -> dict[str, Simulator]:
         "1 v 39 devices": f(clustered, devices=40, icc=0.1, share=0.025),
         "20 v 20 devices, icc .3": f(clustered, devices=40, icc=0.3),
         "20 v 20 devices, very unequal": f(clustered, devices=40, icc=0.1, skew=2.5),
+        "20 v 20 devices, one has half of the traffic": f(clustered, devices=40, icc=0.1, heavy=True),
+        "split in 24, one has half of the traffic": f(clustered, devices=24, icc=0.2, split=True, heavy=True),
         "20 v 20 devices that join": f(clustered, devices=40, icc=0.1, joining=True),
         "10 v 10 devices, 2,000 looks": f(clustered, devices=20, icc=0.1, looks=2000),
         "split in 5 devices": f(clustered, devices=5, icc=0.1, split=True),
@@ -243,6 +248,10 @@ def more_worse() -> list[Scenario]:
             f(dev.clustered, devices=24, p=(0.9, 0.88), icc=0.1, skew=2.5, asked=good),
             0.02,
         ),
+        "split in 24, one has half of the traffic": (
+            f(dev.clustered, devices=24, p=(0.9, 0.88), icc=0.1, heavy=True, asked=good),
+            0.02,
+        ),
         "20 v 20 devices that join": (
             f(dev.clustered, devices=40, p=(0.9, 0.88), icc=0.1, split=False, joining=True, asked=good),
             0.02,
@@ -256,6 +265,8 @@ def more_worse() -> list[Scenario]:
         "latency, sigma 1.5": (f(sim.latencies, slower=1.1, sigma=1.5, asked=q["slow"]), 0.01),
         "shadow, 3 % disagree": (f(sim.paired, pos=0.005, neg=0.025, asked=q["shadow"]), 0.01),
         "shadow, only losses": (f(sim.paired, pos=0.0, neg=0.02, asked=q["shadow"]), 0.01),
+        "pairs of losses, large gains are rare": (f(sim.differences, worse=0.2, shape=0.5, asked=q["losses"]), 0.01),
+        "pairs of losses, large losses are rare": (f(sim.differences, worse=0.2, shape=-0.5, asked=q["losses"]), 0.01),
         "shadow, storms, 60 days": (
             f(dev.stormy_pairs, days=60, drop=0.02, storm=0.02, asked=_after_days(q["shadow"], 7)),
             0.02,

@@ -32,7 +32,8 @@ from cloud.analysis.array_evidence import (
     z_from_t,
 )
 from cloud.analysis.batch import Array, Mask, PairSums, StratumSums, add_up
-from cloud.analysis.compare import RARE_RATE
+from cloud.analysis.compare import CAUTION, MANY, RARE_RATE, UNSEEN
+from cloud.analysis.mixture import LEAST_DROP
 from cloud.analysis.rare import ONE_ARM, TWO_ARMS
 from cloud.analysis.records import Metric
 
@@ -47,36 +48,46 @@ class Evidences(typing.NamedTuple):
 
 
 def from_strata(
-    strata: Strata, excess: typing.Sequence[Array], metric: Metric, margin: float, doubt: Array
+    strata: Strata,
+    excess: typing.Sequence[Array],
+    metric: Metric,
+    margin: float,
+    doubt: Array,
+    *,
+    enlarged: bool = True,
 ) -> Evidences:
     """Compare two arms over strata; at least one."""
     nothing = np.zeros_like(strata[0].control.n)
     if metric.kind == "continuous":
-        return _means(strata, [nothing] * len(strata), metric, margin, nothing)
+        return _means(strata, [nothing] * len(strata), metric, margin, nothing, enlarged=enlarged)
     known = [has_data(stratum) for stratum in strata]
     bad0 = add_up(np.where(k, bad_outcomes(s.control, metric), 0.0) for s, k in zip(strata, known, strict=True))
     n0 = add_up(np.where(k, s.control.n, 0.0) for s, k in zip(strata, known, strict=True))
     rare: Mask = bad0 < RARE_RATE * n0
-    counted = _rare(strata, excess, metric, margin, doubt) if rare.any() else None
+    counted = _rare(strata, excess, metric, margin, doubt, enlarged=enlarged) if rare.any() else None
     if counted is not None and rare.all():
         return counted
-    found = _means(strata, excess, metric, margin, doubt)
+    found = _means(strata, excess, metric, margin, doubt, enlarged=enlarged)
     if counted is None:
         return found
     return Evidences(*(np.where(rare, one, other) for one, other in zip(counted, found, strict=True)))
 
 
-def _means(strata: Strata, excess: typing.Sequence[Array], metric: Metric, margin: float, doubt: Array) -> Evidences:
+def _means(
+    strata: Strata, excess: typing.Sequence[Array], metric: Metric, margin: float, doubt: Array, *, enlarged: bool
+) -> Evidences:
     contrasts = combine([stratum_contrast(s, metric, margin, e) for s, e in zip(strata, excess, strict=True)])
     n1 = add_up(np.where(has_data(s), s.candidate.n + e, 0.0) for s, e in zip(strata, excess, strict=True))
     blur = np.where(doubt > 0.0, doubt / n1, 0.0)
-    return _from_contrast(contrasts._replace(variance_worse=contrasts.variance_worse + blur * blur), margin)
+    df = contrasts.df if enlarged else np.full_like(contrasts.df, MANY)
+    return _from_contrast(contrasts._replace(variance_worse=contrasts.variance_worse + blur * blur, df=df), margin)
 
 
 def _from_contrast(contrast: Contrasts, margin: float) -> Evidences:
     error, slack, df = np.sqrt(contrast.variance), np.sqrt(contrast.variance_worse), contrast.df
     drop, gain = z_from_t(-contrast.x / error, df), z_from_t((contrast.x + margin) / slack, df)
     worse = log_e_drop(drop, z_from_t(margin / error, df))
+    worse = np.where(-contrast.x > LEAST_DROP * margin, worse, np.minimum(worse, 0.0))
     fine = log_e_above(gain, z_from_t(margin / slack, df))
     return _where(contrast.known, Evidences(worse, fine))
 
@@ -85,8 +96,10 @@ def _where(known: Mask, found: Evidences) -> Evidences:
     return Evidences(*(np.where(known, one, 0.0) for one in found))
 
 
-def _rare(strata: Strata, excess: typing.Sequence[Array], metric: Metric, margin: float, doubt: Array) -> Evidences:
-    design = design_effect(strata)
+def _rare(
+    strata: Strata, excess: typing.Sequence[Array], metric: Metric, margin: float, doubt: Array, *, enlarged: bool
+) -> Evidences:
+    design = design_effect(strata, enlarged=enlarged)
     rows = [_rates(stratum, e, metric) for stratum, e in zip(strata, excess, strict=True)]
     n, failures = add_up(n1 for _, _, n1, _ in rows), add_up(bad1 for _, _, _, bad1 in rows)
     blurred = design * (1.0 + doubt * doubt / (failures + 1.0))
@@ -120,7 +133,7 @@ def from_pairs(pairs: PairSums, lost: Array, metric: Metric, margin: float, doub
         variance, df = np.where(larger, days.variance, variance), np.where(larger, days.df, df)
     known = (arm.n >= 1.0) & (df > 0.0)
     if metric.kind == "continuous":
-        variance = np.maximum(variance, (margin / arm.n) ** 2)
+        variance = np.maximum(variance, (UNSEEN * margin / arm.n) ** 2) * (1.0 + CAUTION / arm.n)
         return _from_contrast(Contrasts(arm.sum / arm.n, variance, variance, df, arm.n, known), margin)
     return _from_wins(pairs, Spreads(variance, df, known), lost, margin, doubt)
 

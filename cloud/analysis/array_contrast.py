@@ -128,7 +128,7 @@ def _covariance(control: ArmSums, candidate: ArmSums, cross: CrossSums | CrossDa
     return found
 
 
-def design_effect(strata: typing.Sequence[StratumSums]) -> Array:
+def design_effect(strata: typing.Sequence[StratumSums], *, enlarged: bool = True) -> Array:
     """How many outcomes count as one; infinite where nothing is known about devices."""
     terms = []
     for stratum in strata:
@@ -140,7 +140,8 @@ def design_effect(strata: typing.Sequence[StratumSums]) -> Array:
     total = add_up(weighted for weighted, _, _ in terms)
     inverse = add_up(np.where(w > 0.0, (weighted / total) ** 2 / df, 0.0) for weighted, df, w in terms)
     weight = add_up(w for _, _, w in terms)
-    return np.where(weight > 0.0, total / weight * few_clusters_factor(inverse), np.inf)
+    factor = few_clusters_factor(inverse) if enlarged else 1.0
+    return np.where(weight > 0.0, total / weight * factor, np.inf)
 
 
 def _raw_effect(stratum: StratumSums, spread: Spreads) -> Array:

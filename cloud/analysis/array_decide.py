@@ -14,7 +14,7 @@ from cloud.analysis.array_compare import Evidences, from_pairs, from_strata
 from cloud.analysis.array_contrast import design_effect, has_data
 from cloud.analysis.array_evidence import Counts, log_e_fewer, log_e_more, log_mean_exp
 from cloud.analysis.batch import ArmSums, Array, AssignedSums, Batch, Mask, PairSums, StratumSums, add_up
-from cloud.analysis.decide import DOUBT
+from cloud.analysis.decide import DOUBT, FAR, FAR_CHANCE, SMALL
 from cloud.analysis.missing import is_split
 from cloud.analysis.records import DecideInput
 
@@ -96,6 +96,8 @@ def _decide(batch: Batch) -> Verdicts:
     enough = (amount.outcomes >= least.outcomes) & (amount.devices >= least.devices)
     promote = ready & ~rollback & clean & enough & (fine.log_e_fine >= need_fine)
     promote &= ~doubtful & ~np.any([np.zeros(batch.shape, bool), *regions.values()], axis=0)
+    if promote.any():
+        promote &= ~_unknown_regions(batch, judged, missing)
     e_values = (worse.log_e_worse, fine.log_e_fine, missing.log_e, split)
     return Verdicts(rollback, promote, *e_values, amount.outcomes, regions)
 
@@ -174,6 +176,23 @@ def _bad_regions(
         bad[name] = dated & (seen.log_e_worse >= need + math.log(len(names)))
         doubtful |= seen.log_e_worse >= DOUBT
     return bad, doubtful
+
+
+def _unknown_regions(batch: Batch, judged: Strata, missing: _Missing) -> Mask:
+    asked = batch.asked
+    unknown: Mask = np.zeros(batch.shape, bool)
+    names = {stratum.region for stratum in judged}
+    if len(names) < 2 or (batch.pairs is not None and asked.mode != "ab"):  # noqa: PLR2004 -- one region is the pool
+        return unknown
+    least = SMALL * add_up(stratum.candidate.n for stratum in judged)
+    for name in names - {None}:
+        mine = [(stratum, lost) for stratum, lost in zip(judged, missing.excess, strict=True) if stratum.region == name]
+        strata, excess = [stratum for stratum, _ in mine], [lost for _, lost in mine]
+        seen = from_strata(strata, excess, asked.metric, FAR * asked.margin, np.zeros(batch.shape), enlarged=False)
+        known = (seen.log_e_worse != 0.0) | (seen.log_e_fine != 0.0)
+        large = add_up(stratum.candidate.n for stratum in strata) >= least
+        unknown |= known & large & (seen.log_e_fine < -math.log(FAR_CHANCE))
+    return unknown
 
 
 class _Amounts(typing.NamedTuple):

@@ -9,13 +9,16 @@ from cloud.analysis.contrast import Contrast, bad_outcomes, combine, has_data, s
 from cloud.analysis.counts import log_e_below
 from cloud.analysis.difference import design_effect
 from cloud.analysis.evidence import NOTHING, Evidence
-from cloud.analysis.mixture import log_e_above, log_e_drop, log_mean_exp
+from cloud.analysis.mixture import LEAST_DROP, log_e_above, log_e_drop, log_mean_exp
 from cloud.analysis.rare import ONE_ARM, TWO_ARMS, Rates, compare_rare
 from cloud.analysis.ratio import clustered_spread, few_clusters_factor
 from cloud.analysis.records import Metric, Pairs, Stratum
 from cloud.analysis.tails import z_from_t
 
 RARE_RATE = 0.03
+UNSEEN = 20.0  # margins that the next pair of a continuous metric may lie away, even if all were alike so far
+CAUTION = 100.0  # pairs before their variance is half believed: a rare large difference has mostly not come yet
+MANY = 1e9  # degrees of freedom of a variance that is taken as known
 
 
 def from_strata(
@@ -26,6 +29,7 @@ def from_strata(
     *,
     doubt: float = 0.0,
     tolerance: float = 0.0,
+    enlarged: bool = True,
 ) -> Evidence:
     """Compare two arms over strata.
 
@@ -43,6 +47,8 @@ def from_strata(
         Standard error of the sum of `excess`; it weakens the evidence for the candidate alone.
     tolerance : float
         Of a continuous metric, how much worse the candidate may be before that is held against it.
+    enlarged : bool
+        Whether a variance that was estimated from few devices is enlarged, so that the evidence is not too strong.
 
     Returns
     -------
@@ -64,13 +70,14 @@ def from_strata(
     elif known:
         rates = [_rates(s, e, metric) for s, e in known]
         if math.fsum(r.bad0 for r in rates) < RARE_RATE * math.fsum(r.n0 for r in rates):
-            return compare_rare(rates, design_effect([s for s, _ in known]), margin, doubt=doubt)
+            return compare_rare(rates, design_effect([s for s, _ in known], enlarged=enlarged), margin, doubt=doubt)
     parts = [stratum_contrast(s, metric, margin, e) for s, e in known]
     contrast = combine([part for part in parts if part is not None])
     if contrast is None:
         return NOTHING
     blur = doubt / math.fsum(s.candidate.n + e for s, e in known) if metric.kind == "bernoulli" else 0.0
-    contrast = contrast._replace(variance_worse=contrast.variance_worse + blur * blur)
+    df = contrast.df if enlarged else MANY
+    contrast = contrast._replace(variance_worse=contrast.variance_worse + blur * blur, df=df)
     return _from_contrast(contrast, margin, tolerance if metric.kind == "continuous" else 0.0)
 
 
@@ -99,7 +106,8 @@ def from_pairs(pairs: Pairs, lost: float, metric: Metric, margin: float, *, doub
     Returns
     -------
     Evidence
-        For rates a device-robust McNemar test.
+        For rates a device-robust McNemar test; for other metrics the mean difference, whose variance is enlarged
+        while there are few pairs.
 
     Examples
     --------
@@ -118,7 +126,7 @@ def from_pairs(pairs: Pairs, lost: float, metric: Metric, margin: float, *, doub
         return NOTHING
     n = pairs.n
     if metric.kind == "continuous":
-        variance = max(spread.variance, (margin / n) ** 2)
+        variance = max(spread.variance, (UNSEEN * margin / n) ** 2) * (1.0 + CAUTION / n)
         return _from_contrast(Contrast(pairs.sum / n, variance, variance, spread.df, n), margin)
     apart = (pairs.pos or 0.0) + (pairs.neg or 0.0)
     design = max(1.0, spread.variance * n * n / apart) if apart > 0.0 else 1.0
@@ -134,11 +142,14 @@ def from_pairs(pairs: Pairs, lost: float, metric: Metric, margin: float, *, doub
 
 def _from_contrast(contrast: Contrast, margin: float, tolerance: float = 0.0) -> Evidence:
     error, slack, df = math.sqrt(contrast.variance), math.sqrt(contrast.variance_worse), contrast.df
-    drop, gain = z_from_t(-(contrast.x + tolerance) / error, df), z_from_t((contrast.x + margin) / slack, df)
+    lost = -(contrast.x + tolerance)
+    drop, gain = z_from_t(lost / error, df), z_from_t((contrast.x + margin) / slack, df)
     # The margin goes the same way as the differences: beside scores that few clusters keep small, a margin in units of
     # the error that was seen would make the largest difference look like none.
+    worse = log_e_drop(drop, z_from_t(margin / error, df))
+    # But large scores shrink more than small ones, so what is too small to act on might look larger than it is.
     return Evidence(
-        log_e_drop(drop, z_from_t(margin / error, df)),
+        worse if lost > LEAST_DROP * margin else min(worse, 0.0),
         log_e_above(gain, z_from_t(margin / slack, df)),
         contrast.x,
         error,

@@ -80,6 +80,8 @@ def _holds(found: Findings, record: DecideInput) -> list[str]:
         holds.append("no promotion while inputs are not split as planned")
     holds += [f"{name} alone says roll back: it keeps its incumbent" for name in found.bad_regions]
     holds += [f"no promotion while {name} rather looks worse" for name in found.doubtful_regions]
+    known = [name for name in found.unknown_regions if name not in found.doubtful_regions]
+    holds += [f"no promotion while so little is known of {name} that it could be far worse there" for name in known]
     return holds
 
 

@@ -14,7 +14,7 @@ class Findings(typing.NamedTuple):
 
     Evidence and limits are logarithms of e-values. ``worse`` counts what is missing only where that is no accident;
     ``fine`` counts it always. ``bad_regions`` are those in which the candidate is worse,
-    ``doubtful_regions`` those in which it rather is than not.
+    ``doubtful_regions`` those in which it rather is than not, ``unknown_regions`` those of which too little is known.
     """
 
     worse: Evidence
@@ -26,3 +26,4 @@ class Findings(typing.NamedTuple):
     split: float
     bad_regions: tuple[str, ...]
     doubtful_regions: tuple[str, ...]
+    unknown_regions: tuple[str, ...] = ()

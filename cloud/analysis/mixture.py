@@ -8,6 +8,7 @@ import typing
 from cloud.analysis.tails import log_scaled_ndtr
 
 DROPS = tuple(2.0 ** (step / 2.0) for step in range(-2, 11))  # in margins: one half to 32, half an octave apart
+LEAST_DROP = 0.5 * DROPS[0]  # in margins: what is smaller is never evidence, however sure it is
 
 
 def _log_normal(centre: float, spread: float) -> tuple[float, ...]:
@@ -68,8 +69,8 @@ def log_e_drop(z: float, margin: float) -> float:
     Returns
     -------
     float
-        ``ln E``, with the same promise as :func:`log_e_above`. A drop below a quarter of the margin never counts
-        as evidence in the long run.
+        ``ln E``, with the same promise as :func:`log_e_above`. A drop below :data:`LEAST_DROP` margins never
+        counts as evidence.
 
     Notes
     -----

@@ -108,6 +108,20 @@ class Assigned(msgspec.Struct, frozen=True):
     share: float | None = None
 
 
+class Recent(msgspec.Struct, frozen=True):
+    """Outcomes of one arm in the newest interval, and their sum."""
+
+    n: float
+    sum: float
+
+
+class Last(msgspec.Struct, frozen=True):
+    """The newest interval of both arms. No decision depends on it."""
+
+    control: Recent
+    candidate: Recent
+
+
 class DecideInput(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a decision depends on; see :mod:`cloud.analysis.decide` for how.
 
@@ -132,6 +146,7 @@ class DecideInput(msgspec.Struct, frozen=True, kw_only=True):
     tolerance: float = 0.0
     look: float | None = None
     max_looks: float | None = None
+    last: Last | None = None
 
     def least(self) -> Minimum:
         """Return the minimums asked for, or the defaults."""

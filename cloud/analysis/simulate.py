@@ -131,6 +131,25 @@ def paired(
     return Batch(asked=asked, pairs=PairSums(arm, up, down))
 
 
+def differences(
+    rng: np.random.Generator, size: int, *, worse: float, shape: float, asked: DecideInput, n: int = 50
+) -> Batch:
+    """Pairs of a continuous metric with standard deviation 1, whose few large differences are mostly on one side.
+
+    Parameters
+    ----------
+    shape : float
+        Of a gamma distribution, whose skewness is 2 over its root: large gains are rare and small losses frequent.
+        Below 0 it is the other way round.
+    """
+    x = rng.gamma(abs(shape), 1.0, (size, LOOKS, n)) - abs(shape)
+    x = np.sign(shape) * x / np.sqrt(abs(shape)) - worse
+    seen = np.arange(1, LOOKS + 1) * n
+    arm = alone(seen, np.cumsum(x.sum(2), 1), np.cumsum((x * x).sum(2), 1))
+    nothing = np.zeros((size, LOOKS))
+    return Batch(asked=asked, pairs=PairSums(arm, nothing, nothing))
+
+
 def lossy(
     rng: np.random.Generator,
     size: int,

@@ -34,6 +34,7 @@ def clustered(
     share: float = 0.5,
     split: bool = True,
     skew: float = 0.0,
+    heavy: bool = False,
     joining: bool = False,
     requests: int = 200,
     looks: int = LOOKS,
@@ -52,11 +53,16 @@ def clustered(
         Of requests, or of devices unless `split`, that are the candidate's.
     skew : float
         Standard deviation of the logarithm of the devices' traffic.
+    heavy : bool
+        Whether one device, any of them, has as much traffic as all others together.
     joining : bool
         Whether devices come one after the other, in both arms, instead of all at the start.
     """
     base = device_rates(rng, (size, devices), p[0], icc)
     weight = rng.lognormal(0.0, skew, (size, devices)) if skew else np.ones((size, devices))
+    if heavy:
+        weight[:, 0] = weight[:, 1:].sum(1)
+        weight = rng.permuted(weight, axis=1)
     own = np.arange(devices) < round(devices * share)
     comes = rng.permuted(np.tile(np.arange(devices), (size, 1)), axis=1) * (looks / devices if joining else 0.0)
     n0, s0, n1, s1 = (np.zeros((size, devices)) for _ in range(4))

@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from cloud.analysis.records import Arm, Cross, CrossDays, DecideInput, Kind, Pairs, Stratum
+from cloud.analysis.records import Arm, Cross, CrossDays, DecideInput, Kind, Last, Pairs, Recent, Stratum
 from shared.errors import WireError, WireVersionError
 
 SCHEMA = "covey.decide/1"
@@ -114,6 +114,10 @@ def _check(record: DecideInput) -> None:
         share = record.assigned.share
         if share is not None and share > 1.0:
             raise _refuse("assigned.share", share, "is more than 1")
+    _check_sums(record)
+
+
+def _check_sums(record: DecideInput) -> None:
     kind = record.metric.kind
     for i, stratum in enumerate(record.strata):
         _check_stratum(stratum, f"strata[{i}]", kind)
@@ -121,6 +125,8 @@ def _check(record: DecideInput) -> None:
         _check_stratum(stratum, f"matured[{i}]", kind)
     if record.pairs is not None:
         _check_pairs(record.pairs, kind)
+    if record.last is not None:
+        _check_last(record.last, kind)
 
 
 def _check_allowances(record: DecideInput) -> None:
@@ -142,12 +148,26 @@ def _counts(holder: object, prefix: str, names: tuple[str, ...], *, signed: bool
             raise _refuse(prefix + name, value, "is negative")
 
 
+def _check_last(last: Last, kind: Kind) -> None:
+    signed = kind == "continuous"
+    for name, recent in (("control", last.control), ("candidate", last.candidate)):
+        _counts(recent, f"last.{name}.", ("n",))
+        _counts(recent, f"last.{name}.", ("sum",), signed=signed)
+        if not signed:
+            _check_rate(recent, f"last.{name}.sum")
+
+
+def _check_rate(arm: Arm | Recent, at: str) -> None:
+    if arm.sum > arm.n * (1.0 + _SLACK):
+        raise _refuse(at, arm.sum, f"is more than n = {arm.n!r} of a bernoulli metric")
+
+
 def _check_stratum(stratum: Stratum, at: str, kind: Kind) -> None:
     signed = kind == "continuous"
     for name, arm in (("control", stratum.control), ("candidate", stratum.candidate)):
         _counts(arm, f"{at}.{name}.", ("n", "sum"), signed=signed)
-        if not signed and arm.sum > arm.n * (1.0 + _SLACK):
-            raise _refuse(f"{at}.{name}.sum", arm.sum, f"is more than n = {arm.n!r} of a bernoulli metric")
+        if not signed:
+            _check_rate(arm, f"{at}.{name}.sum")
         _check_arm(arm, f"{at}.{name}", signed=signed)
     if stratum.cross is not None:
         _check_cross(stratum.cross, f"{at}.cross", signed=signed)

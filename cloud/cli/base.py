@@ -14,8 +14,10 @@ import typing
 import click
 
 from cloud.config import Project, find_project, load_project
-from cloud.store.store import Store
 from shared.errors import UsageError
+
+if typing.TYPE_CHECKING:
+    from cloud.store.store import Store
 
 P = typing.ParamSpec("P")
 R = typing.TypeVar("R")
@@ -98,6 +100,8 @@ class Here:
     @functools.cached_property
     def store(self) -> Store:
         """Its store."""
+        from cloud.store.store import Store  # a third of a second, which `covey experiment decide` has no use for
+
         return Store(self.project)
 
 

@@ -126,6 +126,20 @@ def test_equal_losses_on_both_models_promote_a_continuous_metric_too() -> None:
     assert from_pairs(same, 0.0, FAST, 0.02).log_e_worse < 0.0
 
 
+@pytest.mark.parametrize(("n", "size"), [(50.0, 0.1), (500.0, 0.03), (20000.0, 0.049)])
+def test_many_small_losses_are_no_evidence_before_the_rare_gains_have_come(n: float, size: float) -> None:
+    # One pair in a hundred, or in a thousand, gains all of it back, and none of them has come yet.
+    unlucky = Pairs(n, -n * size, n * size * size, n, n, -n * size, n * size * size)
+
+    assert from_pairs(unlucky, 0.0, FAST, 0.2).log_e_worse <= 0.0
+
+
+def test_a_clear_loss_is_found_within_a_hundred_pairs() -> None:
+    clear = Pairs(100.0, -50.0, 100.0, 100.0, 100.0, -50.0, 100.0)
+
+    assert from_pairs(clear, 0.0, FAST, 0.2).log_e_worse > ROLL_BACK
+
+
 def test_pairs_take_the_larger_variance_of_devices_and_days() -> None:
     rng = np.random.default_rng(6)
     storm = rng.normal(0.0, 30.0, 8)

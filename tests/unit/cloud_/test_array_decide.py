@@ -28,7 +28,7 @@ from cloud.analysis.batch import (
 )
 from cloud.analysis.decide import decide
 from cloud.analysis.records import Direction, Kind, Metric, Minimum, Mode
-from cloud.analysis.simulate import question
+from cloud.analysis.simulate import question, regions
 from cloud.analysis.wire import parse_line
 
 SIZE, LOOKS = 3, 4
@@ -177,6 +177,23 @@ def test_arrays_decide_as_each_record_alone_would_be_decided(batch: Batch) -> No
             ("outcomes", found.outcomes),
         ):
             assert value[at] == pytest.approx(alone.numbers[name], rel=1e-9, abs=1e-9), name
+
+
+def test_arrays_wait_for_the_same_regions_as_each_record_alone() -> None:
+    batch = regions(
+        np.random.default_rng(8),
+        20,
+        n={"a": 50, "b": 30, "c": 5},
+        p={"a": (0.9, 0.92), "b": (0.9, 0.92), "c": (0.9, 0.9)},
+        asked=question(Metric("bernoulli", "higher"), 0.02),
+    )
+    found, waited = decide_all(batch), 0
+
+    for at in np.ndindex(20, 40):
+        alone = decide(batch.record(*at))
+        assert ("promote" if found.promote[at] else "rollback" if found.rollback[at] else "continue") == alone.word
+        waited += any("so little is known" in reason for reason in alone.reasons)
+    assert waited > 20
 
 
 @settings(max_examples=60, deadline=None)

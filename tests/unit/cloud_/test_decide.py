@@ -8,7 +8,7 @@ import typing
 import msgspec
 import pytest
 
-from cloud.analysis.decide import decide
+from cloud.analysis.decide import decide, word_of
 from cloud.analysis.guardrails import decide_with_guardrails
 from cloud.analysis.records import Arm, Assigned, Cross, Days, DecideInput, Decision, Metric, Minimum, Pairs, Stratum
 
@@ -274,6 +274,43 @@ def test_the_fleet_waits_for_a_region_that_rather_looks_worse() -> None:
     assert decide(ask(*REGIONS, fewer)).word == "promote"
 
 
+@pytest.mark.parametrize("metric", [GOOD, BAD])
+def test_the_fleet_waits_until_no_region_can_be_far_worse(metric: Metric) -> None:
+    rate = 0.9 if metric == GOOD else 0.1
+    better = [two(1500, rate, 1500, rate + (0.03 if metric == GOOD else -0.03), region=name) for name in ("a", "b")]
+    unknown, known = (two(n, rate, n, rate, region="europe") for n in (70, 300))
+    waits = decide(ask(*better, unknown, metric=metric))
+
+    assert waits.word == "continue"
+    assert waits.regions == {"a": "promote", "b": "promote", "europe": "continue"}
+    assert "no promotion while so little is known of europe that it could be far worse there" in waits.reasons
+    assert decide(ask(*better, known, metric=metric)).word == "promote"
+
+
+def test_a_region_that_matters_little_holds_up_nobody() -> None:
+    tiny = two(50, 0.9, 50, 0.9, region="europe")
+
+    assert decide(ask(*REGIONS, tiny)).word == "promote"
+    assert decide(ask(*(replace(one, region=None) for one in REGIONS), two(600, 0.9, 600, 0.9, region="z"))).word == (
+        "promote"
+    )
+
+
+@pytest.mark.parametrize(("devices", "rate", "metric"), [(1.0, 0.9, GOOD), (2.0, 0.9, GOOD), (2.0, 0.0, BAD)])
+def test_a_region_of_few_devices_can_be_known(devices: float, rate: float, metric: Metric) -> None:
+    few = Stratum(arm(2000, rate, g=devices), arm(2000, rate, g=devices), region="europe")
+    rest = [two(9000, rate, 9000, rate, region=name) for name in ("africa", "asia")]
+
+    assert decide(ask(*rest, few, metric=metric)).word == "promote"
+
+
+def test_pairs_promote_whatever_is_known_of_regions() -> None:
+    strata = [two(60, 0.9, 60, 0.9, region=name) for name in ("a", "b")]
+
+    assert decide(ask(*strata, mode="canary", pairs=paired(5000, 300, 100))).word == "promote"
+    assert decide(ask(*strata, minimum=Minimum(outcomes=0), margin=0.1)).word == "continue"
+
+
 def test_regions_follow_the_fleet_when_none_suffers() -> None:
     assert set(decide(ask(*REGIONS)).regions.values()) == {"promote"}
     assert decide(ask(two(2000, 0.9, 2000, 0.8, region="asia"))).regions == {"asia": "rollback"}
@@ -317,6 +354,11 @@ def test_a_decision_explains_itself_in_json() -> None:
     assert found["reasons"][0] == "promote: the candidate is not worse by the margin"
     assert found["numbers"]["difference"] == pytest.approx(0.02)
     assert all(math.isfinite(number) for number in found["numbers"].values())
+
+
+def test_the_word_alone_is_the_word_of_the_decision() -> None:
+    for strata in ([*REGIONS], [*REGIONS, two(80, 0.9, 80, 0.8, region="europe")], [two(2000, 0.9, 2000, 0.8)]):
+        assert word_of(ask(*strata)) == decide(ask(*strata)).word
 
 
 def test_deciding_on_nothing_says_that_there_is_nothing() -> None:

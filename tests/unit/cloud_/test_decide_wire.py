@@ -81,7 +81,7 @@ def named(path: Path) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
 
 
-ALL = [path for path in leaves(RECORD) if path[0] != "last"]
+ALL = list(leaves(RECORD))
 NUMBERS = [
     path
     for path in ALL
@@ -105,6 +105,7 @@ REQUIRED += [("strata", 0, "control", name) for name in ARM] + [
 ]
 REQUIRED += [("pairs", name) for name in (*ARM, "pos", "neg")] + [("pairs", "days", name) for name in DAYS]
 REQUIRED += [("matured", 0, "candidate", "g_ss"), ("assigned", "control"), ("assigned", "candidate")]
+REQUIRED += [("last", "control"), ("last", "candidate", "n"), ("last", "candidate", "sum")]
 
 
 def test_a_whole_record_is_read() -> None:
@@ -206,6 +207,7 @@ def test_a_negative_number_is_named(path: Path) -> None:
         (("strata", 0, "control", "g_nn"), 900),
         (("strata", 0, "control", "g_ss"), 800),
         (("strata", 0, "control", "days", "nn"), 2000),
+        (("last", "candidate", "sum"), 2),
         (("pairs", "pos"), 86),
         (("pairs", "sum"), 101),
         (("pairs", "g"), 101),

@@ -24,16 +24,20 @@ async def on_port(factory: Factory, host: str, port: int) -> asyncio.Server:
 
     Raises
     ------
+    ConflictError
+        Another program listens there.
     ConfigError
-        Another program listens there, or the address is none of this machine's.
+        The address is none of this machine's.
     """
     try:
         return await asyncio.get_running_loop().create_server(factory, host, port, backlog=_BACKLOG)
     except OSError as err:
         why = err.strerror if isinstance(err, socket.gaierror) else os.strerror(err.errno or 0)
-        raise ConfigError(
+        is_taken = err.errno == errno.EADDRINUSE
+        kind = ConflictError if is_taken else ConfigError
+        raise kind(
             f"can not listen on {as_written(host)}:{port}: {why}",
-            field="serve.host" if err.errno != errno.EADDRINUSE else "serve.port",
+            field="serve.port" if is_taken else "serve.host",
             fix="Choose another with --host or --port, or in edge.toml.",
         ) from err
 

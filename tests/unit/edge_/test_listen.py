@@ -19,7 +19,7 @@ import pytest
 
 from edge_agent.config import Layout
 from edge_agent.predict import listen
-from shared.errors import ConfigError, ConflictError
+from shared.errors import ConfigError, ConflictError, CoveyError
 from tests import fakes
 
 ROW = {"x": 1, "colour": "red", "size": 0}
@@ -133,15 +133,16 @@ def test_a_path_that_can_not_be_is_refused_with_a_reason(tmp_path: pathlib.Path,
 
 
 @pytest.mark.parametrize(
-    ("host", "field", "says"), [("127.0.0.1", "serve.port", "in use"), ("192.0.2.1", "serve.host", "assign")]
+    ("host", "kind", "field", "says"),
+    [("127.0.0.1", ConflictError, "serve.port", "in use"), ("192.0.2.1", ConfigError, "serve.host", "assign")],
 )
 def test_a_port_that_can_not_be_had_is_named_with_what_to_do(
-    tmp_path: pathlib.Path, host: str, field: str, says: str
+    tmp_path: pathlib.Path, host: str, kind: type[CoveyError], field: str, says: str
 ) -> None:
     served = fakes.serve(tmp_path, fakes.make_bundle())
     with fakes.running(served.api) as (loop, server), socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"can not listen on {host}:{port}: .*{says}.*--port") as caught:
+        with pytest.raises(kind, match=f"can not listen on {host}:{port}: .*{says}.*--port") as caught:
             fakes.on_loop(loop, listen.on_port(server.new_connection, host, port))
     assert caught.value.field == field
 

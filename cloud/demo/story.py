@@ -12,9 +12,10 @@ from cloud import enrol
 from cloud.config import Project
 from cloud.data.parts import add_file
 from cloud.demo.flights import Flight, to_csv
-from cloud.demo.processes import Cloud, Fleet, wait_for
+from cloud.demo.processes import Cloud, Fleet
 from cloud.demo.project import FEATURES_V2, MODEL
 from cloud.demo.relay import Relay
+from cloud.demo.settle import settle
 from cloud.demo.traffic import Traffic
 from cloud.pipeline import Order, override, train
 from cloud.rollout import plan
@@ -23,11 +24,10 @@ from shared.clock import DAY_S, day_of
 from shared.errors import GateError
 
 STEP_S = 6 * 3600.0
+_STEPS_A_REPORT = 2
 START_S = dt.datetime(2013, 6, 1, tzinfo=dt.UTC).timestamp()
 END_S = dt.datetime(2013, 9, 1, tzinfo=dt.UTC).timestamp()
 _CUT_AFTER_DAYS, _CUT_FOR_DAYS = 2, 4
-_BARRIER_S = 300.0
-_AGAIN_S = 0.1  # what is not there yet is on probation, in training, or without a network
 _ACTOR = "demo"
 _REASON = "the vendor's labels are urgent (a planted fault)"
 _VENDOR_SET = "vendor-labels"
@@ -69,6 +69,7 @@ class Story:
         self._cut_at_s = 0.0
         self._rollouts_told: set[tuple[int, str]] = set()
         self.on_step: typing.Callable[[dict[str, typing.Any]], None] = lambda _fleet: None
+        self.until_devices_answer: typing.Callable[[], None] = lambda: None
 
     # ---- the acts
 
@@ -89,8 +90,9 @@ class Story:
         self._add_data(january, "january")
         self._say(f"training v1 on {len(january):,} flights of January")
         trained = train(scene.project, scene.store, Order(model=MODEL, why="the first model", actor=_ACTOR), self._say)
+        self.until_devices_answer()
         self._start_rollout(trained.version, "the first model")
-        self._barrier(lambda: self._state_of("v1") == "promoted")
+        self._settle(lambda: self._state_of("v1") == "promoted")
         self._say("v1 answers in every region; the summer begins")
         self.now_s = START_S
         scene.fleet.each(lambda device: scene.traffic[device.name].step(START_S))
@@ -165,10 +167,15 @@ class Story:
     # ---- time
 
     def _step(self) -> None:
-        """Six hours: traffic and outcomes on every device, yesterday's data to the cloud, then wait for everybody."""
+        """Half a day: traffic and outcomes on every device, yesterday's data to the cloud, then wait for everybody.
+
+        Applications post what has become known every six hours; devices report twice a day. Days are judged at noon,
+        when the outcomes of the day before are all known, so that no verdict waits for a report.
+        """
         started = time.monotonic()
-        self.now_s += STEP_S
-        self._scene.fleet.each(lambda device: self._scene.traffic[device.name].step(self.now_s))
+        for _ in range(_STEPS_A_REPORT):
+            self.now_s += STEP_S
+            self._scene.fleet.each(lambda device: self._scene.traffic[device.name].step(self.now_s))
         if self.now_s % DAY_S == 0:
             day_s = self.now_s - DAY_S
             self._add_data(
@@ -176,7 +183,8 @@ class Story:
             )
         self._settle()
         if self._speed:
-            time.sleep(max(0.0, STEP_S / DAY_S / self._speed - (time.monotonic() - started)))
+            took_s = time.monotonic() - started
+            time.sleep(max(0.0, _STEPS_A_REPORT * STEP_S / DAY_S / self._speed - took_s))
 
     def _add_data(self, flights: list[Flight], name: str, dataset: str = MODEL) -> None:
         """Hand flights over as the business does: a CSV file, once a day."""
@@ -196,50 +204,14 @@ class Story:
         )
         path.unlink()
 
-    def _settle(self, *, wait_records: bool = False) -> None:
+    def _settle(self, is_done: typing.Callable[[], bool] = lambda: True, *, wait_records: bool = False) -> None:
         """Let time stand until every online device has delivered and the controller has looked at it all.
 
         Then a slow machine gives the same verdicts as a fast one.
         """
-        self._barrier(lambda: True, wait_records=wait_records)
+        scene = self._scene
+        settle(scene.store, scene.cloud, scene.fleet, self.now_s, self.on_step, is_done, wait_records=wait_records)
         self._tell()
-
-    def _barrier(self, is_done: typing.Callable[[], bool], *, wait_records: bool = False) -> None:
-        deadline = time.monotonic() + _BARRIER_S
-        behind = {device.name for device in self._scene.fleet.devices}
-        while True:
-            self._scene.fleet.each(
-                lambda device: device.sync(), [device for device in self._scene.fleet.devices if device.name in behind]
-            )
-            fleet = self._wait_for_controller()
-            self.on_step(fleet)
-            behind = set(self._lagging(fleet, wait_records=wait_records))
-            if not behind and not fleet["worker"]["jobs"] and is_done():
-                return
-            if time.monotonic() > deadline:
-                wait_for(f"devices to settle: {sorted(behind)[:3]}", lambda: False, timeout_s=0.1)
-            time.sleep(_AGAIN_S)
-
-    def _wait_for_controller(self) -> dict[str, typing.Any]:
-        """Wait until a tick has seen everything that has been delivered up to now."""
-        store = self._scene.store
-        wanted = store.evidence.revision()
-        wait_for(
-            "the controller to tick", lambda: float(store.get_meta("tick_revision")) >= wanted, timeout_s=_BARRIER_S
-        )
-        return self._scene.cloud.fleet()
-
-    def _lagging(self, fleet: dict[str, typing.Any], *, wait_records: bool) -> list[str]:
-        """Online devices that have not yet delivered, or not yet done what their channel says."""
-        channels = fleet["channels"]
-        out = []
-        for device in self._scene.cloud.devices():
-            if not device["online"] and not wait_records:
-                continue
-            behind = device["watermark_s"] < self.now_s and bool(device["versions"])
-            if behind or device["channel_sequence"] != channels.get(device["region"]) or device["state"] != "good":
-                out.append(device["device"])
-        return out
 
     # ---- rollouts
 

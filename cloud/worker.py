@@ -70,6 +70,7 @@ class Worker:
         self._refreshed_s = 0.0
         self._read_at = (-1, -1)
         self._seen: tuple[int, ...] = ()
+        self._still: tuple[int, ...] | None = None
         self._ticked_s = 0.0
         self._flock = Flock()
 
@@ -111,8 +112,10 @@ class Worker:
 
     def once(self) -> controller.Tick | None:
         """Do one tick of everything; nothing at all if nothing has come since the last."""
-        seen = self._signature()
-        if seen == self._seen and time.monotonic() - self._ticked_s < _IDLE_TICK_S:
+        # Where nothing was changed and no child has ended, there is no need to read what a tick reacts to.
+        now, is_early = self._stirred(), time.monotonic() - self._ticked_s < _IDLE_TICK_S
+        if is_early and (now == self._still or self._signature() == self._seen):
+            self._still = now
             return None
         if not self._refreshed_s or time.monotonic() - self._refreshed_s > _REFRESH_S:
             for role in self._repository.refresh():
@@ -129,8 +132,13 @@ class Worker:
         with self.store.db.transaction():
             self.store.set_meta("tick_revision", done.revision)
             self.store.set_meta("ticked_s", time.time())
-        self._seen, self._ticked_s = self._signature(), time.monotonic()
+        # What came while it went on was not seen by it, and is for the next one, at once.
+        self._still, self._seen = None, (done.revision, *self._signature()[1:])
+        self._ticked_s = time.monotonic()
         return done
+
+    def _stirred(self) -> tuple[int, ...]:
+        return *self.store.db.changes(), sum(child.poll() is not None for child in self._children.values())
 
     def _signature(self) -> tuple[int, ...]:
         """Everything a tick reacts to but time."""

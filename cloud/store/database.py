@@ -95,6 +95,11 @@ class Database:
         rows = self.rows(sql, parameters)
         return rows[0] if rows else None
 
+    def changes(self) -> tuple[int, int]:
+        """Return numbers that are others once anything was changed: by another connection, by this one."""
+        (others,) = self.connection.execute("pragma data_version").fetchone()
+        return int(others), self.connection.total_changes
+
     @contextlib.contextmanager
     def one_look(self) -> typing.Iterator[None]:
         """Let this thread read evidence once and judge all by the same; what comes meanwhile is for the next look."""

@@ -82,6 +82,37 @@ def test_a_worker_that_looks_seldom_does_not_wait() -> None:
     assert all(ticks(5.0, range(9)))
 
 
+def test_a_worker_ticks_for_whatever_others_have_changed_and_for_nothing_else(served: Store, project: Project) -> None:
+    worker = Worker(project)
+    assert worker.once() is not None
+    assert [worker.once() for _ in range(3)] == [None] * 3
+    served.set_meta("revision", 7)
+    assert worker.once() is not None
+    assert worker.once() is None
+    served.set_meta("seen by nobody", 1)
+    assert worker.once() is None
+    served.models.set_incumbent(MODEL, "north", "v1")
+    served.set_meta("revision", 8)
+    done = worker.once()
+    assert done is not None
+    assert done.revision == 8
+    worker.store.close()
+
+
+def test_what_comes_while_a_tick_goes_on_is_seen_by_the_next_one(served: Store, project: Project) -> None:
+    class Late(Worker):
+        """Something comes after the controller has looked."""
+
+        def _do_jobs(self) -> None:
+            super()._do_jobs()
+            served.set_meta("revision", 7)
+
+    worker = Late(project)
+    revisions = [done and done.revision for done in (worker.once(), worker.once(), worker.once())]
+    assert revisions == [0, 7, None]
+    worker.store.close()
+
+
 # ---- the queue
 
 

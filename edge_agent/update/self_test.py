@@ -33,6 +33,8 @@ def run_self_test(folder: pathlib.Path, manifest: Manifest, *, timeout_s: float,
         It failed, hung or was killed; the message says how.
     """
     where = f"{manifest.model}@{manifest.version}"
+    if manifest.variant != "standard":
+        where += f" ({manifest.variant})"
     limit = _INTERPRETER_BYTES + manifest.budgets.memory_bytes
     try:
         done = subprocess.run(

@@ -42,7 +42,7 @@ def reasons_of(word: Word, found: Findings, record: DecideInput) -> tuple[str, .
         said = [
             _continue(found) if word == "continue" else _SAID[word],
             f"candidate minus control, higher is better: {worse.difference:+.4g}, standard error {worse.error:.3g}",
-            f"evidence that it is worse{_by(record)} {_e(worse.log_e_worse)}, needed {_e(found.need_worse)}",
+            f"evidence that it is worse{_by(record)}: {_e(worse.log_e_worse)}, needed {_e(found.need_worse)}",
             f"evidence that it is not worse by {record.margin:g}: {_e(fine.log_e_fine)}, needed {_e(found.need_fine)}",
         ]
     return (*said, *_holds(found, record))

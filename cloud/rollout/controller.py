@@ -103,7 +103,7 @@ def _event_time(project: Project, store: Store, now_s: float) -> float:
 
 
 def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s: float) -> list[str]:
-    """Judge the stages that are open; drop what is bad, open the next, or promote."""
+    """Judge what is open, the newest stage first: there fails what fails by the evidence of all; go on, or promote."""
     settings = msgspec.convert(rollout["plan"], RolloutSettings)
     stages = store.rollouts.stages(rollout["id"])
     event_day = day_of(event_s)
@@ -113,18 +113,19 @@ def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s
         rollout["created_day"] = event_day
     happened: list[str] = []
     verdicts: Verdicts = {}
-    for stage in [stage for stage in stages if stage["opened_s"]]:
-        own, at = for_stage(settings, stage), Moment(event_s, now_s)
-        verdicts = look_at(project, store, rollout, own, stage, stages, at)
-        if choice.failing(verdicts):
-            happened += _fail(project, store, rollout, stage, verdicts, event_day)
+    for stage in [stage for stage in reversed(stages) if stage["opened_s"]]:
+        own = for_stage(settings, stage)
+        seen = look_at(project, store, rollout, own, stage, stages, Moment(event_s, now_s))
+        if choice.failing(seen):
+            happened += _fail(project, store, rollout, stage, seen, event_day)
             rollout = store.rollouts.get(rollout["id"])
             if rollout["state"] != "running":
                 return happened
-            verdicts = {arm: verdict for arm, verdict in verdicts.items() if verdict.word != "FAIL"}
+            seen = {arm: verdict for arm, verdict in seen.items() if verdict.word != "FAIL"}
         # A stage that has passed stays passed: late joiners and lost devices do not close it again.
         if not stage["passed_s"]:
-            happened += _settle(store, rollout, stage, verdicts, event_day)
+            happened += _settle(store, rollout, stage, seen, event_day)
+        verdicts = {arm: verdict for arm, verdict in (verdicts or seen).items() if arm in seen}
     expires = settings.expedite.expires_days
     if settings.expedited and event_day - rollout["created_day"] > expires:
         why = f"expedited, and neither promoted nor approved within {expires} days"

@@ -16,6 +16,7 @@ from cloud.rollout.sums import FAULTS, LATENCY, Row, strata_of
 FAILS, SLOW, LARGE = "failed or slow answers", "latency", "memory"
 POSTED = "number {}"
 _SCHEMA = "covey.decide/1"
+_NOTHING = "there is nothing to compare yet"
 
 
 Asked = dict[str, DecideInput]
@@ -102,7 +103,18 @@ def decide_all(asked: Asked) -> dict[str, Decision]:
 
 def failed(decisions: typing.Mapping[str, Decision]) -> list[str]:
     """Say which guardrails roll the candidate back."""
-    return [f"{name}: {'; '.join(one.reasons)}" for name, one in decisions.items() if one.word == "rollback"]
+    return [
+        f"{name}: {_times(name, one)}{'; '.join(one.reasons)}"
+        for name, one in decisions.items()
+        if one.word == "rollback"
+    ]
+
+
+def _times(name: str, decision: Decision) -> str:
+    """Say in multiples what is added up as logarithms."""
+    if name not in (SLOW, LARGE):
+        return ""
+    return f"about {2 ** -decision.numbers['difference']:.2f} times that of the incumbent; "
 
 
 def unproven(decisions: typing.Mapping[str, Decision], numbers: Numbers | None = None) -> list[str]:
@@ -112,7 +124,7 @@ def unproven(decisions: typing.Mapping[str, Decision], numbers: Numbers | None =
     """
     watched = {POSTED.format(name) for name, own in (numbers or {}).items() if own.guardrail == "watch"}
     return [
-        f"{name}: not proven harmless yet ({'; '.join(one.reasons[1:])})"
+        f"{name}: not proven harmless yet ({'; '.join(one.reasons[1:] or [_NOTHING])})"
         for name, one in decisions.items()
         if one.word != "promote" and name not in watched
     ]

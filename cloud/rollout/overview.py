@@ -214,7 +214,8 @@ def _promotion(store: Store, row: Row, verdicts: list[Row]) -> Row:
         return {"waits": [], "more_outcomes": None}
     said = str(store.get_meta(WAITS.format(row["id"]), ""))
     newest = standing.question_of(verdicts)
-    more = more_outcomes_of(newest["decision"]["numbers"], newest["decide"]["margin"]) if newest else None
+    decides = newest and not row["plan"].get("expedited")  # else a person does
+    more = more_outcomes_of(newest["decision"]["numbers"], newest["decide"]["margin"]) if decides else None
     return {"waits": said.split("\n") if said else [], "more_outcomes": more}
 
 

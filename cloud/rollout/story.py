@@ -177,7 +177,10 @@ def next_steps(view: Row) -> list[str]:
     if view["state"] != "running":
         return _after(view)
     if view["paused"]:
-        return ["It is paused: no further stage opens, and a bad verdict still rolls back."]
+        return [
+            "It is paused: no further stage opens, and a bad verdict still rolls back.",
+            f"Go on: covey rollout resume {view['id']}",
+        ]
     stages, progress = view["stages"], view["progress"]
     waiting = [stage for stage in stages if stage["verdict"] == "WAITING"]
     if not progress:
@@ -213,6 +216,8 @@ def _needs(progress: Row, plan: Row) -> str:
     verified = f"{percent(plan['verified_share'])} of its online devices have verified the version"
     if progress["kind"] == "install":
         return verified
+    if plan.get("expedited"):
+        return verified + (", and its guardrails are proven" if plan["guardrails"] == "prove" else "")
     wanted = "1 day" if progress["min_days"] == 1 else f"{progress['min_days']} days"
     days = f"{wanted} ({progress['days']} so far)"
     outcomes = f"{progress['min_outcomes']:,} {progress['counts']} ({progress['outcomes']:,} so far) are in"
@@ -246,10 +251,11 @@ def _always(view: Row) -> list[str]:
         return []
     several = len(view["tried"]) > 1
     back = "it is dropped, and the others go on" if several else f"every device goes back to {view['from']} by itself"
-    return [
-        f"If {named(view['tried'], 'or')} proves worse at any look, {back}.",
-        f"Without a verdict after {view['plan']['max_days']} days it is aborted.",
-    ]
+    end = f"Without a verdict after {view['plan']['max_days']} days it is aborted."
+    if view["expedited"]:
+        days = view["plan"]["expedite"]["expires_days"]
+        end = f"Without a promotion every device goes back by itself {days} days after it was started."
+    return [f"If {named(view['tried'], 'or')} proves worse at any look, {back}.", end]
 
 
 def _after(view: Row) -> list[str]:

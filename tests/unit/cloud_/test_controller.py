@@ -137,6 +137,8 @@ def test_a_candidate_that_proves_worse_is_taken_from_every_device_and_shown_to_n
         assert fleet.answering() == before
         fleet.days()
     assert fleet.row(number)["state"] == "rolled_back"
+    failed = [one["region"] for one in fleet.store.rollouts.stages(number) if one["verdict"] == "FAIL"]
+    assert failed == [stage], "it failed there, and not in a stage that has passed"
     assert fleet.exposed("v2") == set()
     assert set(fleet.store.models.incumbents(MODEL).values()) == {"v1"}
     fleet.days(5)

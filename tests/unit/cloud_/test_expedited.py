@@ -109,7 +109,14 @@ def test_a_stage_of_this_lane_waits_until_its_guardrails_are_proven(fleet: Fleet
     fleet.days(2)
     stages = fleet.store.rollouts.stages(number)
     assert [bool(stage["opened_s"]) for stage in stages] == [True, False, False, False]
-    assert "not proven harmless yet" in stages[0]["why"]
+    assert "not proven harmless yet (there is nothing to compare yet)" in stages[0]["why"]
+    _, steps = told(fleet, number)
+    assert steps[0].endswith(
+        "have verified the version, and its guardrails are proven; then West (50\u00a0% of devices) opens."
+    )
+    assert steps[-1] == "Without a promotion every device goes back by itself 3 days after it was started."
+    fleet.order(number, "pause")
+    assert told(fleet, number)[1][-1] == f"Go on: covey rollout resume {number}"
 
 
 def test_nothing_is_expedited_by_a_setting(tmp_path: pathlib.Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import typing
 
 import msgspec
@@ -56,9 +57,10 @@ def test_a_candidate_that_does_no_harm_is_proven_so_and_one_that_does_is_not() -
 
 def test_a_cost_within_half_of_what_is_allowed_is_certain_and_rolls_nothing_back() -> None:
     assert words(faults(0, 0), latencies(1.1, n=4000, devices=60))[SLOW] == "promote"
-    asked = guardrails_of(faults(0, 0), latencies(1.4, n=4000, devices=60), PLAN)
+    asked = guardrails_of(faults(0, 0), latencies(1.45, n=4000, devices=60), PLAN)
     assert (asked[SLOW].margin, asked[SLOW].tolerance) == (math.log2(1.5), math.log2(1.25))
     assert decide_all(asked)[SLOW].word == "rollback"
+    assert re.match(r"latency: about 1\.\d\d times that of the incumbent; roll back: ", failed(decide_all(asked))[0])
     strict = {SLOW: msgspec.structs.replace(asked[SLOW], tolerance=0.0)}
     reasons = decide_all(strict)[SLOW].reasons
     assert not any("by more than" in reason for reason in reasons)
@@ -130,7 +132,8 @@ def test_the_forecast_is_what_the_rule_then_finds(gain: float, n: int) -> None:
     more = more_outcomes_of(said, 0.05)
     assert more is not None
     assert more > 0
-    after = [decide(pairs(n + share * more, gain)) for share in (0.8, 1.25)]
+    # Of few pairs the rule is cautious, and less so of more: then it takes less than their error says.
+    after = [decide(pairs(n + share * more, gain)) for share in (0.8 if n >= 500 else 0.6, 1.25)]
     assert [one.word for one in after] == ["continue", "promote"]
 
 

@@ -159,14 +159,14 @@ def _scores(bundle: LoadedBundle, lists: LoadedLists, codes: Codes) -> Steps[tup
     """Have the model score the catalogue, some items at a time; a slow one does it in a thread."""
     runtime = bundle.need_runtime()
     scores: list[float] = []
-    ran_s, n_items = 0.0, lists.says.n_items
+    ran_s, worked_s, n_items = 0.0, 0.0, lists.says.n_items
     while len(scores) < n_items:
         if scores:
             yield None
         turn_s = SLOW_TURN_S if bundle.is_slow else TURN_S
         n = max(1, int(turn_s / lists.item_s)) if lists.item_s else FIRST_ROWS
         n = min(n, runtime.rows_at_once, n_items - len(scores))
-        started_s, worked_s = time.perf_counter(), time.thread_time()
+        started_s, cpu_s = time.perf_counter(), time.thread_time()
         vectors = lists.inputs(codes, len(scores), len(scores) + n)
         if bundle.is_slow:
             outputs, took_s = yield from _run_apart(runtime, vectors)
@@ -174,11 +174,11 @@ def _scores(bundle: LoadedBundle, lists: LoadedLists, codes: Codes) -> Steps[tup
         else:
             outputs = runtime.run_apart(vectors, None)
             took_s = time.perf_counter() - started_s
-            lists.item_s = (time.thread_time() - worked_s) / n  # on a busy machine others work meanwhile
+            lists.item_s = (time.thread_time() - cpu_s) / n  # on a busy machine others work meanwhile
         scores += outputs[bundle.manifest.n_outputs - 1 :: bundle.manifest.n_outputs]
-        ran_s += took_s
-        if ran_s > MOST_S and len(scores) < n_items:
-            raise ModelError(f"{len(scores):,} of {n_items:,} items took {ran_s:.1f} s", field="model")
+        ran_s, worked_s = ran_s + took_s, worked_s + n * lists.item_s
+        if worked_s > MOST_S and len(scores) < n_items:
+            raise ModelError(f"{len(scores):,} of {n_items:,} items took {worked_s:.1f} s", field="model")
     return scores, ran_s
 
 

@@ -446,8 +446,9 @@ def test_in_shadow_a_column_that_only_the_others_catalogue_has_comes_from_there(
 def test_a_slow_model_does_not_keep_whoever_asked_for_long(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    catalogue = of_x({i: i / 10 for i in range(20)})
+    catalogue = of_x({i: i / 100 for i in range(600)})  # more than one run may have
     served = fakes.serve(tmp_path, with_lists(fakes.make_bundle(fault="slow"), catalogue=catalogue))
+    monkeypatch.setattr("edge_agent.predict.found.MOST_S", 1000.0)
     check(ask(served, GREEN), best(GREEN, 3, catalogue), "onnx", tuple(catalogue))
     monkeypatch.setattr("edge_agent.predict.found.MOST_S", 0.001)
     check(ask(served, GREEN), FIRST_ITEMS, "coarse", tuple(catalogue))

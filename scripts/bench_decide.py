@@ -2,7 +2,7 @@
 
 Every look of 10,000 experiments a scenario is decided by ``cloud.analysis.array_decide``, the rule over arrays. The
 first 300 of them also go through ``covey experiment decide``, as JSON lines, and every word must be the same.
-``--quick`` gives a rough answer; ``--more`` tries unusual circumstances.
+``--quick`` gives a rough answer; ``--more`` tries unusual circumstances, of which the command sees fewer.
 """
 
 from __future__ import annotations
@@ -146,16 +146,18 @@ def options() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="only scenarios whose name contains this")
     args = parser.parse_args()
     args.experiments = args.experiments or (500 if args.quick else 10_000)
-    args.command = min(args.experiments, args.command if args.command >= 0 else 5 if args.quick else 300)
-    args.rivals = min(args.experiments, args.rivals if args.rivals >= 0 else 100 if args.quick else 1_000)
+    few, command, rivals = (5, 5, 100) if args.quick else (30, 300, 1_000)
+    args.command = args.command if args.command >= 0 else few if args.more else command
+    args.rivals = args.rivals if args.rivals >= 0 else 0 if args.more else rivals
     return args
 
 
 def jobs_of(scenario: Scenario, args: argparse.Namespace) -> list[Job]:
     """Cut the experiments of a scenario into chunks; the first ones are seen by rivals and by the command too."""
     jobs = []
-    for chunk, first in enumerate(range(0, args.experiments, CHUNK)):
-        size = min(CHUNK, args.experiments - first)
+    experiments = max(1, round(args.experiments * scenario.part))
+    for chunk, first in enumerate(range(0, experiments, CHUNK)):
+        size = min(CHUNK, experiments - first)
         jobs.append(Job(scenario, chunk, size, first < args.rivals, max(0, min(size, args.command - first))))
     return jobs
 
@@ -184,9 +186,10 @@ def main() -> int:
     rows: list[dict[str, typing.Any]] = []
     bars: list[dict[str, typing.Any]] = []
     with multiprocessing.get_context("fork").Pool(os.cpu_count()) as workers:
-        for scenario in more() if args.more else promised():
-            if args.only not in scenario.name:
-                continue
+        chosen = [scenario for scenario in (more() if args.more else promised()) if args.only in scenario.name]
+        for done, scenario in enumerate(chosen):
+            if args.json:
+                print(f"{done} of {len(chosen)}: {scenario.name}", file=sys.stderr, flush=True)
             start = time.perf_counter()
             found = measure(scenario, list(workers.imap(run, jobs_of(scenario, args))), start)
             rows += found[0]

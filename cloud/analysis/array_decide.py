@@ -132,8 +132,20 @@ def _find_missing(batch: Batch, judged: Strata) -> _Missing:
     surplus = np.where(used, np.maximum(0.0, lost1 - lost0 * odds), 0.0)
     excess = tuple(np.where(n1 > 0.0, surplus * stratum.candidate.n / n1, 0.0) for stratum in judged)
     design = design_effect(batch.strata) if batch.strata else np.full(batch.shape, np.inf)
-    log_e = np.where(used, log_e_more([Counts(lost0 / design, lost1 / design, np.where(used, odds, 1.0))]), 0.0)
+    together = np.maximum(design, _whole_devices(batch))
+    log_e = np.where(used, log_e_more([Counts(lost0 / together, lost1 / together, np.where(used, odds, 1.0))]), 0.0)
     return _Missing(excess, np.where(used, _error(given, lost0, lost1, odds, design), 0.0), log_e)
+
+
+def _whole_devices(batch: Batch) -> Array:
+    found = np.ones(batch.shape)
+    for stratum in batch.strata:
+        apart = has_data(stratum)
+        if stratum.cross is not None:
+            apart &= stratum.cross.g < 1.0
+        for arm in (stratum.control, stratum.candidate):
+            found = np.where(apart, np.maximum(found, arm.g_nn / arm.n), found)
+    return found
 
 
 def _error(given: AssignedSums, lost0: Array, lost1: Array, odds: Array, design: Array) -> Array:

@@ -142,14 +142,13 @@ def from_pairs(pairs: Pairs, lost: float, metric: Metric, margin: float, *, doub
 
 def _from_contrast(contrast: Contrast, margin: float, tolerance: float = 0.0) -> Evidence:
     error, slack, df = math.sqrt(contrast.variance), math.sqrt(contrast.variance_worse), contrast.df
-    lost = -(contrast.x + tolerance)
-    drop, gain = z_from_t(lost / error, df), z_from_t((contrast.x + margin) / slack, df)
+    drop, gain = z_from_t(-(contrast.x + tolerance) / error, df), z_from_t((contrast.x + margin) / slack, df)
     # The margin goes the same way as the differences: beside scores that few clusters keep small, a margin in units of
     # the error that was seen would make the largest difference look like none.
     worse = log_e_drop(drop, z_from_t(margin / error, df))
     # But large scores shrink more than small ones, so what is too small to act on might look larger than it is.
     return Evidence(
-        worse if lost > LEAST_DROP * margin else min(worse, 0.0),
+        worse if -contrast.x > LEAST_DROP * margin else min(worse, 0.0),
         log_e_above(gain, z_from_t(margin / slack, df)),
         contrast.x,
         error,

@@ -63,7 +63,7 @@ def decide(record: DecideInput) -> Decision:
     word, found = _judge(record)
     regions = {name: _word_in(name, word, found) for name in _names(record)}
     word = _word_of_all(word, found)
-    return Decision(word, reasons_of(word, found, record), numbers_of(found), regions)
+    return Decision(word, reasons_of(word, found, record), numbers_of(found, record), regions)
 
 
 def word_of(record: DecideInput) -> Word:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from cloud.analysis.compare import CAUTION
 from cloud.analysis.findings import Findings
 from cloud.analysis.records import DecideInput, Word
 
@@ -85,13 +86,15 @@ def _holds(found: Findings, record: DecideInput) -> list[str]:
     return holds
 
 
-def numbers_of(found: Findings) -> dict[str, float]:
+def numbers_of(found: Findings, record: DecideInput) -> dict[str, float]:
     """Collect the statistics of a decision; e-values as natural logarithms.
 
     Parameters
     ----------
     found : Findings
         What was found out.
+    record : DecideInput
+        What was asked.
 
     Returns
     -------
@@ -112,4 +115,6 @@ def numbers_of(found: Findings) -> dict[str, float]:
         "log_e_missing": found.missing.log_e,
         "log_e_split": found.split,
     }
+    if record.pairs is not None and record.mode != "ab" and record.metric.kind == "continuous":
+        numbers["pairs_of_caution"] = CAUTION
     return {name: number for name, number in numbers.items() if math.isfinite(number)}

@@ -12,7 +12,9 @@ _STEPS = 60
 _LEAST, _MOST_ERROR = 1e-6, 3.0  # margins: an error larger than that says nothing yet
 
 
-def more_outcomes(*, difference: float, error: float, outcomes: float, margin: float, need: float) -> int | None:
+def more_outcomes(
+    *, difference: float, error: float, outcomes: float, margin: float, need: float, caution: float = 0.0
+) -> int | None:
     """Estimate how many more outcomes prove that a candidate is not worse by the margin.
 
     The estimate stays as it is and its variance shrinks as outcomes come in; days and devices as clusters shrink it
@@ -28,6 +30,8 @@ def more_outcomes(*, difference: float, error: float, outcomes: float, margin: f
         How much worse the candidate may be, above 0.
     need : float
         Logarithm of the evidence that promotes.
+    caution : float
+        The error holds a variance that is enlarged by this over the number of outcomes.
 
     Returns
     -------
@@ -45,7 +49,7 @@ def more_outcomes(*, difference: float, error: float, outcomes: float, margin: f
     """
 
     def log_e(times: float) -> float:
-        spread = error / math.sqrt(times)
+        spread = error / math.sqrt(times) * math.sqrt((outcomes + caution / times) / (outcomes + caution))
         return log_e_above((difference + margin) / spread, margin / spread)
 
     if log_e(1.0) >= need:
@@ -82,7 +86,10 @@ def more_outcomes_of(numbers: typing.Mapping[str, float], margin: float) -> int 
         return 0
     if have is not None and difference > -margin:
         error = _error_of(difference, margin, have) or error
-    return more_outcomes(difference=difference, error=error, outcomes=outcomes, margin=margin, need=need)
+    caution = numbers.get("pairs_of_caution", 0.0)
+    return more_outcomes(
+        difference=difference, error=error, outcomes=outcomes, margin=margin, need=need, caution=caution
+    )
 
 
 def _error_of(difference: float, margin: float, log_e: float) -> float:

@@ -29,7 +29,7 @@ class Missing(typing.NamedTuple):
 
 
 def find_missing(
-    all_strata: Strata, judged: Strata, assigned: Assigned | None, *, pending: bool, alike: float = 1.0
+    all_strata: Strata, judged: Strata, assigned: Assigned | None, *, pending: bool, alike: float | None = None
 ) -> Missing:
     """Compare the inputs given to each arm with the outcomes that came back.
 
@@ -43,9 +43,10 @@ def find_missing(
         Totals since the start; not used where the arms of `judged` carry their own.
     pending : bool
         Whether outcomes of `all_strata` may still come.
-    alike : float
+    alike : float, optional
         How many lost outcomes count as one, because a device or a person loses them together. What that explains, up
-        to one standard error, is not counted.
+        to one standard error, is not counted. If it is not known, everything counts; but arms that share no devices
+        may have lost whole devices, so that it takes many of those to be no accident.
 
     Returns
     -------
@@ -70,7 +71,7 @@ def find_missing(
     return _by_total(all_strata, judged, assigned, pending=pending, alike=alike)
 
 
-def _by_total(all_strata: Strata, judged: Strata, assigned: Assigned, *, pending: bool, alike: float) -> Missing:
+def _by_total(all_strata: Strata, judged: Strata, assigned: Assigned, *, pending: bool, alike: float | None) -> Missing:
     odds = assigned.candidate / assigned.control
     if pending and assigned.share is not None and is_split(assigned.share):
         # What is pending is recent, and recent inputs were split by the newest share.
@@ -83,12 +84,13 @@ def _by_total(all_strata: Strata, judged: Strata, assigned: Assigned, *, pending
     # Closed windows have their share of what is missing, which is all of it where nothing else has come yet.
     excess = tuple(surplus * stratum.candidate.n / n1 if n1 > 0.0 else 0.0 for stratum in judged)
     design = design_effect(all_strata)
-    log_e = log_e_more([_count(rows[0], max(design, alike))])
+    together = max(design, alike or whole_devices(all_strata))
+    log_e = log_e_more([_count(rows[0], together)])
     error = _error(rows, design)
     return Missing(excess, error, surplus / assigned.candidate, log_e)
 
 
-def _by_stratum(judged: Strata, own: typing.Sequence[tuple[float, float]], alike: float) -> Missing:
+def _by_stratum(judged: Strata, own: typing.Sequence[tuple[float, float]], alike: float | None) -> Missing:
     rows: list[_Row] = []
     surplus = []
     for stratum, (given0, given1) in zip(judged, own, strict=True):
@@ -103,7 +105,8 @@ def _by_stratum(judged: Strata, own: typing.Sequence[tuple[float, float]], alike
     given = math.fsum(given1 for _, given1 in own)
     fraction = total / given if given > 0.0 else 0.0
     design = design_effect(judged)
-    log_e = log_e_more(sorted(_count(row, max(design, alike)) for row in rows))
+    together = max(design, alike or whole_devices(judged))
+    log_e = log_e_more(sorted(_count(row, together) for row in rows))
     return Missing(excess, _error(rows, design), fraction, log_e)
 
 
@@ -128,9 +131,25 @@ def _variance(rows: typing.Sequence[_Row]) -> float:
     )
 
 
-def _explained(rows: typing.Sequence[_Row], alike: float) -> float:
+def _explained(rows: typing.Sequence[_Row], alike: float | None) -> float:
     """How many more one arm may lose because few devices, or people, lose all of theirs."""
-    return math.sqrt(_variance(rows) * alike) if alike > 1.0 else 0.0
+    return math.sqrt(_variance(rows) * alike) if alike is not None and alike > 1.0 else 0.0
+
+
+def whole_devices(strata: Strata) -> float:
+    """How many outcomes a device loses that is off, where arms share no devices; at least 1.
+
+    Where they do, both arms lose what such a device has.
+
+    Examples
+    --------
+    >>> from cloud.analysis.records import Arm
+    >>> arm = Arm(100.0, 90.0, 90.0, 10.0, 1000.0, 900.0, 830.0)
+    >>> whole_devices([Stratum(arm, arm)])
+    10.0
+    """
+    apart = [one for one in strata if has_data(one) and (one.cross is None or one.cross.g < 1.0)]
+    return max([1.0, *(arm.g_nn / arm.n for one in apart for arm in (one.control, one.candidate))])
 
 
 def _error(rows: typing.Sequence[_Row], design: float) -> float:

@@ -126,8 +126,9 @@ class DecideInput(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a decision depends on; see :mod:`cloud.analysis.decide` for how.
 
     ``lost_alike`` says how many outcomes that never came count as one, because those of a device, or of a person, get
-    lost together; 1 if each is lost by itself. ``tolerance``, of a continuous metric in strata: how much worse the
-    candidate may be for certain and not be rolled back; below the margin, which only a promotion looks at.
+    lost together; 1 if each is lost by itself. If it is not said, arms that share no devices may have lost whole ones.
+    ``tolerance``, of a continuous metric in strata: how much worse the candidate may be for certain and not be rolled
+    back; below the margin, which only a promotion looks at.
     """
 
     schema: str
@@ -142,7 +143,7 @@ class DecideInput(msgspec.Struct, frozen=True, kw_only=True):
     pairs: Pairs | None = None
     minimum: Minimum | None = Minimum()
     assigned: Assigned | None = None
-    lost_alike: float = 1.0
+    lost_alike: float | None = None
     tolerance: float = 0.0
     look: float | None = None
     max_looks: float | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cloud.analysis.batch import ArmSums, Array, Batch, CrossSums, DaySums, PairSums, StratumSums
+from cloud.analysis.batch import ArmSums, Array, AssignedSums, Batch, CrossSums, DaySums, PairSums, StratumSums
 from cloud.analysis.records import DecideInput
 from cloud.analysis.simulate import LOOKS
 
@@ -82,6 +82,48 @@ def clustered(
     control, candidate = (ArmSums(*np.stack(row, -1).astype(float)) for row in rows[:2])
     cross = CrossSums(*np.stack(rows[2], -1).astype(float)) if split else None
     return Batch(asked=asked, strata=(StratumSums(control, candidate, cross),))
+
+
+def silent(
+    rng: np.random.Generator,
+    size: int,
+    *,
+    devices: int,
+    off: float,
+    crash: float,
+    p: tuple[float, float],
+    asked: DecideInput,
+    requests: int = 10,
+) -> Batch:
+    """Devices that hold one arm each, of which some are given inputs and never report, whatever their arm.
+
+    Parameters
+    ----------
+    devices : int
+        Of both arms together.
+    off : float
+        Chance of a device never to report.
+    crash : float
+        Share of the candidate's failures that never come.
+    requests : int
+        Of a device, at each look.
+    """
+    own = np.arange(devices) < devices // 2
+    rate = device_rates(rng, (size, devices), p[0], 0.05)
+    rate = np.where(own, np.minimum(1.0, rate * p[1] / p[0]), rate)[:, None, :]
+    shape = (size, LOOKS, devices)
+    good = rng.binomial(requests, np.broadcast_to(rate, shape))
+    bad = requests - good
+    bad = bad - rng.binomial(bad, np.where(own, crash, 0.0))
+    speaks = rng.random((size, 1, devices)) >= off
+    n, s = (np.cumsum(x * speaks, 1).astype(float) for x in (good + bad, good))
+    arms = []
+    for mine in (~own, own):
+        k, t = n[..., mine], s[..., mine]
+        clusters = (k * k).sum(2), (k * t).sum(2), (t * t).sum(2)
+        arms.append(ArmSums(k.sum(2), t.sum(2), t.sum(2), (k > 0).sum(2).astype(float), *clusters))
+    given = np.broadcast_to(requests * devices / 2 * np.arange(1.0, LOOKS + 1.0), (size, LOOKS))
+    return Batch(asked=asked, strata=(StratumSums(arms[0], arms[1]),), assigned=AssignedSums(given, given, 0.5))
 
 
 def stormy_pairs(

@@ -131,7 +131,7 @@ def _check_sums(record: DecideInput) -> None:
 
 def _check_allowances(record: DecideInput) -> None:
     _counts(record, "", ("lost_alike", "tolerance"))
-    if record.lost_alike < 1.0:
+    if record.lost_alike is not None and record.lost_alike < 1.0:
         raise _refuse("lost_alike", record.lost_alike, "is less than 1")
     if record.tolerance >= record.margin:
         raise _refuse("tolerance", record.tolerance, f"is not below the margin, {record.margin!r}")

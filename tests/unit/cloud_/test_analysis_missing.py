@@ -46,6 +46,23 @@ def test_what_only_the_candidate_lost_is_its_excess() -> None:
     assert missing.log_e > CERTAIN
 
 
+def test_devices_that_are_off_are_no_proof_that_a_candidate_loses_outcomes() -> None:
+    # Of 50 devices in each arm with 200 inputs each, two of the control's and six of the candidate's are off.
+    arms = [Arm(n * 200, n * 180, n * 180, n, n * 4e4, n * 3.6e4, n * 3.24e4 + n * 18) for n in (48.0, 44.0)]
+    apart = [Stratum(arms[0], arms[1])]
+    shared = [Stratum(arms[0], arms[1], Cross(44.0, 44 * 4e4, 44 * 3.6e4, 44 * 3.6e4, 44 * 3.24e4))]
+    owned = [Stratum(*(msgspec.structs.replace(arm, assigned=1e4) for arm in arms))]
+    unknown, each = (
+        find_missing(apart, apart, Assigned(1e4, 1e4), pending=False, alike=alike) for alike in (None, 1.0)
+    )
+
+    assert unknown.excess == each.excess == (800.0,)
+    assert unknown.log_e < 1.0 < CERTAIN < each.log_e
+    assert unknown.error == each.error
+    assert find_missing(owned, owned, None, pending=False).log_e < 1.0
+    assert find_missing(shared, shared, Assigned(1e4, 1e4), pending=False).log_e > CERTAIN
+
+
 def test_inputs_counted_by_the_arms_themselves_count_instead_of_the_totals() -> None:
     honest = Stratum(alone(900.0, 800.0, 1000.0), alone(900.0, 800.0, 1000.0))
     totals = Assigned(1000.0, 5000.0)

@@ -80,13 +80,13 @@ def plans(draw: st.DrawFn) -> dict[str, typing.Any]:
     canary = "request_share = 0.3\n" + draw(st.sampled_from(["", deadline])) + draw(st.sampled_from(["", LIMIT]))
     stores = draw(st.sampled_from(['["a"]', '["a", "b"]']))
     some = f"[[rollout.canary.step]]\nwhere = {{ store = {stores} }}\nmin_days = 1\n"
-    number = f"[[rollout.canary.step]]\ndevices = {draw(st.integers(1, 5))}\nmin_days = 1\n"
-    first = "".join(draw(st.permutations([some, number]))[: draw(st.integers(1, 2))])
+    number = f"[[rollout.canary.step]]\ndevices = {draw(st.integers(1, 3))}\nmin_days = 1\n"
+    first = draw(st.sampled_from([some + number, number + some, some, number]))
     last = "[[rollout.canary.step]]\ndevice_share = {}\n"
     some_steps = ["", control, ramp]
     begins = draw(st.sampled_from(some_steps))
     chosen = first + last.format(0.75 if begins == control else 1.0)
-    canary += draw(st.sampled_from(["", steps, control, ramp, begins + chosen, begins + chosen]))
+    canary += draw(st.sampled_from([begins + chosen, "", steps, control, ramp, begins + chosen, begins + chosen]))
     order = f"order = {list(draw(st.permutations(ORDER)))}\n".replace("'", '"')
     region = f"[rollout.region.{draw(st.sampled_from(ORDER))}]\nmin_outcomes = 500\napprove = true\n"
     top = f'max_days = {MAX_DAYS}\nguardrails = "{draw(st.sampled_from(["prove", "watch"]))}"\n'

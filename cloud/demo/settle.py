@@ -1,4 +1,4 @@
-"""Let time stand until every online device has delivered, has done what its channel says, and the controller knows."""
+"""Let time stand until every device has delivered, has done what its channel says, and the controller knows."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ def settle(
     on_look: typing.Callable[[Row], None],
     is_done: typing.Callable[[], bool],
     *,
-    wait_records: bool,
+    cut_off: str,
 ) -> None:
     """Ask all devices to sync, then again those that lag, until none does.
 
-    Devices that were not heard of for some seconds are asked too, so that none is taken for offline on a busy machine.
+    Devices that were not heard of for some seconds are asked too, so that a busy machine takes none for offline; one
+    that has a network and is taken for offline is waited for: a slow machine gives the verdicts of a fast one.
 
     Parameters
     ----------
     now_s : float
-        Event time up to which every online device must have delivered.
+        Event time up to which every device must have delivered.
     on_look : callable
         Told what the Fleet page shows, after each round.
     is_done : callable
         What else must be so.
-    wait_records : bool
-        Wait for devices that are offline too.
+    cut_off : str
+        The device that has no network, if any: it is not waited for once the cloud takes it for offline.
 
     Raises
     ------
@@ -51,7 +52,7 @@ def settle(
         seen = _after_a_tick(store, cloud)
         on_look(seen)
         devices = cloud.devices()
-        lagging = _lagging(devices, seen, now_s, wait_records=wait_records)
+        lagging = _lagging(devices, seen, now_s, cut_off)
         if not lagging and not seen["worker"]["jobs"] and is_done():
             return
         if time.monotonic() > deadline:
@@ -67,14 +68,14 @@ def _after_a_tick(store: Store, cloud: Cloud) -> Row:
     return cloud.fleet()
 
 
-def _lagging(devices: typing.Sequence[Row], seen: Row, now_s: float, *, wait_records: bool) -> set[str]:
-    """Online devices that have not yet delivered, or not yet done what their channel says."""
+def _lagging(devices: typing.Sequence[Row], seen: Row, now_s: float, cut_off: str) -> set[str]:
+    """Devices that have not yet delivered, or not yet done what their channel says."""
     out = set()
     for device in devices:
-        if not device["online"] and not wait_records:
+        if device["device"] == cut_off and not device["online"]:
             continue
         is_behind = device["watermark_s"] < now_s and bool(device["versions"])
         is_told = device["channel_sequence"] == seen["channels"].get(device["region"])
-        if is_behind or not is_told or device["state"] != "good":
+        if is_behind or not is_told or device["state"] != "good" or not device["online"]:
             out.add(device["device"])
     return out

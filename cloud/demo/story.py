@@ -81,7 +81,7 @@ class Story:
             self._lose_and_find_a_device()
             self._plant_a_bad_model()
             self._train_v2()
-        self._settle(wait_records=True)
+        self._settle()
 
     def act_one(self) -> None:
         """Act one: January, v1, precomputed answers, all regions."""
@@ -204,13 +204,19 @@ class Story:
         )
         path.unlink()
 
-    def _settle(self, is_done: typing.Callable[[], bool] = lambda: True, *, wait_records: bool = False) -> None:
-        """Let time stand until every online device has delivered and the controller has looked at it all.
-
-        Then a slow machine gives the same verdicts as a fast one.
-        """
+    def _settle(self, is_done: typing.Callable[[], bool] = lambda: True) -> None:
+        """Let time stand until every device has delivered and the controller has looked at it all."""
         scene = self._scene
-        settle(scene.store, scene.cloud, scene.fleet, self.now_s, self.on_step, is_done, wait_records=wait_records)
+        is_cut = self._cut_at_s and "to" not in self.facts["offline"]
+        settle(
+            scene.store,
+            scene.cloud,
+            scene.fleet,
+            self.now_s,
+            self.on_step,
+            is_done,
+            cut_off=scene.cut_off if is_cut else "",
+        )
         self._tell()
 
     # ---- rollouts

@@ -102,6 +102,8 @@ def _find(record: DecideInput) -> Findings:
     missing = find_missing(record.strata, judged, record.assigned, pending=pending, alike=record.lost_alike)
     certain = missing.log_e >= need_fine
     blamed = missing.excess if certain else (0.0,) * len(judged)
+    if record.missing == "alike" and not certain:
+        missing = missing._replace(excess=blamed, error=0.0)
     if record.pairs is not None and record.mode != "ab":
         worse, fine = _compare_pairs(record, record.pairs, missing, certain=certain)
         amount = of_pairs(record.pairs)

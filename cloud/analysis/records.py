@@ -127,6 +127,8 @@ class DecideInput(msgspec.Struct, frozen=True, kw_only=True):
 
     ``lost_alike`` says how many outcomes that never came count as one, because those of a device, or of a person, get
     lost together; 1 if each is lost by itself. If it is not said, arms that share no devices may have lost whole ones.
+    ``missing`` says whether outcomes may have stayed away because of the answer (``suspect``), so that a promotion
+    counts all that may be missing as bad; or not (``alike``), so that it counts once it is certain to be no accident.
     ``tolerance``, of a continuous metric in strata: how much worse the candidate may be for certain and not be rolled
     back; below the margin, which only a promotion looks at.
     """
@@ -144,6 +146,7 @@ class DecideInput(msgspec.Struct, frozen=True, kw_only=True):
     minimum: Minimum | None = Minimum()
     assigned: Assigned | None = None
     lost_alike: float | None = None
+    missing: typing.Literal["suspect", "alike"] = "suspect"
     tolerance: float = 0.0
     look: float | None = None
     max_looks: float | None = None

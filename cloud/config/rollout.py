@@ -223,6 +223,10 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     guardrails : str
         ``prove``: promotion waits until failures, latency, memory and numbers are proven not to be worse by their
         margins; ``watch``: they only roll back. Few devices prove little: a fleet of four may have to watch.
+    missing_outcomes : str
+        ``suspect``: an outcome that never comes may stay away because the answer was bad, so a promotion waits until
+        that could not hide a candidate that is worse. Where many stay away that takes many times as long. ``alike``:
+        whether an outcome comes has nothing to do with the answer; only what is no accident counts against it.
     undo_window_days : int
         How long after promotion an undo is one order.
     alarm : str
@@ -243,6 +247,7 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_days: AtLeastOne = 60
     undo_window_days: typing.Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 30
     guardrails: typing.Literal["prove", "watch"] = "prove"
+    missing_outcomes: typing.Literal["suspect", "alike"] = "suspect"
     alarm: typing.Literal["undo", "tell", "off"] = "undo"
     shadow: ShadowSettings = ShadowSettings()
     canary: CanarySettings = CanarySettings()

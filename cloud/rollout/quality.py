@@ -181,6 +181,7 @@ def _metric_input(kind: str, seen: Seen, plan: RolloutSettings, judged: Judged, 
         metric=DecideMetric(kind=kind_of, direction=metric.direction),
         strata=strata,
         lost_alike=lost_alike(seen.served) if strata else 1.0,
+        missing=plan.missing_outcomes,
         pairs=pairs_of(seen.pairs, bernoulli=metric.kind == "bernoulli") if paired else None,
         minimum=Minimum(devices=least, days=(plan.shadow if paired else plan.canary).min_days),
     )

@@ -154,6 +154,7 @@ def _partial(kind: str, evidence: Evidence, plan: RolloutSettings, judged: Judge
     """Say whether outcomes come for some answers rather than for others; on lists what nobody took says so itself."""
     if kind != "canary" or plan.expedited or quality.is_interleaved(kind, plan) or judged.metric.of_lists:
         return []
+    or_may = or_may and plan.missing_outcomes == "suspect"
     return answer_decides(evidence.served, judged.metric, judged.margin, plan.alpha_promote, or_may=or_may)
 
 

@@ -390,3 +390,21 @@ def test_guardrails_share_their_alpha() -> None:
     assert decide(barely).word == "rollback"
     crowd = {f"guard{i}": ERRORS for i in range(9)} | {"barely": barely}
     assert decide_with_guardrails(ERRORS, crowd).word == "continue"
+
+
+def half_missing(n: float, lost1: float = 1.0) -> Stratum:
+    """As many outcomes of both arms, of which as many again never came; of the candidate's `lost1` times as many."""
+    return Stratum(arm(n, 0.9, assigned=2 * n), arm(n, 0.9, assigned=n + lost1 * n))
+
+
+@pytest.mark.parametrize("pairs", [None, paired(9000, 400, 400)], ids=["own answers", "pairs"])
+def test_outcomes_that_stay_away_alike_hold_nothing_up_where_the_plan_says_that_they_are(pairs: Pairs | None) -> None:
+    record = ask(half_missing(9000), mode="canary", pairs=pairs, lost_alike=1.0)
+    assert word_of(record) == "continue"
+    assert word_of(replace(record, missing="alike")) == "promote"
+
+
+@pytest.mark.parametrize("pairs", [None, paired(9000, 400, 400)], ids=["own answers", "pairs"])
+def test_outcomes_of_the_candidate_alone_that_stay_away_count_whatever_the_plan_says(pairs: Pairs | None) -> None:
+    record = ask(half_missing(9000, lost1=1.2), mode="canary", pairs=pairs, lost_alike=1.0, missing="alike")
+    assert word_of(record) == "rollback"

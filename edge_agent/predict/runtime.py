@@ -138,7 +138,7 @@ class Runtime:
             rows = self._frombuffer(vector, self._float32).reshape(-1, self._shape[1])
             out = self._run([self._output], {self._input: rows}, limits)[0]
             outputs: tuple[float, ...] = tuple(out.ravel().tolist())
-            is_sound = len(outputs) == self._n_outputs * len(rows) and isfinite(sum(outputs))
+            is_sound = 0 < len(outputs) == self._n_outputs * len(rows) and isfinite(sum(outputs))
         except Exception as err:
             raise ModelError(f"failed: {err}", field="model") from err
         if not is_sound:

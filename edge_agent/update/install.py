@@ -112,7 +112,8 @@ class Installer:
         """
         self._finish_roll_back()
         # What was refused before is told anew if it still is; all else that is as it was leaves nothing to store.
-        is_news = bool(self._job.read().outcome) or not self._repository.is_as_marked()
+        # It is asked each time: what a pass that broke off had fetched ahead is old by the next.
+        is_news = not self._repository.is_as_marked() or bool(self._job.read().outcome)
         says = self._look() if is_news else self._read_channel()
         note, repaired, before_bytes = "", [], self._download.fetched_bytes
         for _ in range(1 + says.n_bundles):

@@ -134,7 +134,7 @@ class Repository:
             No network; what was trusted before still is.
         """
         mark, now_s = self._mark, time.time()
-        self._fetcher.ahead.clear()
+        self._fetcher.ahead.clear()  # what an earlier look had ready may be old by now
         if mark is None or not mark.stands(self._folder, max(now_s, float(self._floors.floor("time")))):
             return False
         with _named(self._fetcher):
@@ -142,6 +142,7 @@ class Repository:
                 return False
             if self._fetcher.look("timestamp.json", _CONFIG.timestamp_max_length) != mark.timestamp:
                 return False
+        self._fetcher.ahead.clear()
         note_time(self._floors, now_s)
         return True
 
@@ -159,8 +160,11 @@ class Repository:
         now_s = time.time()  # one time for the whole of an update (5.1)
         mend(self._folder)
         before = kept(self._folder)
-        with _named(self._fetcher):
-            updater = self._load()
+        try:
+            with _named(self._fetcher):
+                updater = self._load()
+        finally:
+            self._fetcher.ahead.clear()
         try:
             _check_keys(self._folder)
             settle(self._folder, self._floors, now_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import sqlite3
 import typing
 
 import pytest
@@ -173,3 +174,16 @@ def test_a_line_that_is_down_is_said_and_changes_nothing(device: Device) -> None
     device.line_is_up = True
     assert device.asked() == ASKED
     assert device.stored() == before
+
+
+def test_what_a_pass_that_broke_off_had_fetched_is_not_taken_for_news_later(device: Device) -> None:
+    device.update()
+    device.cloud.publish_channel(2, "v2")
+    device.state._db.execute("create trigger broken before update on jobs begin select raise(abort, 'disk full'); end")
+    with pytest.raises(sqlite3.IntegrityError, match="disk full"):
+        device.update()
+    device.state._db.execute("drop trigger broken")
+    device.state.update.end("the disk was full")
+    device.cloud.publish_channel(3, "v1")
+    device.update()
+    assert device.state.floor("channel") == 3

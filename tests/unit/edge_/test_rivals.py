@@ -112,13 +112,15 @@ def test_retries_do_not_stop_for_good_after_a_slow_link(world: World) -> None:
     world.until_it_arrives()
     world.publish(2, "v2")
     tries = LOOP_STORES  # far more steps than an update may store without coming to rest
-    for n in range(tries):
+    n = 0
+    # On a busy machine a pass may time out before it comes to the file that is slow.
+    while min(world.line.dripped[what] for what in SLOW) < tries // 2:
         world.line.slow = SLOW[n % 2]
         done = world.sync.one_pass()
         assert (done.ok, done.changed) == (False, False)
         assert 0 < done.next_s <= POLL_S
-        assert done.failures > n
-    assert all(world.line.dripped[what] >= tries // 2 for what in SLOW)
+        assert n < done.failures <= 10 * tries, world.line.dripped
+        n += 1
     world.line.slow = ""
     world.until_it_arrives()
     assert world.sync.one_pass().models == ("late@v2",)

@@ -111,8 +111,7 @@ class Installer:
             Nothing has changed then: what ran goes on running.
         """
         self._finish_roll_back()
-        # What was refused before is told anew if it still is; all else that is as it was leaves nothing to store.
-        # It is asked each time: what a pass that broke off had fetched ahead is old by the next.
+        # Asked by each pass: what one that broke off had fetched is old by the next. What was refused is told anew.
         is_news = not self._repository.is_as_marked() or bool(self._job.read().outcome)
         says = self._look() if is_news else self._read_channel()
         note, repaired, before_bytes = "", [], self._download.fetched_bytes

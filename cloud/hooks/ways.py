@@ -24,6 +24,7 @@ from shared.errors import ConfigError, UnreachableError
 _WORDS = 300
 _READ_BYTES = 4096
 _POLL_S = 0.1
+_YES = 2  # hundred and something
 Record = dict[str, typing.Any]
 
 
@@ -118,9 +119,8 @@ def _post(project: Project, settings: HookSettings, body: bytes) -> Answer:
             stream=True,
         ) as reply:
             words = first_line(reply.raw.read1(_READ_BYTES, decode_content=True))
-            return Answer(
-                reply.ok and not reply.is_redirect, words if reply.ok else f"HTTP {reply.status_code}: {words}"
-            )
+            is_yes = reply.status_code // 100 == _YES
+            return Answer(is_yes, words if is_yes else f"HTTP {reply.status_code}: {words}".removesuffix(": "))
     except requests.RequestException as err:
         raise UnreachableError(str(err)) from err
 

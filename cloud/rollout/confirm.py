@@ -26,10 +26,8 @@ def held_by_hooks(project: Project, store: Store, rollout: Row, stage: Row | Non
     Parameters
     ----------
     stage : mapping, optional
-        The stage that would open; without one, it is promotion. What somebody has approved is asked of no hook.
+        The stage that would open; without one, it is promotion.
     """
-    if stage is not None and stage["approved_s"]:
-        return []
     before = "promotion" if stage is None else "stage"
     number = PROMOTION if stage is None else stage["id"]
     wanted = [one.name for one in project.settings.hook if before in one.before]

@@ -13,7 +13,7 @@ import msgspec
 from cloud.config import Project, RolloutSettings
 from cloud.rollout import alarm, choice, deadline
 from cloud.rollout.channels import Publish, publish_changes
-from cloud.rollout.confirm import held_by_hooks, may_open
+from cloud.rollout.confirm import held_by_hooks, may_open, waited_for
 from cloud.rollout.devices import fleet_event_s
 from cloud.rollout.growing import grow, open_at
 from cloud.rollout.look import Moment, look_at
@@ -174,7 +174,7 @@ def _go_on(
         happened += _promote(project, store, rollout, stages[-1], verdicts, event_day, is_last_day=too_long)
     if too_long and store.rollouts.get(rollout["id"])["state"] == "running":
         waits = str(store.get_meta(WAITS.format(rollout["id"]), ""))
-        why = deadline.out_of_time(stages, waits, settings.max_days)
+        why = deadline.out_of_time(stages, waits, settings.max_days, waited_for(project, store, rollout))
         happened.append(_give_up(project, store, rollout, why, event_day))
     return happened
 

@@ -44,7 +44,7 @@ def is_over(
     return days > settings.max_days and not held_up(rollout, stages, regions, at.now_s)
 
 
-def out_of_time(stages: typing.Sequence[Row], waits: str, max_days: int) -> str:
+def out_of_time(stages: typing.Sequence[Row], waits: str, max_days: int, held_by: typing.Sequence[str] = ()) -> str:
     """Say that a rollout has had all of its days, and what was missing.
 
     Parameters
@@ -53,14 +53,20 @@ def out_of_time(stages: typing.Sequence[Row], waits: str, max_days: int) -> str:
         In their order.
     waits : str
         What promotion waits for, a line each.
+    held_by : sequence of str
+        Hooks that have not agreed.
 
     Examples
     --------
     >>> stage = {"kind": "canary", "region": "west", "settings": {"approve": True}, "opened_s": 0, "passed_s": 0}
     >>> out_of_time([stage], "", 60)
     'no verdict after 60 days: nobody approved canary west'
+    >>> out_of_time([stage], "", 60, ["the hook board"])
+    'no verdict after 60 days: canary west waits for the hook board'
     """
     over, now = f"no verdict after {max_days} days", next((stage for stage in stages if not stage["passed_s"]), None)
+    if held_by and not (now and now["opened_s"]):
+        return f"{over}: {stage_name(now) if now else 'the promotion'} waits for {' and '.join(held_by)}"
     if now is None:
         return ": ".join(filter(None, (over, "; ".join(filter(None, waits.split("\n"))))))
     if now["opened_s"]:

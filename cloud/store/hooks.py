@@ -29,12 +29,15 @@ class Hooks:
 
     def meet(self, name: str) -> Row:
         """Return how far a hook was told; one that is new begins now, not with the first day of the project."""
-        self._db.connection.execute(
-            "insert into hooks select ?, coalesce(max(id), 0), 0, 0, '', 0, 0 from audit where true"
-            " on conflict (name) do nothing",
-            (name,),
-        )
-        return self._db.rows("select * from hooks where name = ?", (name,))[0]
+        known = "select * from hooks where name = ?"
+        row = self._db.row(known, (name,))  # looked for first: to insert nothing takes the write lock as well
+        if row is None:
+            self._db.connection.execute(
+                "insert into hooks select ?, coalesce(max(id), 0), 0, 0, '', 0, 0 from audit where true"
+                " on conflict (name) do nothing",
+                (name,),
+            )
+        return row or self._db.rows(known, (name,))[0]
 
     def n_waiting(self, name: str, on: typing.Collection[str]) -> int:
         """How many entries of the audit log a hook has still to be told of."""
@@ -72,14 +75,15 @@ class Hooks:
 
     def ask(self, rollout: int, stage: int, name: str) -> Row:
         """Return a question, asked now if it never was; `stage` is a stage's number, or `PROMOTION`."""
-        self._db.connection.execute(
-            "insert into questions (rollout, stage, hook, state, words, actor, tries, next_s, asked_s, answered_s)"
-            " values (?, ?, ?, 'open', '', '', 0, 0, ?, 0) on conflict (rollout, stage, hook) do nothing",
-            (rollout, stage, name, time.time()),
-        )
-        return self._db.rows(
-            "select * from questions where rollout = ? and stage = ? and hook = ?", (rollout, stage, name)
-        )[0]
+        asked, key = "select * from questions where rollout = ? and stage = ? and hook = ?", (rollout, stage, name)
+        row = self._db.row(asked, key)
+        if row is None:
+            self._db.connection.execute(
+                "insert into questions (rollout, stage, hook, state, words, actor, tries, next_s, asked_s, answered_s)"
+                " values (?, ?, ?, 'open', '', '', 0, 0, ?, 0) on conflict (rollout, stage, hook) do nothing",
+                (*key, time.time()),
+            )
+        return row or self._db.rows(asked, key)[0]
 
     def open_questions(self, rollout: int = 0, name: str = "") -> list[Row]:
         """Return questions of rollouts that still run and that nobody agreed to, oldest first."""

@@ -142,7 +142,6 @@ class Repository:
                 return False
             if self._fetcher.look("timestamp.json", _CONFIG.timestamp_max_length) != mark.timestamp:
                 return False
-        self._fetcher.ahead.clear()
         note_time(self._floors, now_s)
         return True
 

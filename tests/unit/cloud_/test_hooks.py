@@ -181,13 +181,14 @@ def test_an_address_that_says_no_or_elsewhere_or_is_gone_was_not_told(
     Listener.answers = [
         (503, {}, b"come back later\nplease"),
         (302, {"Location": f"http://127.0.0.1:{listener.server_port}/other"}, b""),
+        (304, {}, b""),
         (200, {}, b"thanks"),
     ]
     hook = address(listener)
-    said = [ways.send(empty, hook, {}) for _ in range(3)]
-    assert [answer.agrees for answer in said] == [False, False, True]
-    assert [said[0].words, said[2].words] == ["HTTP 503: come back later", "thanks"]
-    assert len(Listener.taken) == 3, "the other place was not asked"
+    said = [ways.send(empty, hook, {}) for _ in range(4)]
+    assert [answer.agrees for answer in said] == [False, False, False, True]
+    assert [answer.words for answer in said] == ["HTTP 503: come back later", "HTTP 302", "HTTP 304", "thanks"]
+    assert len(Listener.taken) == 4, "the other place was not asked"
     gone = HookSettings(name="own", url="http://127.0.0.1:9/x", on=("*",))
     assert not ways.send(empty, gone, {}).agrees
 
@@ -229,8 +230,8 @@ def test_every_word_of_the_audit_log_can_be_told_and_no_other_is_accepted() -> N
 
 # ---- asking
 
-BOARD = """max_days = 40
-[[hook]]
+MAX_DAYS = "max_days = 40\n"
+BOARD = """[[hook]]
 name = "board"
 before = ["stage", "promotion"]
 command = ["python3", "-c", "import sys, json, os; q = json.load(sys.stdin); os.path.exists('no') and sys.exit('not today'); print(json.dumps(q), file=open('asked.txt', 'a'))"]
@@ -239,7 +240,7 @@ command = ["python3", "-c", "import sys, json, os; q = json.load(sys.stdin); os.
 
 @pytest.fixture
 def fleet(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> typing.Iterator[Fleet]:
-    made = Fleet(tmp_path / "p", monkeypatch, n=4, rollout=BOARD)
+    made = Fleet(tmp_path / "p", monkeypatch, n=4, rollout=MAX_DAYS + BOARD)
     made.store.audit.add("data add", "before the hook was met", actor="ada")
     yield made
     made.store.close()
@@ -290,6 +291,38 @@ def test_a_person_goes_on_without_the_hook_and_says_why(fleet: Fleet) -> None:
     fleet.days(2)
     opened = [bool(stage["opened_s"]) for stage in fleet.store.rollouts.stages(number)]
     assert (opened[0], opened[-1]) == (True, False), "one word opens one stage"
+
+
+def test_a_stage_that_somebody_approved_still_asks_the_hook(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = f"{MAX_DAYS}[rollout.region.west]\napprove = true\n{BOARD}"
+    fleet = Fleet(tmp_path / "p", monkeypatch, n=4, rollout=plan)
+    fleet.start()
+    days_with_answers(fleet, 8)
+    number, fleet.gain = fleet.start(), 0.05
+    fleet.days()
+    answer(fleet)
+    fleet.until(lambda: bool(fleet.stages(number)["*"]["passed_s"]))
+    assert fleet.order(number, "approve") == "done"
+    (fleet.project.folder / "no").touch()
+    fleet.days(2)
+    answer(fleet)
+    assert not fleet.stages(number)["west"]["opened_s"]
+    (fleet.project.folder / "no").unlink()
+    days_with_answers(fleet, 2)
+    assert fleet.stages(number)["west"]["opened_s"]
+    fleet.store.close()
+
+
+def test_a_rollout_that_ends_for_want_of_a_hooks_word_says_so(fleet: Fleet) -> None:
+    number = fleet.start()
+    (fleet.project.folder / "no").touch()
+    fleet.days()
+    answer(fleet)
+    fleet.days(41)
+    said = "no verdict after 40 days: install west waits for the hook board, which says: not today"
+    assert (fleet.row(number)["state"], fleet.row(number)["outcome"]) == ("aborted", said)
 
 
 def test_what_goes_back_asks_nobody(fleet: Fleet) -> None:

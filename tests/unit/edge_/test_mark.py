@@ -91,6 +91,12 @@ def test_a_pass_that_finds_nothing_new_asks_two_questions_and_stores_nothing(dev
     assert device.state.update.read().position == "idle"
 
 
+def test_a_pass_that_tells_anew_what_was_refused_asks_no_more_than_two_questions(device: Device) -> None:
+    device.update()
+    device.state.update.end("refused")
+    assert device.asked() == ASKED
+
+
 def test_what_is_new_after_quiet_passes_is_taken_and_nothing_is_fetched_twice(device: Device) -> None:
     device.update()
     device.cloud.publish_channel(2, "v2")

@@ -140,6 +140,8 @@ def _running(view: Row) -> str:
 def _share(stage: Row) -> str:
     """Say how many devices of a stage have verified it."""
     devices = stage["devices"]
+    if not devices:
+        return "which has just opened"
     online = devices.get("online", 0)
     return f"{percent(devices.get('verified', 0) / online)} of devices" if online else "no device online"
 

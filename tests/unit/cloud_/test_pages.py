@@ -111,6 +111,15 @@ def test_a_canary_says_where_it_is_and_on_what_share_of_devices(fleet: Fleet, cl
     assert headline(client, f"/rollouts/{number}") == "v1.1 is in West, 100 % of devices"
 
 
+def test_a_stage_that_nobody_has_looked_at_yet_has_just_opened(fleet: Fleet, client: Client) -> None:
+    number = fleet.shadow(days=3)
+    stages = fleet.store.rollouts.stages(number)
+    assert [bool(stage["opened_s"]) for stage in stages[:2]] == [True, True], (
+        "opened by the tick that let the shadow pass"
+    )
+    assert headline(client) == "v1.1 is in West, which has just opened"
+
+
 def test_a_paused_rollout_says_so_and_names_the_command_that_goes_on(fleet: Fleet, client: Client) -> None:
     number = fleet.canary()
     fleet.store.rollouts.order(number, "pause", actor="ada", reason="lunch")

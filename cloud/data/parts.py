@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from cloud.config import ModelSettings, Project
 from cloud.data.check import EVENT_COLUMN, Key, check_table, key_of
-from cloud.data.read import Columns, read_table
+from cloud.data.read import Columns, read_parquet, read_table
 from cloud.store.blobs import write_file
 from cloud.store.store import Store
 from shared.errors import TrustError
@@ -102,7 +102,7 @@ def known_keys(project: Project, store: Store, dataset: str, model: ModelSetting
     """Return the keys of all rows of a data set."""
     keys: set[Key] = set()
     for part in store.datasets.parts(dataset) if model.key else ():
-        table = pq.read_table(part_path(project, part["sha256"]))
+        table = read_parquet(part_path(project, part["sha256"]))
         if set(model.key) <= set(table.column_names):
             keys.update(map(key_of, zip(*(table[name].to_pylist() for name in model.key), strict=True)))
     return keys
@@ -153,6 +153,6 @@ def _read_part(project: Project, sha256: str) -> tuple[npt.NDArray[np.float64], 
     data = part_path(project, sha256).read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise TrustError(f"the part {sha256[:12]} has changed on disk", fix="Restore it from a backup.")
-    table = pq.read_table(io.BytesIO(data))
+    table = read_parquet(data)
     columns = {name: table[name].to_pylist() for name in table.column_names if name != EVENT_COLUMN}
     return table[EVENT_COLUMN].to_numpy(), columns

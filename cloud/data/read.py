@@ -34,7 +34,7 @@ def read_table(path: pathlib.Path) -> pa.Table:
             start = file.read(4)
         if not start:
             raise DataError("the file is empty", field=str(path), fix="A CSV begins with the names of its columns.")
-        table = pq.read_table(path) if start == _PARQUET else _read_csv(path)
+        table = read_parquet(path) if start == _PARQUET else _read_csv(path)
         table.validate(full=True)
         names = table.column_names
     except _UNREADABLE as err:
@@ -54,6 +54,16 @@ def read_table(path: pathlib.Path) -> pa.Table:
     if table.num_rows == 0:
         raise DataError("there are no rows", field=str(path))
     return table
+
+
+def read_parquet(source: pathlib.Path | bytes) -> pa.Table:
+    """Read Parquet in this thread alone.
+
+    `pyarrow.parquet.read_table` lets go of a Python file in a thread of its own; where that happens while the
+    interpreter ends, the process aborts after its work is done (github.com/apache/arrow/issues/33975).
+    """
+    with pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source, pre_buffer=False) as file:
+        return file.read(use_threads=False)
 
 
 def _read_csv(path: pathlib.Path) -> pa.Table:

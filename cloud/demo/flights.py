@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import importlib.util
-import io
 import pathlib
+import tempfile
 import typing
 import zipfile
 
@@ -69,8 +69,9 @@ def _folder() -> pathlib.Path:
 def load(months: typing.Collection[int]) -> list[Flight]:
     """Return the flights of some months of 2013 to the 24 airports, in the order of their departure."""
     folder = _folder()
-    with zipfile.ZipFile(folder / "flights.csv.zip") as archive:
-        table = pyarrow.csv.read_csv(io.BytesIO(archive.read("flights.csv")))
+    with zipfile.ZipFile(folder / "flights.csv.zip") as archive, tempfile.TemporaryDirectory() as unpacked:
+        # From a file of its own: Arrow's threads may let go of a Python object as late as at the interpreter's end.
+        table = pyarrow.csv.read_csv(archive.extract("flights.csv", unpacked))
     table = table.filter(pc.is_in(table["month"], pa.array(sorted(months))))
     hour_s = _seconds(table["time_hour"])
     minute = table["minute"].to_numpy().astype(float)

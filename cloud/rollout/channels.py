@@ -109,6 +109,12 @@ def desired(store: Store, settings: DeviceSettings, region: str, sequence: int) 
     )
 
 
+def regions_of(project: Project, store: Store) -> list[str]:
+    """Return the regions in their order, then those that are no longer in the settings: their devices go on reading."""
+    order = project.settings.regions.order
+    return [*order, *(row["region"] for row in store.rollouts.channels() if row["region"] not in order)]
+
+
 def publish_changes(project: Project, store: Store, publish: Publish) -> list[str]:
     """Publish the channels that differ from what was published; return their regions.
 
@@ -117,7 +123,7 @@ def publish_changes(project: Project, store: Store, publish: Publish) -> list[st
     """
     changed: dict[str, tuple[Channel, bytes]] = {}
     told: dict[str, Channel | None] = {}
-    for region in project.settings.regions.order:
+    for region in regions_of(project, store):
         before = store.rollouts.channel(region)
         sequence = before["sequence"] if before else 0
         now = desired(store, project.settings.devices, region, sequence + 1)

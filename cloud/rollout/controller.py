@@ -12,7 +12,7 @@ import msgspec
 
 from cloud.config import Project, RolloutSettings
 from cloud.rollout import alarm, choice, deadline
-from cloud.rollout.channels import Publish, publish_changes
+from cloud.rollout.channels import Publish, publish_changes, regions_of
 from cloud.rollout.confirm import held_by_hooks, may_open, waited_for
 from cloud.rollout.devices import fleet_event_s
 from cloud.rollout.growing import grow, open_at
@@ -284,7 +284,7 @@ def _promote(
         for other in [other for other in verdicts if other != arm]:
             why = choice.beaten_by(verdicts, names, arm, other)
             happened.append(_drop(store, rollout, other, why, event_day, action="candidate not chosen"))
-        for region in project.settings.regions.order:
+        for region in regions_of(project, store):
             store.models.set_incumbent(rollout["model"], region, names[arm])
         store.rollouts.set_version(rollout["id"], names[arm])
         store.rollouts.end(rollout["id"], "promoted", event_day=event_day, outcome=said)

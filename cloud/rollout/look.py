@@ -8,7 +8,7 @@ import typing
 
 from cloud.config import ModelSettings, Project, RolloutSettings
 from cloud.rollout.by_device import EARLIER_DAYS
-from cloud.rollout.channels import control_share_bp
+from cloud.rollout.channels import control_share_bp, regions_of
 from cloud.rollout.devices import Wanted, count, model_status, status_of
 from cloud.rollout.groups import groups_of, is_plain, said_of
 from cloud.rollout.heard import FLEET, Heard, Online, heard_from, online_in_step
@@ -94,7 +94,7 @@ def look_at(
 
 def _wanted(project: Project, store: Store, rollout: Row, stage: Row, stages: typing.Sequence[Row]) -> Wanted:
     """Return what a stage wants its devices to run; each candidate puts its own version in."""
-    channels, regions = store.rollouts.channels(), project.settings.regions.order
+    channels, regions = store.rollouts.channels(), regions_of(project, store)
     control_bp = control_share_bp(rollout, stage, stage["region"])
     return Wanted(
         model=rollout["model"],
@@ -153,7 +153,7 @@ def _heard(
     for other in stages:
         if other["kind"] == stage["kind"] and other["opened_s"]:
             first[other["region"]] = min(other["opened_s"], first.get(other["region"], other["opened_s"]))
-    regions = project.settings.regions.order
+    regions = {device["region"] for device in devices}
     by_device = stage["kind"] == "canary" and plan.canary.unit == "device"
     return heard_from(
         devices,

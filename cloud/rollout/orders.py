@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 
 from cloud.config import Project
+from cloud.rollout.channels import regions_of
 from cloud.rollout.plan import stage_name
 from cloud.rollout.verdict import APPROVED
 from cloud.store.store import Store
@@ -101,7 +102,7 @@ def _undo(project: Project, store: Store, rollout: Row, order: Row, event_day: i
 
 def restore(project: Project, store: Store, rollout: Row) -> None:
     """Make the version before a rollout the incumbent everywhere."""
-    for region in project.settings.regions.order:
+    for region in regions_of(project, store):
         if rollout["from_version"]:
             store.models.set_incumbent(rollout["model"], region, rollout["from_version"])
         else:

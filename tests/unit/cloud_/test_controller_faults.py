@@ -20,9 +20,52 @@ from cloud.store.store import Store
 from shared.channel import parse_channel
 from tests.small_fleet import DEVICES, FIRST_DAY, Said, SmallFleet
 from tests.unit.cloud_.killing import Connection, Fuse, Killed
-from tests.unit.cloud_.simulated import Fleet
+from tests.unit.cloud_.simulated import MODEL, Fleet
 
 Plain = typing.Any
+
+
+# ---- a region that is taken out of the settings while a rollout runs
+
+
+def _without_mid(fleet: Fleet) -> None:
+    path = fleet.project.folder / "covey.toml"
+    path.write_text(path.read_text().replace('order = ["west", "mid", "east"]', 'order = ["west", "east"]'))
+    fleet.project = load_project(fleet.project.folder)
+
+
+def test_what_is_rolled_back_goes_back_in_a_region_that_is_no_longer_in_the_settings(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(tmp_path, monkeypatch)
+    number = fleet.trial()
+    fleet.until(lambda: bool(fleet.stages(number)["mid"]["opened_s"]))
+    _without_mid(fleet)
+    fleet.gain = -0.5
+    fleet.until(lambda: fleet.row(number)["state"] == "rolled_back")
+    assert fleet.exposed("v2") == set()
+    assert {device.models[MODEL].candidate for device in fleet.devices} == {"v2"}  # they have not been told yet
+    fleet.days()
+    assert {device.models[MODEL].candidate for device in fleet.devices} == {""}
+    fleet.store.close()
+
+
+def test_what_is_promoted_arrives_in_a_region_that_is_no_longer_in_the_settings(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(tmp_path, monkeypatch)
+    number = fleet.trial()
+    _without_mid(fleet)
+    fleet.gain = 0.5
+    fleet.until(lambda: fleet.row(number)["state"] == "promoted")
+    fleet.days()
+    assert {device.models[MODEL].incumbent for device in fleet.devices} == {"v2"}
+    again = fleet.start()  # nothing is left that the next rollout could stumble over
+    assert fleet.order(again, "abort") == "done"
+    assert fleet.order(number, "undo") == "done"
+    fleet.days()
+    assert {device.models[MODEL].incumbent for device in fleet.devices} == {"v1"}
+    fleet.store.close()
 
 
 # ---- two at once

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import time
 import typing
 
 from cloud.config import ModelSettings, Project
@@ -16,6 +17,7 @@ from shared.versions import parse_version
 Row = dict[str, typing.Any]
 _WINDOW_DAYS = 90
 _RECENT_DAYS = 7
+_AHEAD_DAYS = 7
 _P95 = 0.95
 _LED = ("promoted", "undone")  # ends of a rollout after which its version has answered everywhere
 
@@ -30,8 +32,14 @@ def fleet_history(project: Project, store: Store, name: str) -> Row:
     today, mature = day_of(event_s), day_of(event_s - model.label_window_days * DAY_S)
     from_day = max(0, today - _WINDOW_DAYS + 1)
     known = roles(store, name)
-    # Sums carry what devices call a version: what the registry does not know is nobody's.
-    rows = [row for row in store.evidence.by_region(name, from_day=from_day) if row["version"] in known]
+    # Sums carry what devices call a version, and a day: what the registry does not know is nobody's, and a clock that
+    # is wrong by years has no place in a chart.
+    last_day = (today or day_of(time.time())) + _AHEAD_DAYS
+    rows = [
+        row
+        for row in store.evidence.by_region(name, from_day=from_day)
+        if row["version"] in known and row["day"] <= last_day
+    ]
     latencies = store.evidence.latencies(name, from_day=from_day)
     settled = [row for row in rows if row["day"] < mature]
     return {

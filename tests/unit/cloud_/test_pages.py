@@ -169,6 +169,18 @@ def test_versions_that_the_registry_does_not_know_are_not_drawn(fleet: Fleet, cl
     assert "<script>" not in client.get("/").text
 
 
+@pytest.mark.parametrize("day", [small.FIRST_DAY + 400, 2_940_000])
+def test_a_device_whose_clock_is_wrong_by_years_neither_stretches_the_charts_nor_breaks_the_page(
+    fleet: Fleet, client: Client, day: int
+) -> None:
+    version = fleet.install()
+    fleet.day(small.Said(small.FIRST_DAY + 1, version))
+    before = client.get("/fleet.json").get_json()["history"]["days"]
+    fleet.say("w1", small.Said(day, version))
+    assert client.get("/").status_code == 200
+    assert client.get("/fleet.json").get_json()["history"]["days"] == before
+
+
 def test_the_trouble_of_a_device_is_an_event_and_its_text_is_escaped(fleet: Fleet, client: Client) -> None:
     first = fleet.install()
     for day in (1, 2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import functools
 import os
 import pathlib
 import threading
@@ -25,7 +26,7 @@ from edge_agent.predict.loaded import NotReadyError
 from shared.errors import ConflictError, ModelError
 
 _START_S, _RETRY_LOADING_S, _LOADING_PATIENCE_S = 60.0, 0.01, 60.0
-_FINISH_S, _TURN_S = 0.01, 0.005
+_FINISH_S, _IDLE_S, _TURN_S = 0.01, 0.08, 0.005
 _MAX_UNFINISHED = 10_000
 T = typing.TypeVar("T")
 __all__ = ["Answer", "Predictor", "Ranked"]
@@ -114,12 +115,15 @@ class Predictor:
         active = engine.model(model)
         if active.share_bp:
             unit = active.unit_of(unit)  # drawn once, so that asking again stays in the arm
-        event_s = self._event_s(active, event_time)
+        event_s = self._now() if event_time is None else self._event_s(active, event_time)
         try:
             made = engine.predict(active, row, unit=unit, event_s=event_s)
         except (NotReadyError, SlowModelError):
-            made = _patiently(lambda: engine.predict(active, row, unit=unit, event_s=event_s))
-        self._take(made)
+            made = _patiently(functools.partial(engine.predict, active, row, unit=unit, event_s=event_s))
+        if self._is_open and not active.scores_other:
+            engine.finish(made)
+        else:
+            self._take(made)
         return Answer(made)
 
     def rank(
@@ -218,10 +222,13 @@ class Predictor:
             finishing.cancel()
 
     async def _keep_finishing(self) -> None:
-        """Score the other arm for answers that are given; nobody waits for that."""
+        """Score the other arm for answers that are given; nobody waits, and who asks nothing is not woken often."""
+        pause_s = _FINISH_S
         while True:
+            had_some = bool(self._unfinished)
             is_left = self._finish_turn()
-            await asyncio.sleep(0.0 if is_left else _FINISH_S)
+            pause_s = _FINISH_S if had_some else min(2 * pause_s, _IDLE_S)
+            await asyncio.sleep(0.0 if is_left else pause_s)
 
     def _finish_turn(self) -> bool:
         """Finish for a short while, since the loop has other work; return whether something is left to do."""

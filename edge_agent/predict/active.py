@@ -36,6 +36,8 @@ class ActiveModel:
     ----------
     share_bp, draw_bp : int
         Share of requests that each candidate answers; share of lists that it takes part in.
+    by_arm, told : tuple
+        By number of the arm: its bundle; and what records of its answers begin with, and the seconds it may take.
     """
 
     def __init__(self, entry: GenerationModel, bundles: typing.Mapping[str, LoadedBundle], device: str) -> None:
@@ -63,20 +65,23 @@ class ActiveModel:
         self.beside = dict(zip(self.arms, reversed(self.arms), strict=True))
         # By number of the arm; a number that no candidate has is never drawn.
         n_arms = max(*self.arms, CANDIDATE) + 1
-        self._arms = tuple(self.candidates.get(arm, self.incumbent) for arm in range(n_arms))
-        self.one_encoding = len({_encoding(bundle) for bundle in self._arms}) == 1
+        self.by_arm = tuple(self.candidates.get(arm, self.incumbent) for arm in range(n_arms))
+        self.one_encoding = len({_encoding(bundle) for bundle in self.by_arm}) == 1
         self.shares = experiment.Shares(self.salt)
         self._arm_at = _arms_by_place(self.share_bp or self.draw_bp, self.candidates)
-        self.wordings = tuple(Wording(bundle.manifest, arm) for arm, bundle in enumerate(self._arms))
+        self.wordings = tuple(Wording(bundle.manifest, arm) for arm, bundle in enumerate(self.by_arm))
+        self.told = tuple(
+            (entry.model, bundle.version, self.epoch, bundle.manifest.budgets.predict_s) for bundle in self.by_arm
+        )
         self.write_id: tuple[experiment.Write, ...] = ()
 
     def prepare(self, sealer: experiment.Sealer) -> None:
         """Get ready to write prediction ids."""
-        self.write_id = tuple(sealer.writer(self.tag, parse_version(bundle.version)) for bundle in self._arms)
+        self.write_id = tuple(sealer.writer(self.tag, parse_version(bundle.version)) for bundle in self.by_arm)
 
     def bundle(self, arm: int) -> LoadedBundle:
         """Return the bundle of an arm."""
-        return self._arms[arm]
+        return self.by_arm[arm]
 
     def arm_of(self, unit: str) -> int:
         """Return the arm of a unit: the one that answers it, or whose candidate its lists are drawn from."""
@@ -89,7 +94,7 @@ class ActiveModel:
     @property
     def is_prompt(self) -> bool:
         """Whether no arm has to be waited for."""
-        return all(bundle.is_loaded.is_set() and not bundle.is_slow for bundle in self._arms)
+        return all(bundle.is_loaded.is_set() and not bundle.is_slow for bundle in self.by_arm)
 
 
 def _encoding(bundle: LoadedBundle) -> tuple[object, ...]:

@@ -24,6 +24,7 @@ from shared.telemetry import APPROXIMATE
 
 __all__ = ["ActiveModel", "Engine", "Prediction", "Row", "main_score"]
 _outputs_of = operator.attrgetter("outputs")
+_clock, _NONCE_BYTES = time.perf_counter, experiment.NONCE_BYTES
 _NONCE_MASK = (1 << (8 * experiment.NONCE_BYTES)) - 1
 _Answered = tuple[int, Codes, tuple[float, ...], int]
 
@@ -122,19 +123,24 @@ class Engine:
         SlowModelError
             The answer takes a long run: see there.
         """
-        start = since_s or time.perf_counter()
+        start = since_s or _clock()
         if not row.keys() <= active.columns:
             check_columns(row, active.columns)
-        nonce = (self._next_nonce() & _NONCE_MASK).to_bytes(experiment.NONCE_BYTES, "big")
+        nonce = (self._next_nonce() & _NONCE_MASK).to_bytes(_NONCE_BYTES, "big")
         asked = arm
         if asked is None:
             asked = active.arm_of(unit or nonce.hex()) if active.share_bp else INCUMBENT
         at_s = int(event_s)
-        arm, codes, outputs, source = self._answer(active, INCUMBENT if is_substitute else asked, row, at_s)
+        arm = INCUMBENT if is_substitute else asked
+        bundle = active.by_arm[arm]
+        try:
+            codes = bundle.code(row)
+            outputs, source = bundle.answer_codes(codes)
+        except (ModelError, DataError) as err:
+            arm, codes, outputs, source = self._answer_instead(active, arm, row, at_s, err)
         score = outputs[len(outputs) == 2]  # noqa: PLR2004 - two classes: see main_score
         prediction_id = active.write_id[arm](arm, source, active.epoch, at_s, score, nonce)
-        latency_s = time.perf_counter() - start
-        return Prediction(active, row, codes, arm, outputs, source, prediction_id, nonce, at_s, latency_s, asked)
+        return Prediction(active, row, codes, arm, outputs, source, prediction_id, nonce, at_s, _clock() - start, asked)
 
     def new_nonce(self) -> bytes:
         """Bytes that this device has not used yet."""
@@ -144,27 +150,21 @@ class Engine:
         """Record that a list is shown which was drawn from two arms."""
         self._record(visit)
 
-    def _answer(self, active: ActiveModel, arm: int, row: Row, event_s: int) -> _Answered:
-        """Answer from the arm; a candidate that fails is counted and the incumbent answers in its place.
+    def _answer_instead(
+        self, active: ActiveModel, arm: int, row: Row, event_s: int, failure: ModelError | DataError
+    ) -> _Answered:
+        """Count an arm that has failed; the incumbent answers in a candidate's place.
 
         Where the incumbent must be waited for, nothing is counted yet: whoever waits asks again with `is_substitute`.
         """
-        bundle = active.bundle(arm)
+        if isinstance(failure, NotReadyError):
+            raise failure
+        if arm == INCUMBENT:
+            if isinstance(failure, ModelError):
+                self._record(self._failed(active, arm, event_s, served=True))
+            raise failure
         try:
-            codes = bundle.encoder.code(row)
-            outputs, source = bundle.answer_codes(codes)
-        except NotReadyError:
-            raise
-        except (ModelError, DataError) as err:
-            if arm == INCUMBENT:
-                if isinstance(err, ModelError):
-                    self._record(self._failed(active, arm, event_s, served=True))
-                raise
-            failure = err
-        else:
-            return arm, codes, outputs, source
-        try:
-            codes = active.incumbent.encoder.code(row)
+            codes = active.incumbent.code(row)
             answer = active.incumbent.answer_codes(codes)
         except (NotReadyError, SlowModelError) as wait:
             wait.failed_arm = arm
@@ -196,28 +196,31 @@ class Engine:
         SlowModelError
             Scoring another arm takes a long run: see there. The answer is not recorded yet.
         """
-        active, source, latency_s = prediction.active, prediction.source, prediction.latency_s
-        bundle = active.bundle(prediction.arm)
+        active, arm, source = prediction.active, prediction.arm, prediction.source
+        outputs, latency_s = prediction.outputs, prediction.latency_s
         others = self._score_others(prediction, score_rest=score_other) if active.scores_other else ()
         if self.waiting or self._scored:
             self.forget(prediction)
         if source == PRECOMPUTED:
-            self.parity.look(bundle, prediction.codes, prediction.outputs)
+            self.parity.look(active.by_arm[arm], prediction.codes, outputs)
         if latency_s > HOLDS_UP_S and source == ONNX:
-            bundle.took_long(time.monotonic())
+            active.by_arm[arm].took_long(time.monotonic())
+        model, version, epoch, budget_s = active.told[arm]
+        latency_us, is_slow, event_s = int(latency_s * 1e6), latency_s > budget_s, prediction.event_s
+        keeps = active.keeps_outputs or (bool(others) and any(map(_outputs_of, others)))
         self._record(
             Answered(
-                active.entry.model,
-                bundle.version,
-                active.epoch,
-                prediction.arm,
+                model,
+                version,
+                epoch,
+                arm,
                 source,
-                prediction.event_s,
-                int(latency_s * 1e6),
-                latency_s > bundle.manifest.budgets.predict_s,
+                event_s,
+                latency_us,
+                is_slow,
                 prediction.nonce,
-                prediction.outputs,
-                active.keeps_outputs or any(map(_outputs_of, others)),
+                outputs,
+                keeps,
                 others,
             )
         )
@@ -250,7 +253,7 @@ class Engine:
         active = prediction.active
         other = active.bundle(arm)
         try:
-            codes = prediction.codes if active.one_encoding else other.encoder.code(prediction.row)
+            codes = prediction.codes if active.one_encoding else other.code(prediction.row)
             outputs, source = other.answer_codes(codes)
         except NotReadyError:
             return None  # it has not failed

@@ -83,7 +83,7 @@ class LoadedBundle:
             "precomputed_only": (self._from_table,),
         }[manifest.answer_order]
         # What every answer needs, at hand.
-        self._key, self._packed = self.encoder.key, self.encoder.packed
+        self.code, self._key, self._packed = self.encoder.code, self.encoder.key, self.encoder.packed
         self._find_first = self.table.get if self.table and manifest.answer_order != "model_first" else None
         self._ask = (*best, self._from_coarse, self._from_default)
         self._ask_but_the_model = tuple(ask for ask in self._ask if ask != self._from_model)

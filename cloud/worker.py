@@ -16,6 +16,7 @@ from cloud.config import Project
 from cloud.hooks.telling import Messenger
 from cloud.publish.repository import SignedRepository
 from cloud.rollout import controller
+from cloud.store.restored import BEHIND
 from cloud.store.store import Store
 from shared.clock import day_of
 from shared.errors import ConflictError, CoveyError
@@ -117,6 +118,11 @@ class Worker:
         if is_early and (now == self._still or self._signature() == self._seen):
             self._still = now
             return None
+        behind = int(self.store.get_meta(BEHIND))
+        if behind:
+            self._repository.move_on(behind)
+            self.store.set_meta(BEHIND, 0)
+            log.info("the project is a copy: devices that have seen more take what is signed now")
         if not self._refreshed_s or time.monotonic() - self._refreshed_s > _REFRESH_S:
             for role in self._repository.refresh():
                 log.info("signed anew", extra={"role": role})

@@ -15,6 +15,7 @@ import tempfile
 import time
 
 from cloud.config import find_project, load_project
+from cloud.store.restored import mark_copy
 from shared.errors import ConflictError, CoveyError
 
 FILES = ("covey.toml", "features", "var/parts", "var/blobs", "var/repo")
@@ -58,6 +59,7 @@ def write(folder: pathlib.Path, database: pathlib.Path, out: pathlib.Path, names
         copy = pathlib.Path(temporary) / "covey.db"
         with sqlite3.connect(database) as source, sqlite3.connect(copy) as target:
             source.backup(target)
+            mark_copy(target, time.time())
         source.close()
         target.close()
         with tarfile.open(unfinished, "w:gz") as archive:

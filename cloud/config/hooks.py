@@ -39,6 +39,7 @@ Happening = typing.Literal[
     "key threshold",
     "model train",
     "promoted",
+    "restored",
     "rolled back",
     "rollout abort",
     "rollout approve",

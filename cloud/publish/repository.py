@@ -167,8 +167,7 @@ class SignedRepository:
         if not files:
             return
         with self.locked():
-            versions = self.versions()
-            meta = self._load(role, Targets, versions[role])
+            meta = self._load(role, Targets, self.versions()[role])
             for path, data in files.items():
                 info = TargetFile.from_data(path, data, ["sha256"])
                 write_file(self._target_path(path, info.hashes["sha256"]), data)
@@ -195,6 +194,14 @@ class SignedRepository:
             if self._renew("timestamp", Timestamp, None, moment):
                 renewed.append("timestamp")
         return renewed
+
+    def move_on(self, least: int) -> None:
+        """Sign anew under versions above `least`: devices that have seen more than this copy take it again."""
+        with self.locked():
+            newest, roles = self.newest(), [role for role in ("targets", *DELEGATED) if self._has_keys(role)]
+            for role in roles:
+                self._bump(role, newest[role], least)
+            self._seal({role: newest[role].signed.version for role in roles}, least)
 
     def _renew(self, role: str, kind: type[S], version: int | None, now: dt.datetime) -> bool:
         """Sign a role anew if it is old; not if its key is kept elsewhere."""
@@ -236,20 +243,20 @@ class SignedRepository:
         """Until when metadata that is signed now is good."""
         return (dt.datetime.now(dt.UTC) + self._lifetime[role]).replace(microsecond=0)
 
-    def _bump(self, role: str, meta: Metadata[S]) -> None:
-        meta.signed.version += 1
+    def _bump(self, role: str, meta: Metadata[S], least: int = 0) -> None:
+        meta.signed.version = max(meta.signed.version, least) + 1
         meta.signed.expires = self.expires(role)
         self._write(role, meta)
 
-    def _seal(self, changed: typing.Mapping[str, int]) -> None:
+    def _seal(self, changed: typing.Mapping[str, int], least: int = 0) -> None:
         """Write a snapshot that names the changed roles, then the timestamp that names the snapshot."""
         timestamp = self._load("timestamp", Timestamp)
         snapshot = self._load("snapshot", Snapshot, timestamp.signed.snapshot_meta.version)
         for role, version in changed.items():
             snapshot.signed.meta[f"{role}.json"] = MetaFile(version)
-        self._bump("snapshot", snapshot)
+        self._bump("snapshot", snapshot, least)
         timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
-        self._bump("timestamp", timestamp)
+        self._bump("timestamp", timestamp, least)
         self._prune("snapshot")
 
     def _write(self, role: str, meta: Metadata[S]) -> None:

@@ -7,6 +7,7 @@ import time
 import typing
 
 from cloud.store.database import Database
+from cloud.store.restored import taken
 from shared.errors import NotFoundError
 from shared.versions import ModelVersion, next_stateful, next_stateless, parse_version
 
@@ -31,8 +32,8 @@ class Registry:
     ) -> ModelVersion:
         """Take the next version, when training starts; a number is never used twice."""
         with self._db.transaction() as connection:
-            taken = [parse_version(row["version"]) for row in self.all(model)]
-            version = next_stateful(parse_version(parent), taken) if stateful else next_stateless(taken)
+            known = taken(self._db, self.all(model))
+            version = next_stateful(parse_version(parent), known) if stateful else next_stateless(known)
             connection.execute(
                 "insert into model_versions values (?, ?, ?, ?, 'training', ?, ?, ?, '', '', '{}', ?)",
                 (

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 from cloud.config import Project
+from cloud.store import restored
 from cloud.store.audit import Audit
 from cloud.store.blobs import Blobs
 from cloud.store.database import Database
@@ -28,6 +31,7 @@ class Store:
 
     def __init__(self, project: Project) -> None:
         self.db = Database(project.database)
+        restored.go_on(self.db, time.time())
         self.blobs = Blobs(project.blobs)
         self.audit = Audit(self.db)
         self.datasets = Datasets(self.db)

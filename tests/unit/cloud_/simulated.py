@@ -218,7 +218,10 @@ class Fleet:
         """Keep channels as they are published."""
         if files:
             self.publishings.append(sorted(files))
-        self.channels |= {channel.region: channel for channel in map(parse_channel, files.values())}
+        for channel in map(parse_channel, files.values()):
+            known = self.channels.get(channel.region)
+            if known is None or channel.sequence >= known.sequence:  # devices refuse an older one
+                self.channels[channel.region] = channel
 
     # ---- devices
 

@@ -320,3 +320,24 @@ def test_publishing_channels_needs_the_online_key_alone(repository: SignedReposi
     assert client.see(BUNDLE) is None
     repository.publish("channels", {PATH: b"two"})
     assert client.see() == b"two"
+
+
+def test_devices_that_have_seen_more_than_a_restored_copy_take_what_it_signs(
+    repository: SignedRepository, tmp_path: pathlib.Path
+) -> None:
+    client = Client(repository, tmp_path / "device")
+    copy = tmp_path / "copy"
+    shutil.copytree(repository.folder, copy / "repo")
+    for n in range(3):
+        repository.publish("channels", {PATH: f"later {n}".encode()})
+        repository.publish("bundles", {BUNDLE: f"later {n}".encode()})
+        assert client.see() == f"later {n}".encode()
+    client.repository = restored = SignedRepository(copy / "repo", repository.keyring.folder)
+    restored.publish("channels", {PATH: b"restored"})
+    with pytest.raises(RepositoryError):
+        client.see()
+    restored.move_on(1_800_000_000)
+    assert client.see() == b"restored"
+    restored.publish("channels", {PATH: b"and on"})
+    assert client.see() == b"and on"
+    assert client.see(BUNDLE) is None

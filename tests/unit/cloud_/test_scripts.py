@@ -164,19 +164,22 @@ def test_a_backup_can_be_restored_and_gone_on_with(served: Project, tmp_path: pa
     done = run("backup", "--project", str(served.folder), "--out", str(out), "--with-keys")
     assert (done.returncode, done.stderr) == (0, "")
     with builders.opened(served) as store:
-        wanted = [store.models.all(), store.rollouts.all(), store.rollouts.channels(), store.audit.all()]
+        wanted = [store.models.all(), store.rollouts.all(), store.audit.all()]
     shutil.rmtree(served.folder)
     back.mkdir()
     with tarfile.open(out) as archive:
         archive.extractall(back, **SAFELY)
     restored = load_project(back)
     with builders.opened(restored) as store:
-        assert [store.models.all(), store.rollouts.all(), store.rollouts.channels(), store.audit.all()] == wanted
+        told, *audit = store.audit.all()
+        assert [store.models.all(), store.rollouts.all(), audit] == wanted
+        assert (told["action"], told["actor"]) == ("restored", "covey")
     assert main(["--project", str(back), "bundle", "verify", "v1"]) == 0
     _new_rows(restored)
     with builders.opened(restored) as store:
-        assert builders.fit(restored, store, parent="v1").version == "v1.1"
-    assert main(["--project", str(back), "rollout", "start", "v1.1"]) == 0
+        # Up to v1.100 may have been trained since the copy was made, and may run on devices.
+        assert builders.fit(restored, store, parent="v1").version == "v1.101"
+    assert main(["--project", str(back), "rollout", "start", "v1.101"]) == 0
     work(restored, 2)
     with builders.opened(restored) as store:
         assert store.rollouts.newest()["state"] == "running"

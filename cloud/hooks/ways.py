@@ -7,6 +7,7 @@ import hmac
 import json
 import os
 import pathlib
+import queue
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import time
 import typing
 
 import requests
+import urllib3
 
 from cloud.config import Project
 from cloud.config.hooks import HookSettings
@@ -64,12 +66,20 @@ def check(project: Project, settings: HookSettings) -> None:
 def send(project: Project, settings: HookSettings, record: Record, stop: threading.Event | None = None) -> Answer:
     """Give a record to a hook and wait for what it says; that it can not be reached is a no, with the reason."""
     body = json.dumps(record, ensure_ascii=False, sort_keys=True).encode()
+    if settings.command:
+        return _answer_of(lambda: _run(project, settings, body, stop))
+    return _in_time(lambda: _answer_of(lambda: _post(project, settings, body)), settings.timeout_s, stop)
+
+
+def _answer_of(ask: typing.Callable[[], Answer]) -> Answer:
     try:
-        if settings.command:
-            return _run(project, settings, body, stop)
-        return _post(project, settings, body)
+        return ask()
     except (OSError, UnreachableError, ConfigError, ValueError) as err:
         return Answer(agrees=False, words=f"no answer: {err}"[:_WORDS])
+
+
+def _late(timeout_s: float) -> Answer:
+    return Answer(agrees=False, words=f"no answer within {timeout_s:g} s")
 
 
 def _run(project: Project, settings: HookSettings, body: bytes, stop: threading.Event | None) -> Answer:
@@ -85,29 +95,35 @@ def _run(project: Project, settings: HookSettings, body: bytes, stop: threading.
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        status = _wait(process, settings.timeout_s, stop)
+        status = _wait(process, said, settings.timeout_s, stop)
         said.seek(0)
         words = first_line(said.read(_READ_BYTES))
     if status is None:
-        return Answer(agrees=False, words=f"no answer within {settings.timeout_s:g} s")
+        return _late(settings.timeout_s)
     return Answer(status == 0, words or ("" if status == 0 else f"it ended with {status}"))
 
 
-def _wait(process: subprocess.Popen[bytes], timeout_s: float, stop: threading.Event | None) -> int | None:
-    """Return the exit status; None if the program had to be ended."""
+def _wait(
+    process: subprocess.Popen[bytes], said: typing.IO[bytes], timeout_s: float, stop: threading.Event | None
+) -> int | None:
+    """Return the exit status; None if the program had to be ended. What it says without end fills no disk."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and not (stop is not None and stop.is_set()):
         try:
             return process.wait(timeout=min(_POLL_S, timeout_s))
         except subprocess.TimeoutExpired:
-            continue
+            if os.fstat(said.fileno()).st_size > _READ_BYTES:
+                said.truncate(_READ_BYTES)  # it goes on behind the gap that this leaves
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     return None
 
 
 def _post(project: Project, settings: HookSettings, body: bytes) -> Answer:
-    """Post a record; a redirection is a no, since nobody has said that the other place may be told."""
+    """Post a record; a redirection is a no, since nobody has said that the other place may be told.
+
+    What can not be read is a no, too: who can not be understood has not agreed.
+    """
     headers = {"Content-Type": "application/json", "User-Agent": "covey"} | signature(project, settings, body)
     try:
         with requests.post(
@@ -121,8 +137,24 @@ def _post(project: Project, settings: HookSettings, body: bytes) -> Answer:
             words = first_line(reply.raw.read1(_READ_BYTES, decode_content=True))
             is_yes = reply.status_code // 100 == _YES
             return Answer(is_yes, words if is_yes else f"HTTP {reply.status_code}: {words}".removesuffix(": "))
-    except requests.RequestException as err:
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as err:
         raise UnreachableError(str(err)) from err
+
+
+def _in_time(ask: typing.Callable[[], Answer], timeout_s: float, stop: threading.Event | None) -> Answer:
+    """Ask in a thread of its own: the time-outs of a connection are for each read, and who drips runs into none.
+
+    A thread that is left behind ends when the other side does.
+    """
+    answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+    threading.Thread(target=lambda: answers.put(ask()), name="hook-post", daemon=True).start()
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and not (stop is not None and stop.is_set()):
+        try:
+            return answers.get(timeout=min(_POLL_S, timeout_s))
+        except queue.Empty:
+            continue
+    return _late(timeout_s)
 
 
 def signature(project: Project, settings: HookSettings, body: bytes) -> dict[str, str]:

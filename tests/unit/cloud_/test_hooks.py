@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import http.server
@@ -191,6 +192,79 @@ def test_an_address_that_says_no_or_elsewhere_or_is_gone_was_not_told(
     assert len(Listener.taken) == 4, "the other place was not asked"
     gone = HookSettings(name="own", url="http://127.0.0.1:9/x", on=("*",))
     assert not ways.send(empty, gone, {}).agrees
+
+
+def test_a_program_that_speaks_without_end_fills_no_disk(empty: Project) -> None:
+    code = (
+        "import os, time; os.write(1, b'so far so good' + 8_000_000 * b'!')\n"
+        "while os.fstat(1).st_blocks > 1000: time.sleep(0.01)"
+    )
+    answer = ways.send(empty, program(code, timeout_s=60), {})
+    assert answer.agrees, "what it said beyond a few words was let go of"
+    assert answer.words.startswith("so far so good!")
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"Content-Encoding": "gzip"}, b"thanks"),
+        ({"Content-Encoding": ", ".join(["gzip"] * 50)}, b"thanks"),
+        ({"Transfer-Encoding": "chunked"}, b"no number\r\n"),
+    ],
+)
+def test_an_answer_that_can_not_be_read_is_a_no_that_counts_as_a_try(
+    empty: Project, empty_store: Store, listener: http.server.HTTPServer, headers: dict[str, str], body: bytes
+) -> None:
+    hook = address(listener)
+    telling.serve(empty, empty_store, hook)
+    empty_store.audit.add("promoted", "m@v2", actor="ada")
+    Listener.answers = [(200, headers, body)]
+    assert telling.serve(empty, empty_store, hook)
+    known = empty_store.hooks.meet("own")
+    assert known["tries"] == 1
+    assert known["error"].startswith("no answer: ")
+
+
+def test_an_address_that_drips_its_answer_has_no_more_time_than_any(
+    empty: Project, listener: http.server.HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drip(self: Listener) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        with contextlib.suppress(OSError):
+            for _ in range(400):
+                self.wfile.write(b"x")
+                if hung_up.wait(0.05):
+                    return
+            self.wfile.write(b"\r\nContent-Length: 0\r\n\r\n")
+
+    hung_up = threading.Event()
+    monkeypatch.setattr(Listener, "do_POST", drip)
+    answer = ways.send(empty, address(listener, timeout_s=0.5), {})
+    hung_up.set()
+    assert not answer.agrees
+    assert answer.words.startswith("no answer")
+
+
+def test_a_worker_that_stops_does_not_wait_for_an_address(
+    empty: Project, listener: http.server.HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stay(self: Listener) -> None:
+        asked.set()
+        stopped.wait(60)
+        self.send_response(200)
+        self.end_headers()
+
+    def stop_once_asked() -> None:
+        asked.wait(60)
+        stop.set()
+
+    asked, stopped, stop = threading.Event(), threading.Event(), threading.Event()
+    monkeypatch.setattr(Listener, "do_POST", stay)
+    threading.Thread(target=stop_once_asked, daemon=True).start()
+    answer = ways.send(empty, address(listener, timeout_s=60), {}, stop)
+    stopped.set()
+    assert not answer.agrees
 
 
 def test_the_worker_tells_hooks_and_a_slow_one_holds_up_no_other(empty: Project) -> None:

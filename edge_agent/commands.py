@@ -52,10 +52,7 @@ def join(arguments: Arguments) -> int:
     if arguments.if_needed and layout.identity.exists():
         sys.stdout.write(f"joined already, as {layout.load_identity().device}\n")
         return 0
-    text = arguments.token
-    if text.startswith("@"):
-        text = pathlib.Path(text[1:]).read_text(errors="replace")
-    token = parse_join_token(text)
+    token = parse_join_token(_token_of(arguments.token))
     layout.store.mkdir(parents=True, exist_ok=True)
     key = load_key(layout.device_key) if layout.device_key.exists() else new_key()
     link = Link(arguments.url, timeout_s=layout.load_settings(os.environ).sync.timeout_s)
@@ -80,6 +77,18 @@ def join(arguments: Arguments) -> int:
         return 0
     sys.stdout.write(f"joined as {identity.device} in region {identity.region}\n")
     return 0 if arguments.no_sync else _first_sync(layout, arguments.wait)
+
+
+def _token_of(text: str) -> str:
+    """Return the token itself, out of a file for @FILE."""
+    if text.startswith("@"):
+        try:
+            return pathlib.Path(text[1:]).read_text(errors="replace")
+        except OSError as err:
+            raise NotFoundError(f"{text[1:]!r} can not be read: {err.strerror}", field="--token") from err
+    if pathlib.Path(text).is_file():
+        raise UsageError(f"{text!r} is a file", field="--token", fix=f"To read the token from it: --token @{text}")
+    return text
 
 
 def _is_approved(layout: Layout, wait_s: float) -> bool:

@@ -22,6 +22,7 @@ from shared.errors import (
     UnreachableError,
     UsageError,
     WireError,
+    line_words,
 )
 
 R = typing.TypeVar("R", bound=codec.Record)
@@ -114,7 +115,7 @@ class Link:
                         begins += len(piece)
                     return
         except (requests.RequestException, urllib3.exceptions.HTTPError) as err:
-            raise UnreachableError(f"{url}: {err}") from err
+            raise UnreachableError(f"{url}: {line_words(err)}") from err
         yield from self.tail(url, 0)
 
     def _begins(self, response: requests.Response, at: int) -> int | None:
@@ -166,7 +167,7 @@ class Link:
                 url, data=body, headers=headers, timeout=self._timeout_s, allow_redirects=False
             )
         except requests.RequestException as err:
-            raise UnreachableError(f"{url}: {err}") from err
+            raise UnreachableError(f"{url}: {line_words(err)}") from err
         if response.status_code in (_OK, _WAITS):
             return response.content
         self.retry_after_s = max(self.retry_after_s, retry_after_s(response.headers, time.time()))

@@ -29,9 +29,13 @@ and says what to do.
 
 from __future__ import annotations
 
+import re
 import typing
 
 _SHOWN = 40
+_LINE_WORDS = re.compile(r"\[(Errno|SSL)[^\]]*\] ([^\"'()>]+)")
+_QUOTED = re.compile(r"'((?:[^' ]+ )+[^']+)'")
+_POOL = re.compile(r"^HTTPS?ConnectionPool\(.*?\): ")
 
 
 def shown(value: object) -> str:
@@ -40,6 +44,23 @@ def shown(value: object) -> str:
         return repr(value)[:_SHOWN]
     except (ValueError, RecursionError):
         return f"this {type(value).__name__}"
+
+
+def line_words(err: BaseException) -> str:
+    """Return why a line or a file failed, without numbers, and without what HTTP libraries wrap around it.
+
+    >>> line_words(OSError("Pool(host='c'): Max retries (Caused by New('to c: [Errno 111] Connection refused'))"))
+    'connection refused'
+    >>> line_words(OSError("HTTPConnectionPool(host='c', port=80): Read timed out. (read timeout=30)"))
+    'read timed out. (read timeout=30)'
+    """
+    text = str(err)
+    found = _LINE_WORDS.search(text)
+    quoted = _QUOTED.findall(text)
+    said = found[2] if found else quoted[-1] if quoted else _POOL.sub("", text)
+    said = said.strip(" :")
+    tls = "TLS: " if found and found[1] == "SSL" else ""
+    return tls + said[:1].lower() + said[1:] or type(err).__name__
 
 
 class CoveyError(Exception):

@@ -79,3 +79,21 @@ def check_name(text: str, field: str) -> str:
             fix="Use lower-case letters, digits and single - _ or . inside.",
         )
     return text
+
+
+def check_device_name(text: str, field: str) -> str:
+    """Return `text` if a device can have this name.
+
+    Raises
+    ------
+    UsageError
+        It can not.
+
+    >>> check_device_name("Till-7.berlin", "--name")
+    'Till-7.berlin'
+    """
+    try:
+        return msgspec.convert(text, DeviceName)
+    except msgspec.ValidationError as err:
+        fix = "Letters, digits, . _ and -; a letter or a digit first; at most 63."
+        raise UsageError(f"{text!r:.80} is no name of a device", field=field, fix=fix) from err

@@ -6,15 +6,13 @@ import re
 import typing
 
 import click
-import msgspec
 
 from cloud import enrol
 from cloud.cli.base import Here, confirm, dry_run_option, json_option, pass_here, reason_option, show
 from cloud.cli.label import label_option
 from cloud.store.audit import this_user
-from shared import protocol
-from shared.errors import UsageError
 from shared.labels import parse_labels
+from shared.versions import check_device_name
 
 Command = typing.Callable[..., None]
 _DONE = {"approve": "is accepted", "reject": "is rejected", "retire": "is retired", "rotate": "will make a new key"}
@@ -122,7 +120,7 @@ def preauthorise(
     """Expect a device: with this name and key it joins without a use of a token, and without approval."""
     where, given = region or here.project.settings.regions.order[0], parse_labels(labels, "--label")
     enrol.check_region(here.project, where)
-    _check_name(name)
+    check_device_name(name, "NAME")
     here.store.fleet.check_free(name)
     said = {"device": name, "status": "preauthorised", "region": where, "public_key": key, "labels": given}
     if dry_run:
@@ -133,12 +131,3 @@ def preauthorise(
         kept = {"key": key, "region": where} | ({"labels": given} if given else {})
         here.store.audit.add("device preauthorise", name, actor=this_user(), reason=reason, **kept)
     show(said, [f"{name} is expected in {where}"], as_json=as_json)
-
-
-def _check_name(name: str) -> None:
-    try:
-        msgspec.convert(name, protocol.Name)
-    except msgspec.ValidationError as err:
-        raise UsageError(
-            f"{name!r:.80} is no name of a device", field="NAME", fix="Letters, digits, . _ and -; at most 63."
-        ) from err

@@ -106,6 +106,9 @@ def _task(values: list[object], label: str) -> tuple[str, list[object]]:
         return "binary", sorted(seen, key=str)
     if numbers and len(seen) > _FEW:
         return "regression", []
+    if len(seen) > max(_FEW, _MANY_WORDS * len(values)):
+        said = f"the label has {len(seen):,} different words in {len(values):,} rows"
+        raise DataError(said, field=label, fix="Choose a column that says what came of a row, not one that names it.")
     return "multiclass", sorted(seen, key=str)
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from shared.errors import DataError
+from shared.errors import DataError, line_words
 from shared.features import Bucketed, FeatureSet, Numeric
 
 Columns = dict[str, list[object]]
@@ -37,6 +37,8 @@ def read_table(path: pathlib.Path) -> pa.Table:
         table = read_parquet(path) if start == _PARQUET else _read_csv(path)
         table.validate(full=True)
         names = table.column_names
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as err:
+        raise DataError(line_words(err), field=str(path)) from err
     except _UNREADABLE as err:
         raise DataError(
             f"can not be read: {err}", field=str(path), fix="Send CSV (UTF-8, with a header) or Parquet."

@@ -13,6 +13,7 @@ from edge_agent.files import write_atomic
 from edge_agent.update.state import State
 from shared import codec, protocol
 from shared.errors import ConflictError, TrustError, UnreachableError
+from shared.versions import check_device_name
 
 _SECRET_MODE, _FOLDER_MODE = 0o600, 0o700
 _PAUSE_S = 2.0
@@ -45,6 +46,8 @@ def join(layout: Layout, url: str, device: str, token: protocol.JoinToken, *, ke
     ------
     ConflictError
         This store belongs to a fleet already.
+    UsageError
+        No device can have this name.
     TrustError
         The cloud showed another root than the token promises.
     """
@@ -52,6 +55,7 @@ def join(layout: Layout, url: str, device: str, token: protocol.JoinToken, *, ke
         raise ConflictError(
             f"{layout.store} already belongs to {layout.load_identity().cloud_url}", fix="Use another --store."
         )
+    check_device_name(device, "--name")
     request = protocol.JoinRequest(
         token_id=token.token_id, secret=token.secret, device=device, public_key=keys.public_hex()
     )

@@ -64,7 +64,7 @@ def has(command: click.Command, flag: str) -> bool:
     return any(flag in parameter.opts for parameter in command.params)
 
 
-# How each command is called on a project with v1 everywhere, devices till-1 and till-5 (pinned), and rows in rows.csv.
+# How each command is called on a project with v1 everywhere, devices till-1 and till-5 (pinned, and set aside), and rows in rows.csv.
 CALLS: dict[str, list[str]] = {
     "init": ["new", "--regions", "a,b"],
     "doctor": [],
@@ -95,6 +95,7 @@ CALLS: dict[str, list[str]] = {
     "device label": ["till-1", "store=flagship", "--reason", "a test"],
     "device pin": ["till-1", builders.MODEL, "v1", "--reason", "a test"],
     "device unpin": ["till-5", builders.MODEL],
+    "device release": ["till-5", "--reason", "a new card"],
     "device import-telemetry": ["carried"],
     "hook list": [],
     "hook test": ["agrees"],
@@ -155,6 +156,7 @@ def _template() -> pathlib.Path:
             store.fleet.join(f"till-{i}", f"{i:02}" * 32, "by-hand", "secret")
         _carry(store, folder / "carried")
         store.pins.set("till-5", builders.MODEL, "v1", actor="ada", reason="a test")
+        store.aside.put("till-5", from_day=0, until_day=99, least=3, why="a test", kept={})
     with (folder / "covey.toml").open("a") as file:
         file.write('\n[[hook]]\nname = "agrees"\non = ["alarm"]\ncommand = ["true"]\n')
     return folder
@@ -351,8 +353,8 @@ WRONG: list[tuple[str, int, str]] = [
     ("init new --regions a,,b", 2, "--regions"),
     ("init new --from rows.csv", 2, "--label"),
     ("init new --from rows.csv --label sold --time noon", 2, "--time"),
-    ("init new --from nothing.csv --label sold --time at", 1, "nothing.csv"),
-    ("data add nothing.csv", 1, "nothing.csv"),
+    ("init new --from nothing.csv --label sold --time at", 1, "nothing.csv: no such file"),
+    ("data add nothing.csv", 1, "nothing.csv: no such file"),
     ("data add rows.csv --set ../x", 2, "--set"),
     ("data add rows.csv --features features/none.toml", 2, "features/none.toml"),
     ("data add rows.csv --model rain", 5, "model: no model 'rain'"),
@@ -394,6 +396,14 @@ WRONG: list[tuple[str, int, str]] = [
     ("demo --devices 3", 2, "--devices"),
     ("demo --speed nan", 2, "--speed"),
 ]
+
+
+def test_a_label_that_names_each_row_makes_no_project(shop: Shop) -> None:
+    rows = [f"S{n},2025-01-01T10:{n:02},{n % 7}" for n in range(40)]
+    (shop.folder / "sales.csv").write_text("\n".join(["sale,at,price", *rows]) + "\n")
+    ran = shop("init", str(shop.folder.parent / "new"), "--from", "sales.csv", "--label", "sale", "--time", "at")
+    one_line(ran, 1, "sale: the label has 40 different words in 40 rows. Choose a column that says what came of a row")
+    assert not (shop.folder.parent / "new").exists()
 
 
 @pytest.mark.parametrize(("line", "status", "says"), WRONG, ids=[line for line, _, _ in WRONG])

@@ -77,11 +77,17 @@ def test_a_file_that_is_no_table_is_refused_with_its_name_and_why(data: bytes, p
     assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["nowhere.csv", ".", "rows/deeper"])
-def test_a_path_that_is_no_file_is_refused(tmp_path: pathlib.Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("nowhere.csv", "no such file or directory"), (".", "is a directory"), ("rows/deeper", "not a directory")],
+)
+def test_a_path_that_is_no_file_is_refused_and_not_taken_for_a_broken_csv(
+    tmp_path: pathlib.Path, name: str, says: str
+) -> None:
     (tmp_path / "rows").touch()
-    with pytest.raises(DataError, match="can not be read"):
+    with pytest.raises(DataError) as caught:
         read_table(tmp_path / name)
+    assert str(caught.value) == f"{tmp_path / name}: {says}"
 
 
 def read_or_refused(data: bytes) -> dict[str, list[object]]:

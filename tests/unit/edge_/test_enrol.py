@@ -7,6 +7,7 @@ import contextlib
 import pathlib
 import re
 import shutil
+import socket
 import socketserver
 import stat
 import subprocess
@@ -273,6 +274,28 @@ def test_a_device_that_is_expected_shows_its_key_before_and_joins_with_a_token_t
     cloud.store.fleet.preauthorise("till-3", key, "south")
     said = run("join", cloud.url, "--token", token, "--name", "till-3", "--no-sync", store="third")
     assert said.out == "joined as till-3 in region south\n"
+
+
+@pytest.mark.parametrize(
+    ("token", "name", "status", "says"),
+    [
+        ("@nothing", "till-1", 5, "--token: 'nothing' can not be read: No such file or directory"),
+        ("here", "till-1", 2, "--token: 'here' is a file. To read the token from it: --token @here"),
+        ("@here", "till 1", 2, "--name: 'till 1' is no name of a device. Letters, digits"),
+        ("@here", "till-1", 7, "/api/v1/devices/join: connection refused"),
+    ],
+)
+def test_what_is_mistyped_when_joining_is_named(
+    run: Run, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, token: str, name: str, status: int, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").write_text("covey-join.a.b.c\n")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        said = run("join", url, "--token", token, "--name", name, "--no-sync")
+    assert (said.status, says in said.err) == (status, True), said
+    assert len(said.err.splitlines()) == 1
 
 
 # ---- a new key

@@ -115,3 +115,21 @@ def test_the_examples_were_found() -> None:
         if test.examples
     }
     assert {"shared.summary.auc_of_bins", "shared.experiment.share_of", "shared.settings.locate"} <= tried
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("(Caused by Name(\"C(host='x', port=80): no 'x' ([Errno -2] Name or service not known)\"))",
+         "name or service not known"),
+        ("(Caused by SSLError(Cert(1, '[SSL: BAD] certificate verify failed: self-signed certificate (_ssl.c:1)')))",
+         "TLS: certificate verify failed: self-signed certificate"),
+        ("(Caused by Timeout(<C object at 0x7f>, 'Connection to 10.1.1.1 timed out. (connect timeout=3)'))",
+         "connection to 10.1.1.1 timed out. (connect timeout=3)"),
+        ("('Connection aborted.', RemoteDisconnected('Remote end closed connection without response'))",
+         "remote end closed connection without response"),
+        ("", "OSError"),
+    ],
+)  # fmt: skip
+def test_a_line_that_failed_is_told_in_words(text: str, words: str) -> None:
+    assert errors.line_words(OSError(text)) == words

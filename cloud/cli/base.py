@@ -117,13 +117,22 @@ class Number(click.types.IntParamType):
 
 
 class Amount(click.types.FloatParamType):
-    """A number that is one, and not below 0: not-a-number and infinity pass every limit."""
+    """A number that is one, and not below 0: not-a-number and infinity pass every limit.
+
+    Parameters
+    ----------
+    least : float
+        The smallest that is accepted.
+    """
+
+    def __init__(self, least: float = 0.0) -> None:
+        self._least = least
 
     def convert(self, value: typing.Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
         """Read it."""
         number: float = super().convert(value, param, ctx)
-        if not 0 <= number <= _LARGEST:
-            self.fail(f"{value!r:.40} is not between 0 and {_LARGEST:,}.", param, ctx)
+        if not self._least <= number <= _LARGEST:
+            self.fail(f"{value!r:.40} is not between {self._least:g} and {_LARGEST:,}.", param, ctx)
         return number
 
 
@@ -137,10 +146,22 @@ reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; 
 def show(value: object, lines: typing.Iterable[str], *, as_json: bool) -> None:
     """Print JSON, or lines for people."""
     if as_json:
-        click.echo(json.dumps(clean(value), default=str, ensure_ascii=False))
+        said = json.dumps(clean(value), default=str, ensure_ascii=False)
+        click.echo(printable(said, lambda letter: json.dumps(letter)[1:-1]))
     else:
         for line in lines:
-            click.echo(line)
+            click.echo(printable(line))
+
+
+def printable(text: str, instead: typing.Callable[[str], str] = lambda letter: repr(letter)[1:-1]) -> str:
+    r"""Write out what a terminal would obey, and what turns one line into two: devices and files may say anything.
+
+    >>> printable("e\x1b[2J\nok \u202etxt \xa0%")
+    'e\\x1b[2J\\nok \\u202etxt \xa0%'
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter == "\xa0" else instead(letter) for letter in text)
 
 
 def clean(value: object) -> object:

@@ -10,9 +10,9 @@ import typing
 
 import click
 
-from cloud.cli.base import Here, LazyGroup
+from cloud.cli.base import Here, LazyGroup, printable
 from shared import __version__
-from shared.errors import CoveyError
+from shared.errors import CoveyError, UsageError, shown
 
 # Name, where it is, and its line of help: a command's module is imported when the command is used, since training
 # libraries take seconds to import.
@@ -55,28 +55,30 @@ def cli(context: click.Context, folder: pathlib.Path | None, debug: bool) -> Non
     context.obj = Here(folder)
 
 
-def main(argv: typing.Sequence[str] | None = None) -> int:
+def main(argv: typing.Sequence[str] | None = None) -> int:  # noqa: PLR0911 - each way to end is one line
     """Run a command; return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
         status = cli.main(arguments, prog_name="covey", standalone_mode=False)
     except CoveyError as err:
-        if debug:
-            traceback.print_exc()
-        click.echo(f"covey: {err}", err=True)
-        return err.exit_status
+        return _failed(str(err), err.exit_status, debug=debug)
     except click.ClickException as err:
         err.show()
         return err.exit_code
     except click.Abort:
-        click.echo("covey: stopped", err=True)
-        return 1
+        return _failed("stopped", 1)
     except BrokenPipeError:
         return 1
     except (OSError, sqlite3.DatabaseError) as err:
-        if debug:
-            traceback.print_exc()
-        click.echo(f"covey: {err}", err=True)
-        return 1
+        return _failed(str(err), 1, debug=debug)
+    except UnicodeEncodeError as err:
+        return _failed(f"{shown(err.object)} is not UTF-8 text. Write it anew.", UsageError.exit_status, debug=debug)
     return status if isinstance(status, int) else 0
+
+
+def _failed(said: str, status: int, *, debug: bool = False) -> int:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"covey: {printable(said)}", err=True)
+    return status

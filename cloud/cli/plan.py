@@ -31,7 +31,7 @@ also_option = click.option(
 @also_option
 @click.option("--harm", type=Amount(), help="How much worse a candidate might be; twice the margin by default.")
 @click.option("--outcomes-per-day", type=Amount(), help="Outcomes of a device and day; as seen lately by default.")
-@click.option("--deviation", type=Amount(), help="Standard deviation between the arms; as seen so far by default.")
+@click.option("--deviation", type=Amount(1e-9), help="Standard deviation between the arms; as seen so far by default.")
 @model_option
 @json_option
 @pass_here

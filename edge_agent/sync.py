@@ -263,10 +263,13 @@ class Sync:
             active = ""
         models = self._generations.read(active).models if active else ()
         refused: dict[str, dict[str, str]] = {}
+        unfit: dict[str, tuple[str, ...]] = {}
         running = {(entry.model, version) for entry in models for version in entry.versions}
-        for (model, version, _), reason in self.state.blamed().items():
+        for (model, version, manifest), reason in self.state.blamed().items():
             if (model, version) not in running:  # in another form, perhaps
                 refused.setdefault(model, {})[version] = reason[:200]
+                if not manifest:  # it was not tried: no form of it fits
+                    unfit[model] = (*unfit.get(model, ()), version)
         return DeviceStatus(
             generation=active,
             state=self.state.state_of(active) or "",
@@ -281,6 +284,7 @@ class Sync:
                     also=tuple(version for version, _ in entry.also),
                     epoch=entry.epoch,
                     refused=refused.get(entry.model, {}),
+                    unfit=unfit.get(entry.model, ()),
                 )
                 for entry in models
             ),

@@ -102,7 +102,15 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device runs of one model: the incumbent, the candidate, and further candidates (`also`)."""
+    """What a device runs of one model: the incumbent, the candidate, and further candidates (`also`).
+
+    Parameters
+    ----------
+    refused : mapping
+        Version that it does not run to why.
+    unfit : tuple of str
+        Those of them of which no form fits its memory or its owner's will; it has not tried them.
+    """
 
     model: Word
     incumbent: str = ""
@@ -110,6 +118,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     also: typing.Annotated[tuple[Word, ...], msgspec.Meta(max_length=16)] = ()
     epoch: Small = 0
     refused: dict[str, str] = {}
+    unfit: tuple[Word, ...] = ()
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):

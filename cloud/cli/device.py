@@ -13,6 +13,7 @@ from cloud.cli.base import Amount, Group, Here, Number, json_option, pass_here, 
 from cloud.cli.enrol import approve, preauthorise, reject, retire, rotate
 from cloud.cli.label import label, label_option, said_labels
 from cloud.cli.pin import pin, unpin
+from cloud.cli.release import aside_lines, release
 from cloud.rollout import overview
 from cloud.store.audit import this_user
 from cloud.store.statuses import STATUSES, Status
@@ -80,6 +81,7 @@ def list_(here: Here, region: str, status: Status, labels: tuple[str, ...], as_j
         row
         | {
             "online": "online" if row["online"] else "offline",
+            "state": f"{row['state']}, set aside" if row["aside"] else row["state"],
             "versions": ", ".join(f"{m} {v}" for m, v in row["versions"].items()),
             "candidates": ", ".join(row["candidates"].values()),
             "labels": said_labels(row["labels"]),
@@ -126,8 +128,10 @@ def show_(here: Here, name: str, as_json: bool) -> None:
         lines += [f"    refused {version}: {why}" for version, why in entry["refused"].items()]
     pins = here.store.pins.of_device(name)
     lines += [f"  pinned to {p['model']}@{p['version']} by {p['actor']}: {p['reason']}" for p in pins]
+    aside, failures = here.store.aside.get(name), here.store.aside.failures(name)
+    lines += aside_lines(aside, failures)
     lines += [f"  {format_time(e['at_s'])} {e['kind'].replace('-', ' ')}: {e['detail']}".rstrip(": ") for e in events]
-    show(row | {"events": events, "pins": pins}, lines, as_json=as_json)
+    show(row | {"events": events, "pins": pins, "aside": aside, "failures": failures}, lines, as_json=as_json)
 
 
 @device.command("import-telemetry")
@@ -142,5 +146,5 @@ def import_telemetry(here: Here, folder: pathlib.Path, as_json: bool) -> int:
     return 1 if any(one.error for one in taken) else 0
 
 
-for _command in (approve, reject, preauthorise, rotate, retire, label, pin, unpin):
+for _command in (approve, reject, preauthorise, rotate, retire, label, pin, unpin, release):
     device.add_command(_command)

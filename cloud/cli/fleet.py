@@ -27,6 +27,7 @@ def status(here: Here, as_json: bool) -> None:
         f"rollout {row['id']}: {row['model']} {row['from'] or 'none'} -> {row['to']}, {row['stage'] or 'waits'}"
         for row in fleet["rollouts"]
     ]
+    lines += [f"  {one['device']} ({one['region']}) is set aside until {one['until_day']}" for one in fleet["aside"]]
     ago = time.time() - fleet["worker"]["ticked_s"]
     if not fleet["worker"]["ticked_s"] or ago > 10 * here.project.settings.serve.tick_interval_s:
         lines.append("no worker is at work: start one with covey serve, or covey worker")

@@ -232,6 +232,13 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     alarm : str
         What happens when the failures of a promoted version rise within that window: ``undo`` goes back by itself,
         ``tell`` says so in the audit log and on the pages, ``off`` does not look.
+    penalty_failures : int
+        A device that could not install so many different versions, each of which works on others, is set aside: it goes
+        on with what it runs. At most `error_ratio` of a region's devices are, though one always may be. 0 is never.
+    penalty_window_days : int
+        Failures count for so many event days.
+    penalty_days : int
+        After so many event days a device that is set aside is asked again.
     """
 
     verified_share: Ratio = 0.95
@@ -249,6 +256,9 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     guardrails: typing.Literal["prove", "watch"] = "prove"
     missing_outcomes: typing.Literal["suspect", "alike"] = "suspect"
     alarm: typing.Literal["undo", "tell", "off"] = "undo"
+    penalty_failures: Count = 3
+    penalty_window_days: typing.Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 90
+    penalty_days: typing.Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 30
     shadow: ShadowSettings = ShadowSettings()
     canary: CanarySettings = CanarySettings()
     expedite: ExpediteSettings = ExpediteSettings()
@@ -257,3 +267,8 @@ class RolloutSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     region: dict[str, RegionPlan] = msgspec.field(default_factory=dict)
     fleet_window: typing.Literal["all", "any"] = "all"
     freeze: tuple[FreezeSettings, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse to set a device aside for a failure that may be the version's fault."""
+        if self.penalty_failures == 1:
+            raise ValueError("penalty_failures is 1, and one failure may be the version's fault: say 2 or more, or 0")

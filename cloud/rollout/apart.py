@@ -24,6 +24,7 @@ def set_apart(view: Row) -> list[str]:
         said.append(f"control group, without the candidate until it is promoted: {shares}")
     for names, why in (
         (view["pinned"], "pinned, and counted in no stage"),
+        (view["aside"], "set aside, since they fail again and again"),
         (view["too_old"], "without the candidate, since their agents are too old for such a stage"),
     ):
         more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""

@@ -89,13 +89,15 @@ def desired(store: Store, settings: DeviceSettings, region: str, sequence: int) 
     """Return the channel that a region should have."""
     models = []
     guard = Guard(**msgspec.structs.asdict(settings.guard))
-    pins = store.pins.in_region(region)
+    pins, aside = store.pins.in_region(region), store.aside.all(region)
     for row in store.db.rows("select model, version from incumbents where region = ? order by model", (region,)):
         rollout = store.rollouts.running(row["model"])
         stages = store.rollouts.stages(rollout["id"]) if rollout else []
         refer = functools.partial(bundle_ref, store, row["model"])
         entry = model_channel(row["version"], rollout, stages, row["model"], region, refer=refer)
-        pinned = {one["device"]: refer(one["version"]) for one in pins if one["model"] == row["model"]}
+        # Who is set aside goes on with what it runs; a pin goes before.
+        pinned = {one["device"]: refer(one["kept"].get(row["model"]) or row["version"]) for one in aside}
+        pinned |= {one["device"]: refer(one["version"]) for one in pins if one["model"] == row["model"]}
         models.append(msgspec.structs.replace(entry, guard=guard, pins=pinned))
     return Channel(
         region=region,
@@ -137,17 +139,21 @@ def publish_changes(project: Project, store: Store, publish: Publish) -> list[st
 
 
 def _asks_anew(before: Channel | None, now: Channel) -> bool:
-    """Whether devices that do what a channel says have something to do; not where a stage only reaches more of them."""
-    return before is None or _reaching_all(before) != _reaching_all(now)
+    """Whether devices that do what a channel says have something to do; not where a stage only reaches more of them.
+
+    Nor where one more is pinned or set aside, which leaves the others nothing to do; one that is let out has.
+    """
+    if before is None:
+        return True
+    known = {entry.model: entry.pins for entry in before.models}
+    return _reaching_all(before, known) != _reaching_all(now, known)
 
 
-def _reaching_all(channel: Channel) -> Channel:
-    models = tuple(
-        msgspec.structs.replace(
-            entry, experiment=msgspec.structs.replace(entry.experiment, device_share_bp=BASIS_POINTS, groups=())
-        )
-        if entry.experiment
-        else entry
-        for entry in channel.models
-    )
-    return msgspec.structs.replace(channel, models=models, sequence=1)
+def _reaching_all(channel: Channel, known: typing.Mapping[str, typing.Collection[str]]) -> Channel:
+    """Return a channel as if its stages reached everybody, and of its pins those of devices that are known already."""
+    models = []
+    for entry in channel.models:
+        trial = entry.experiment and msgspec.structs.replace(entry.experiment, device_share_bp=BASIS_POINTS, groups=())
+        pins = {device: ref for device, ref in entry.pins.items() if device in known.get(entry.model, ())}
+        models.append(msgspec.structs.replace(entry, experiment=trial, pins=pins))
+    return msgspec.structs.replace(channel, models=tuple(models), sequence=1)

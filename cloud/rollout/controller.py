@@ -11,10 +11,10 @@ import typing
 import msgspec
 
 from cloud.config import Project, RolloutSettings
-from cloud.rollout import alarm, choice, deadline
+from cloud.rollout import alarm, choice, deadline, penalty
 from cloud.rollout.channels import Publish, publish_changes, regions_of
+from cloud.rollout.clock import event_time
 from cloud.rollout.confirm import held_by_hooks, may_open, waited_for
-from cloud.rollout.devices import fleet_event_s
 from cloud.rollout.growing import grow, open_at
 from cloud.rollout.look import Moment, look_at
 from cloud.rollout.orders import obey, restore
@@ -28,7 +28,6 @@ from shared.clock import day_of, format_day
 log = logging.getLogger("covey.controller")
 Row = dict[str, typing.Any]
 Verdicts = dict[int, Verdict]
-_STUCK_WINDOWS = 6
 _ACTOR = "controller"
 _DEADLINE = "deadline {}"
 
@@ -63,9 +62,10 @@ def tick(project: Project, store: Store, publish: Publish, *, now_s: float | Non
     with _alone(project), store.db.one_look():
         now = time.time() if now_s is None else now_s
         revision = store.evidence.revision()
-        event_s = _event_time(project, store, now)
+        event_s = event_time(project, store, now)
         happened = alarm.watch(project, store, day_of(event_s))
         happened += obey(project, store, day_of(event_s))
+        happened += penalty.let_out(store, day_of(event_s))
         for rollout in store.rollouts.all_running():
             if rollout["model"] in project.settings.models:
                 happened += _advance(project, store, rollout, event_s, now)
@@ -81,22 +81,6 @@ def _alone(project: Project) -> typing.Iterator[None]:
     with (project.var / "controller.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _event_time(project: Project, store: Store, now_s: float) -> float:
-    """Move the fleet's event time on; it never goes back."""
-    window = project.settings.serve.online_window_s
-    seen = fleet_event_s(
-        store.fleet.all(),
-        now_s=now_s,
-        online_window_s=window,
-        stuck_s=_STUCK_WINDOWS * window,
-        replay=project.settings.devices.replay,
-    )
-    known = float(store.get_meta("event_s"))
-    if seen > known:
-        store.set_meta("event_s", seen)
-    return max(seen, known)
 
 
 # ---- stages
@@ -122,6 +106,7 @@ def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s
             if rollout["state"] != "running":
                 return happened
             seen = {arm: verdict for arm, verdict in seen.items() if verdict.word != "FAIL"}
+        happened += penalty.note(store, rollout, own, seen, event_day)
         # A stage that has passed stays passed: late joiners and lost devices do not close it again.
         if not stage["passed_s"]:
             happened += _settle(store, rollout, stage, seen, event_day)
@@ -236,8 +221,8 @@ def _open(store: Store, rollout: Row, settings: RolloutSettings, stage: Row, eve
 def _fail(project: Project, store: Store, rollout: Row, stage: Row, verdicts: Verdicts, event_day: int) -> list[str]:
     """Drop what is proven bad; if nothing is left, roll back: from now on channels name the incumbent alone."""
     names, bad = choice.names_of(rollout), choice.failing(verdicts)
-    happened = []
     with store.db.transaction():
+        happened = penalty.strike(store, rollout["model"], [names[arm] for arm in bad])
         for arm in bad:
             one = verdicts[arm]
             store.rollouts.keep(stage, arm, "FAIL", event_day=event_day, reasons=one.reasons, inputs=one.inputs)
@@ -286,6 +271,8 @@ def _promote(
             happened.append(_drop(store, rollout, other, why, event_day, action="candidate not chosen"))
         for region in regions_of(project, store):
             store.models.set_incumbent(rollout["model"], region, names[arm])
+        if rollout["plan"].get("expedited"):  # what can not wait reaches those that are set aside too
+            store.aside.keep(rollout["model"], names[arm])
         store.rollouts.set_version(rollout["id"], names[arm])
         store.rollouts.end(rollout["id"], "promoted", event_day=event_day, outcome=said)
         store.audit.add("promoted", f"{rollout['model']}@{names[arm]}", actor=_ACTOR, reason=said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import typing
 
@@ -15,6 +16,7 @@ from shared.telemetry import DeviceStatus, ModelStatus
 
 Row = typing.Mapping[str, typing.Any]
 Groups = typing.Sequence[Group]
+Standing = typing.Literal["verified", "failed", "timed_out", "in_flight", "waits"]
 AHEAD_S = 300.0
 
 
@@ -37,6 +39,8 @@ class Wanted(typing.NamedTuple):
         Which devices take part once all were asked; and which share was reached when, for a stage that grows.
     pinned : frozenset of str
         Devices that run something else because somebody said so: they take no part.
+    aside, blamed : frozenset of str
+        Devices that are set aside, and take no part; and those that have failed at this version, set aside or not.
     needs : mapping
         What an agent has to understand of each region's channel; one that says it does not takes no part.
     told_s : mapping
@@ -52,6 +56,8 @@ class Wanted(typing.NamedTuple):
     told_s: typing.Mapping[str, float] = {}
     control_bp: typing.Mapping[str, int] = {}
     pinned: frozenset[str] = frozenset()
+    aside: frozenset[str] = frozenset()
+    blamed: frozenset[str] = frozenset()
     all_groups: Groups = ()
     growth: Growth = ()
     needs: typing.Mapping[str, frozenset[str]] = {}
@@ -74,6 +80,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         That are in none of these, since somebody pinned them to a version.
     too_old : int
         That are in none of these, since their agent does not understand what the stage tries.
+    aside : int
+        That are in none of these, since they are set aside; but one that has failed here has failed.
     failed, timed_out : int
         Tried and could not; or were online long enough and have not.
     """
@@ -87,6 +95,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     to_come: int = 0
     in_flight: int = 0
     too_old: int = 0
+    aside: int = 0
 
     @property
     def executed(self) -> int:
@@ -106,12 +115,17 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 def takes_part(device: Row, wanted: Wanted) -> bool:
     """Whether a device belongs to a stage as it is now."""
-    return _is_in(device, wanted, wanted.groups, labels_of(device))
+    return device["device"] not in wanted.aside and _is_in_now(device, wanted)
 
 
 def will_take_part(device: Row, wanted: Wanted, *, is_online: bool) -> bool:
     """Whether a device belongs to a stage once all were asked; one that is there hears what labels it was given."""
-    return _is_in(device, wanted, wanted.all_groups, labels_soon(device) if is_online else labels_of(device))
+    labels = labels_soon(device) if is_online else labels_of(device)
+    return device["device"] not in wanted.aside and _is_in(device, wanted, wanted.all_groups, labels)
+
+
+def _is_in_now(device: Row, wanted: Wanted) -> bool:
+    return _is_in(device, wanted, wanted.groups, labels_of(device))
 
 
 def _is_in(device: Row, wanted: Wanted, groups: Groups, labels: Held) -> bool:
@@ -137,36 +151,67 @@ def lacks(device: Row, needs: typing.Mapping[str, frozenset[str]]) -> bool:
 def count(
     devices: typing.Iterable[Row], wanted: Wanted, *, now_s: float, online_window_s: float, install_timeout_s: float
 ) -> Counts:
-    """Count the devices of a stage.
+    """Count the devices of a stage: what `sort_out` says first."""
+    seen, _ = sort_out(
+        devices, wanted, now_s=now_s, online_window_s=online_window_s, install_timeout_s=install_timeout_s
+    )
+    return seen
+
+
+def sort_out(
+    devices: typing.Iterable[Row], wanted: Wanted, *, now_s: float, online_window_s: float, install_timeout_s: float
+) -> tuple[Counts, dict[str, Standing]]:
+    """Count the devices of a stage, and name those that could not, or that can now what they could not before.
 
     A device that failed counts whether or not it is online now; one that is offline and has said nothing does not
     count at all, so it can not hold anything up. One that says "not now" is neither verified nor timed out: it waits
     for its owner, and goes on by itself after a while.
+
+    Returns
+    -------
+    Counts, dict
+        And device to `failed` or `timed_out`; `verified` for those that were to blame.
     """
-    total = online = verified = failed = timed_out = pinned = to_come = in_flight = too_old = 0
+    total = online = pinned = to_come = too_old = aside = 0
+    found: dict[str, int] = collections.Counter()
+    named: dict[str, Standing] = {}
     for device in devices:
-        pinned += device["device"] in wanted.pinned
+        name = device["device"]
+        pinned += name in wanted.pinned
         too_old += is_too_old(device, wanted)
         is_online = now_s - device["seen_s"] <= online_window_s
+        if name in wanted.aside:
+            aside += 1
+            # That it is set aside makes no version look better which it has failed at.
+            found["failed"] += name in wanted.blamed and _is_in_now(device, wanted)
+            continue
         if not takes_part(device, wanted):
             to_come += will_take_part(device, wanted, is_online=is_online)
             continue
         total += 1
-        status = status_of(device)
-        runs = model_status(status, wanted.model)
         online += is_online
-        if is_online and is_verified(status, wanted):
-            verified += 1
-        elif runs is not None and wanted.version in runs.refused:
-            failed += 1
-        elif is_online and not status.waits and now_s - _asked_s(device, wanted) > install_timeout_s:
-            timed_out += 1
-        else:
-            in_flight += is_online and not status.waits
-    return Counts(
-        total=total, online=online, verified=verified, failed=failed, timed_out=timed_out, pinned=pinned,
-        to_come=to_come, in_flight=in_flight, too_old=too_old,
+        stands = standing(device, wanted, now_s=now_s, is_online=is_online, install_timeout_s=install_timeout_s)
+        found[stands] += 1
+        if stands in ("failed", "timed_out") or (stands == "verified" and name in wanted.blamed):
+            named[name] = stands
+    seen = Counts(
+        total=total, online=online, verified=found["verified"], failed=found["failed"], timed_out=found["timed_out"],
+        pinned=pinned, to_come=to_come, in_flight=found["in_flight"], too_old=too_old, aside=aside,
     )  # fmt: skip
+    return seen, named
+
+
+def standing(device: Row, wanted: Wanted, *, now_s: float, is_online: bool, install_timeout_s: float) -> Standing:
+    """Say how far a device has come that takes part in a stage."""
+    status = status_of(device)
+    runs = model_status(status, wanted.model)
+    if is_online and is_verified(status, wanted):
+        return "verified"
+    if runs is not None and wanted.version in runs.refused:
+        return "failed"
+    if not is_online or status.waits:
+        return "waits"
+    return "timed_out" if now_s - _asked_s(device, wanted) > install_timeout_s else "in_flight"
 
 
 def _asked_s(device: Row, wanted: Wanted) -> float:

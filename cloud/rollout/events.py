@@ -29,6 +29,7 @@ _TONES = {
     "rollout given up": "bad",
     "gate overridden": "bad",
     "alarm": "bad",
+    "device set aside": "bad",
     "rollout abort": "bad",
     "rollout undo": "bad",
 }
@@ -53,6 +54,8 @@ _SAID = {
     "device rotate": "{subject} asked for a new key",
     "device new-key": "{subject} has a new key",
     "device retire": "{subject} retired",
+    "device set aside": "{subject} set aside, as it fails again and again",
+    "device release": "{subject} is asked again",
 }
 
 

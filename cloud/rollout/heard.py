@@ -79,7 +79,7 @@ def heard_from(
     for device in devices:
         region = device["region"]
         opened_s = since_s.get(region)
-        if opened_s is None or device["seen_s"] < opened_s - online_window_s or device["device"] in wanted.pinned:
+        if opened_s is None or device["seen_s"] < opened_s - online_window_s or _is_apart(device, wanted):
             continue
         share_bp = share_of(wanted.groups, labels_of(device))
         if is_too_old(device, wanted) or share_bp is None:
@@ -99,6 +99,10 @@ def heard_from(
         Heard(region=region, tried=tried, others=others, tried_silent=tried_silent, others_silent=others_silent)
         for (region, _), (tried, others, tried_silent, others_silent) in sorted(counts.items())
     ]
+
+
+def _is_apart(device: Row, wanted: Wanted) -> bool:
+    return device["device"] in wanted.pinned or device["device"] in wanted.aside
 
 
 def _is_control(device: Row, wanted: Wanted) -> bool:

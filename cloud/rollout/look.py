@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import collections
-import json
 import typing
+
+import msgspec
 
 from cloud.config import ModelSettings, Project, RolloutSettings
 from cloud.rollout.by_device import EARLIER_DAYS
 from cloud.rollout.channels import control_share_bp, regions_of
-from cloud.rollout.devices import Wanted, count, model_status, status_of
-from cloud.rollout.groups import groups_of, is_plain, said_of
-from cloud.rollout.heard import FLEET, Heard, Online, heard_from, online_in_step
+from cloud.rollout.devices import Wanted, model_status, sort_out, status_of
+from cloud.rollout.groups import groups_of
+from cloud.rollout.heard import Heard, heard_from
+from cloud.rollout.online import online_in_this_step, online_then_and_now
 from cloud.rollout.quality import Judged, is_interleaved
 from cloud.rollout.split import Others, beside, place_of
 from cloud.rollout.verdict import Around, Evidence, Verdict, judge
@@ -21,10 +23,6 @@ from shared.clock import DAY_S, day_of
 from shared.metrics import get_metric
 
 Row = dict[str, typing.Any]
-
-
-_ONLINE = "rollout {} online"  # where the store keeps how many devices were, by region, when it began
-_ONLINE_HERE = "stage {} online"  # and how many that a step for some devices takes, when it opened
 
 
 class Moment(typing.NamedTuple):
@@ -67,12 +65,13 @@ def look_at(
     asked = _wanted(project, store, rollout, stage, stages)
     says = _said_by(devices, rollout)
     dropped = {one["arm"]: one["ended_day"] for one in rollout["candidates"] if one["state"] == "dropped"}
-    online = _online(project, store, rollout, stage, at.now_s) if rows else []
-    online += _online_here(project, store, stage, devices, asked, at.now_s)
+    online = online_then_and_now(project, store, rollout, stage, at.now_s) if rows else []
+    online += online_in_this_step(project, store, stage, devices, asked, at.now_s)
     verdicts = {}
     for candidate in running(rollout):
-        wanted = asked._replace(version=candidate["version"])
-        counts = count(
+        blamed = frozenset(store.aside.failed_at(rollout["model"], candidate["version"]))
+        wanted = asked._replace(version=candidate["version"], blamed=blamed)
+        counts, named = sort_out(
             devices,
             wanted,
             now_s=at.now_s,
@@ -88,7 +87,8 @@ def look_at(
             online,
         )
         judged = _judged(project, model, rollout, candidate["version"])
-        verdicts[candidate["arm"]] = judge(stage["kind"], counts, evidence, plan, judged, around)
+        verdict = judge(stage["kind"], counts, evidence, plan, judged, around)
+        verdicts[candidate["arm"]] = msgspec.structs.replace(verdict, named=named)
     return verdicts
 
 
@@ -109,6 +109,7 @@ def _wanted(project: Project, store: Store, rollout: Row, stage: Row, stages: ty
         all_groups=groups_of(rollout, stages, stage, control_bp, reached=False),
         growth=tuple(stage["growth"]),
         pinned=frozenset(one["device"] for one in store.pins.in_region() if one["model"] == rollout["model"]),
+        aside=frozenset(one["device"] for one in store.aside.all()),
     )
 
 
@@ -163,51 +164,6 @@ def _heard(
         online_window_s=project.settings.serve.online_window_s,
         answered={row["device"] for row in rows.faults if row["epoch"] == stage["id"]} if by_device else None,
     )
-
-
-def _online(project: Project, store: Store, rollout: Row, stage: Row, now_s: float) -> list[Online]:
-    """Count the devices that were online at the first look at a rollout, and those that are now.
-
-    Who was retired meanwhile was not silenced.
-    """
-    key, window_s = _ONLINE.format(rollout["id"]), project.settings.serve.online_window_s
-    kept = str(store.get_meta(key, ""))
-    if not kept:
-        kept = json.dumps([now_s, store.evidence.online(now_s - window_s, joined_by_s=now_s)])
-        store.set_meta(key, kept)
-    began_s, then = json.loads(kept)
-    now = store.evidence.online(now_s - window_s, joined_by_s=began_s)
-    known = store.evidence.online(0.0, joined_by_s=began_s)
-    left = store.evidence.online(began_s - window_s, joined_by_s=began_s, status="retired")
-    found = [
-        Online(region=name, known=known.get(name, 0), then=n - left.get(name, 0), now=now.get(name, 0))
-        for name, n in then.items()
-    ]
-    fleet = Online(
-        region=FLEET,
-        known=sum(one.known for one in found),
-        then=sum(one.then for one in found),
-        now=sum(one.now for one in found),
-    )
-    return [fleet, *(one for one in found if stage["region"] in (FLEET, one.region))]
-
-
-def _online_here(
-    project: Project, store: Store, stage: Row, devices: typing.Sequence[Row], asked: Wanted, now_s: float
-) -> list[Online]:
-    """Count the same of a step for some devices: where it takes all of a kind there are none to compare them with."""
-    if is_plain(asked.all_groups) or not devices:
-        return []
-    key, window_s = _ONLINE_HERE.format(stage["id"]), project.settings.serve.online_window_s
-    kept = str(store.get_meta(key, ""))
-    if not kept:
-        _, then = online_in_step(devices, asked, now_s=now_s, online_window_s=window_s, joined_by_s=now_s)
-        kept = json.dumps([now_s, then])
-        store.set_meta(key, kept)
-    began_s, then = json.loads(kept)
-    known, now = online_in_step(devices, asked, now_s=now_s, online_window_s=window_s, joined_by_s=began_s)
-    name = f"{stage['region']} {said_of(stage['settings'])}".rstrip()
-    return [Online(region=name, known=known, then=then, now=now, since="this step opened")]
 
 
 def of_arm(evidence: Evidence, arm: int, dropped_days: typing.Collection[int] = ()) -> Evidence:

@@ -6,6 +6,7 @@ import typing
 
 from cloud.config import Project
 from cloud.rollout.channels import regions_of
+from cloud.rollout.penalty import strike
 from cloud.rollout.plan import stage_name
 from cloud.rollout.verdict import APPROVED
 from cloud.store.store import Store
@@ -97,6 +98,7 @@ def _undo(project: Project, store: Store, rollout: Row, order: Row, event_day: i
         return "not done: a later version is the incumbent"
     store.rollouts.end(rollout["id"], "undone", event_day=event_day, outcome=order["reason"] or "undone")
     restore(project, store, rollout)
+    strike(store, rollout["model"], [rollout["to_version"]])
     return "done"
 
 
@@ -107,3 +109,5 @@ def restore(project: Project, store: Store, rollout: Row) -> None:
             store.models.set_incumbent(rollout["model"], region, rollout["from_version"])
         else:
             store.models.unset_incumbent(rollout["model"], region)
+    # What goes back does so on devices that are set aside too.
+    store.aside.keep(rollout["model"], rollout["from_version"], [one["version"] for one in rollout["candidates"]])

@@ -91,14 +91,15 @@ def places_of(store: Store, rollout: Row, stage: Row) -> list[int]:
 def _places(store: Store, rollout: Row, stage: Row) -> tuple[list[int], int]:
     """Return these places, and the number of devices left out since their agent knows of no labels."""
     region, salt = stage["region"], rollout["salt"]
-    pinned = {pin["device"] for pin in store.pins.in_region(region) if pin["model"] == rollout["model"]}
+    apart = {pin["device"] for pin in store.pins.in_region(region) if pin["model"] == rollout["model"]}
+    apart |= {row["device"] for row in store.aside.all(region)}
     control = control_share_bp(rollout, stage, region)
     before = _before(store, stage)
     earlier = groups_of(rollout, before, before[-1], control) if before else ()
     needs_labels = bool(_where(stage) or any(one.where for one in earlier))
     places, n_old = [], 0
     for row in store.fleet.all(region):
-        if row["device"] in pinned or in_control(salt, row["device"], control) or not is_meant(stage, row):
+        if row["device"] in apart or in_control(salt, row["device"], control) or not is_meant(stage, row):
             continue
         if needs_labels and row["report"].get("agent") and LABELS not in row["report"].get("can", ()):
             n_old += 1

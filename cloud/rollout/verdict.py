@@ -10,7 +10,7 @@ from cloud.analysis.records import DecideInput, Decision
 from cloud.config import RolloutSettings
 from cloud.rollout import guardrails, quality
 from cloud.rollout.coverage import answer_decides
-from cloud.rollout.devices import Counts
+from cloud.rollout.devices import Counts, Standing
 from cloud.rollout.heard import FLEET, Heard, Online, gone, silenced
 from cloud.rollout.quality import Judged, Seen
 from cloud.rollout.split import Beside, uneven_split
@@ -84,6 +84,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         Quality is proven not to be worse by the margin, over the whole rollout, and so is every guardrail.
     waits : tuple of str
         What promotion still waits for.
+    named : mapping
+        Devices that could not install it, or can now, as `devices.sort_out` names them; not kept.
     """
 
     word: Word
@@ -91,6 +93,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     promote: bool
     waits: tuple[str, ...] = ()
     inputs: dict[str, typing.Any]
+    named: dict[str, Standing] = {}
 
 
 def judge(
@@ -112,7 +115,7 @@ def judge(
     inputs: dict[str, typing.Any] = {"devices": msgspec.to_builtins(counts)}
     if kind == "install":
         if counts.total == 0:
-            nobody = _NOBODY if counts.pinned or counts.too_old else "no devices have joined yet"
+            nobody = _NOBODY if counts.pinned or counts.too_old or counts.aside else "no devices have joined yet"
             return _verdict([], [], nobody, inputs=inputs)
         return _verdict(bad, waits, f"{counts.verified} of {counts.online} online devices verified", inputs=inputs)
     seen = Seen(evidence.pairs, evidence.lists, evidence.served, evidence.earlier)
@@ -196,7 +199,7 @@ def _verdict(
 
 
 def _is_empty(kind: str, counts: Counts) -> bool:
-    """Whether no device takes part in a canary, now or later: all are pinned, in the control group, or elsewhere.
+    """Whether no device takes part in a canary, now or later: all are pinned, set aside or elsewhere.
 
     Such a region has nothing to show, and the others do not wait for it; one whose devices are offline has.
     """

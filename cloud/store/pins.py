@@ -52,10 +52,15 @@ class Pins:
         region: str = row["region"]
         if self._db.row("select 1 from incumbents where model = ? and region = ?", (model, region)) is None:
             raise ConflictError(f"nothing of {model} runs in {region} yet", fix="Roll a version out first.")
-        others = [pin for pin in self.in_region(region) if pin["model"] == model and pin["device"] != device]
-        if len(others) >= MAX_PINS:
+        others = {pin["device"] for pin in self.in_region(region) if pin["model"] == model}
+        aside = self._db.rows(
+            "select a.device from aside a join devices d on d.device = a.device where d.region = ?", (region,)
+        )
+        others |= {row["device"] for row in aside}
+        if len(others - {device}) >= MAX_PINS:
             raise LimitError(
-                f"{len(others):,} devices of {region} are pinned for {model}, and no more fit into its channel",
+                f"{len(others):,} devices of {region} are pinned for {model} or set aside;"
+                " no more fit into its channel",
                 fix="Unpin some: covey device unpin. For so many, a region of their own is better.",
             )
         return region

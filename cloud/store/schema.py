@@ -237,3 +237,19 @@ alter table stages add column target_bp integer not null default -1;
 alter table stages add column taken integer not null default 0
 """,
     )
+
+
+@migrations(name="0013-devices-set-aside")
+def _devices_set_aside(db: sqlite_utils.Database) -> None:
+    # What a device failed at, once for each version; and which devices no rollout asks for a while.
+    _run(
+        db,
+        """
+create table failures (model text not null, version text not null, device text not null, day integer not null,
+    counts integer not null, stands integer not null, why text not null, at_s real not null,
+    primary key (model, version, device)) without rowid;
+create index failures_by_device on failures (device);
+create table aside (device text primary key, since_s real not null, from_day integer not null,
+    until_day integer not null, least integer not null, why text not null, kept text not null) without rowid
+""",
+    )

@@ -6,6 +6,7 @@ import time
 
 from cloud.config import Project
 from cloud.store import restored
+from cloud.store.aside import Aside
 from cloud.store.audit import Audit
 from cloud.store.blobs import Blobs
 from cloud.store.database import Database
@@ -42,6 +43,7 @@ class Store:
         self.measures = Measures(self.db)
         self.rollouts = Rollouts(self.db)
         self.pins = Pins(self.db)
+        self.aside = Aside(self.db)
         self.hooks = Hooks(self.db)
 
     def get_meta(self, key: str, default: float | str = 0) -> float | str:

@@ -26,7 +26,7 @@ from shared.channel import LABELS, Channel, ModelChannel, parse_channel
 from shared.clock import DAY_S, day_of
 from shared.experiment import in_control, in_stage
 from shared.summary import N_LATENCY_BINS, latency_bin, quantise
-from shared.telemetry import Batch, DeviceStatus, ModelStatus, PairsRow, SumsRow
+from shared.telemetry import Batch, DeviceStatus, Event, ModelStatus, PairsRow, SumsRow
 
 MODEL, OTHER = "late", "rain"
 ORDER = ("west", "mid", "east")
@@ -81,6 +81,8 @@ class Device:
         What it understands all the same.
     labels : dict
         What it goes by; one whose agent understands nothing of that says nothing of it.
+    trouble : str
+        What it says of an update that does not come to an end.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Device:
     sequence: int = 0
     day: int = 0
     refuses: str = ""
+    trouble: str = ""
     agent: str = ""
     can: tuple[str, ...] = ()
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -290,6 +293,7 @@ class Fleet:
             ),
             sums=tuple(row for status, arms in ran for row in self.sums(status, arms, day)),
             pairs=tuple(row for status, arms in ran for row in self.pairs(status, arms, day)),
+            events=(Event(self.now_s, "update-refused", device.trouble),) if device.trouble else (),
         )
         assert ingest(self.store.db, batch, self.project.settings.serve.online_window_s)
 

@@ -64,7 +64,8 @@ def has(command: click.Command, flag: str) -> bool:
     return any(flag in parameter.opts for parameter in command.params)
 
 
-# How each command is called on a project with v1 everywhere, devices till-1 and till-5 (pinned, and set aside), and rows in rows.csv.
+# How each command is called on a project with v1 everywhere, devices till-1 and till-5 (pinned, and set aside), and
+# rows in rows.csv.
 CALLS: dict[str, list[str]] = {
     "init": ["new", "--regions", "a,b"],
     "doctor": [],

@@ -206,23 +206,11 @@ class Engine:
         if latency_s > HOLDS_UP_S and source == ONNX:
             active.by_arm[arm].took_long(time.monotonic())
         model, version, epoch, budget_s = active.told[arm]
-        latency_us, is_slow, event_s = int(latency_s * 1e6), latency_s > budget_s, prediction.event_s
+        latency_us, is_slow = int(latency_s * 1e6), latency_s > budget_s
+        event_s, nonce = prediction.event_s, prediction.nonce
         keeps = active.keeps_outputs or (bool(others) and any(map(_outputs_of, others)))
         self._record(
-            Answered(
-                model,
-                version,
-                epoch,
-                arm,
-                source,
-                event_s,
-                latency_us,
-                is_slow,
-                prediction.nonce,
-                outputs,
-                keeps,
-                others,
-            )
+            Answered(model, version, epoch, arm, source, event_s, latency_us, is_slow, nonce, outputs, keeps, others)
         )
 
     def forget(self, prediction: Prediction) -> None:

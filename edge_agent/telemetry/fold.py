@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import operator
 import sys
 import typing
 
@@ -11,40 +12,18 @@ import msgspec
 from edge_agent.interleave import preference
 from edge_agent.records import INCUMBENT, Answered, AnyRecord, Failed, OutcomeSeen, Scored, Spec, Visited
 from edge_agent.telemetry.measures import Measures
+from edge_agent.telemetry.sums import Pairs, PairsKey, Sums, SumsKey, Tally
 from edge_agent.telemetry.visits import Closed, Item
 from shared.clock import day_of
 from shared.metrics import expected_log_loss, get_metric, ndcg
-from shared.summary import N_LATENCY_BINS, N_SCORE_BINS, quantise, score_bin
-from shared.telemetry import APPROXIMATE, SOURCES
+from shared.summary import quantise, score_bin
+from shared.telemetry import APPROXIMATE
 
-SumsKey = tuple[str, str, int, int, bool, int]
-PairsKey = tuple[str, int, int, int]
-COUNTERS = ("requests", "precomputed", "onnx", "fallback", "failed", "timed_out")
-QUALITY = ("outcomes", "metric_sum", "metric_sumsq", "excess_sum", "positives")
-_N_SCORES = 2 * N_SCORE_BINS
-_COUNTER_OF = tuple("fallback" if i in APPROXIMATE else source for i, source in enumerate(SOURCES))
 _LARGEST = sys.float_info.max
+_outputs_of_other = operator.attrgetter("outputs")
 
 
-class Sums(msgspec.Struct):
-    """Increments of one row of sums."""
-
-    counts: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(COUNTERS + QUALITY, 0))
-    score_bins: list[int] = msgspec.field(default_factory=lambda: [0] * _N_SCORES)
-    latency_bins: list[int] = msgspec.field(default_factory=lambda: [0] * N_LATENCY_BINS)
-
-
-class Pairs(msgspec.Struct):
-    """Increments of one row of pairs."""
-
-    n: int = 0
-    sum: int = 0
-    sumsq: int = 0
-    pos: int = 0
-    neg: int = 0
-
-
-class Waiting(typing.NamedTuple):
+class Waiting(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Outputs that wait for their outcome: of the arm that answered, and of the others that were scored."""
 
     outputs: tuple[float, ...]
@@ -54,10 +33,10 @@ class Waiting(typing.NamedTuple):
 class Memory(typing.Protocol):
     """What folding looks up."""
 
-    def take_waiting(self, nonce: bytes) -> Waiting | None:
-        """Return and forget the outputs that wait under a nonce."""
+    def take_waiting(self, nonce: bytes, event_s: int) -> Waiting | None:
+        """Return and forget the outputs that wait under the nonce of an answer, and its event time."""
 
-    def see_outcome(self, nonce: bytes, day: int) -> bool:
+    def see_outcome(self, nonce: bytes, event_s: int) -> bool:
         """Remember that an outcome came; false if it had come before."""
 
     def spec(self, model: str, version: str) -> Spec | None:
@@ -103,11 +82,12 @@ def fold(records: typing.Iterable[AnyRecord], memory: Memory, watermark_s: float
     """
     out = Folded()
     of_lists = _ListModels(memory)
+    tally = Tally()
     for record in records:
         if isinstance(record, Answered):
-            _answered(out, record)
-            if record.others and record.nonce in out.waiting and of_lists[record.model, record.version]:
-                memory.note_others(record.nonce, out.waiting.pop(record.nonce)[1].others)
+            tally.add(record)
+            if record.keep:
+                _keep(out, record, memory, of_lists)
         elif isinstance(record, Failed):
             _failed(out, record)
         elif isinstance(record, OutcomeSeen):
@@ -116,6 +96,7 @@ def fold(records: typing.Iterable[AnyRecord], memory: Memory, watermark_s: float
             memory.open_visit(record)
         else:
             out.measures.take(record, memory)
+    tally.empty_into(out.sums)
     if watermark_s is not None:
         # Event times are whole seconds: the last that is within its window may have been cut off by nearly one.
         for visited, items in memory.close_visits(watermark_s - 1.0):
@@ -171,26 +152,15 @@ def _list(out: Folded, visited: Visited, items: list[Item], memory: Memory) -> N
             _pair(out, (visited.model, visited.epoch, day, arm), value - incumbent)
 
 
-def _answered(out: Folded, record: Answered) -> None:
-    day = day_of(record.event_s)
-    row = out.sums[record.model, record.version, record.epoch, record.arm, True, day]
-    counts = row.counts
-    counts["requests"] += 1
-    counts[_COUNTER_OF[record.source]] += 1
-    counts["timed_out"] += record.slow
-    row.latency_bins[_bin_of(record.latency_us)] += 1
-    for other in record.others:
-        scored = out.sums[record.model, other.version, record.epoch, other.arm, False, day]
-        scored.counts["requests"] += 1
-        scored.counts["fallback"] += other.source in APPROXIMATE
-    if record.keep:
-        waits = Waiting(record.outputs, tuple(other for other in record.others if other.outputs))
-        out.waiting[record.nonce] = (record.event_s, waits)
-
-
-def _bin_of(latency_us: int) -> int:
-    """`latency_bin` of whole microseconds, without a logarithm."""
-    return min(max(latency_us - 1, 0).bit_length(), N_LATENCY_BINS - 1)
+def _keep(out: Folded, record: Answered, memory: Memory, of_lists: _ListModels) -> None:
+    """Keep outputs until their outcome comes, or with the list that they are in."""
+    others = record.others
+    if not all(map(_outputs_of_other, others)):
+        others = tuple(filter(_outputs_of_other, others))
+    if record.others and of_lists[record.model, record.version]:
+        memory.note_others(record.nonce, others)
+    else:
+        out.waiting[record.nonce] = record.event_s, Waiting(record.outputs, others)
 
 
 def _failed(out: Folded, record: Failed) -> None:
@@ -239,7 +209,7 @@ def _compare(out: Folded, record: OutcomeSeen, spec: Spec, waits: Waiting, memor
 def _outputs(out: Folded, record: OutcomeSeen, memory: Memory, task: str) -> Waiting | None:
     """Take the outputs that wait for an outcome, or make them from what the prediction id carries."""
     held = out.waiting.pop(record.nonce, None)
-    waits = held[1] if held else memory.take_waiting(record.nonce)
+    waits = held[1] if held else memory.take_waiting(record.nonce, record.event_s)
     if waits is None and task != "multiclass":
         return Waiting(_outputs_of(record.score, task))
     return waits

@@ -227,11 +227,7 @@ def read_from(folder: pathlib.Path, start: Position, *, max_records: int) -> tup
         with segment_path(folder, number).open("rb") as file:
             file.seek(offset)
             data = file.read()
-        used = 0
-        for record, end in _frames(data, max_records - len(records)):
-            records.append(record)
-            used = end
-        position = Position(number, offset + used)
+        position = Position(number, offset + _read_frames(data, max_records - len(records), records))
         if len(records) >= max_records:
             break
         if i + 1 < len(numbers):
@@ -239,19 +235,20 @@ def read_from(folder: pathlib.Path, start: Position, *, max_records: int) -> tup
     return records, position
 
 
-def _frames(data: bytes, n: int) -> typing.Iterator[tuple[AnyRecord, int]]:
-    """Return at most n records, each with where it ends; none after damage, and none that nobody can read."""
+def _read_frames(data: bytes, n: int, records: list[AnyRecord]) -> int:
+    """Add at most n records, none after damage, and none that nobody can read; return where the last one ends."""
     unpack, size, end = _FRAME.unpack_from, _FRAME.size, len(data) - _FRAME.size
-    at = 0
-    while n > 0 and at <= end:
+    at = used = 0
+    n += len(records)
+    while len(records) < n and at <= end:
         length, crc = unpack(data, at)
         body = data[at + size : at + size + length]
         if not 0 < length <= _MAX_RECORD_BYTES or len(body) != length or _crc(body) != crc:
-            return
+            break
         at += size + length
         try:
-            record = _decode(body)
+            records.append(_decode(body))
         except msgspec.DecodeError:
             continue  # whole, and of another version of this program
-        n -= 1
-        yield record, at
+        used = at
+    return used

@@ -23,7 +23,7 @@ create table measures (model text, version text, epoch int, arm int, served int,
 class Memory(typing.Protocol):
     """What is looked up."""
 
-    def see_outcome(self, nonce: bytes, day: int) -> bool:
+    def see_outcome(self, nonce: bytes, event_s: int) -> bool:
         """Remember that something came; false if it had come before."""
 
     def spec(self, model: str, version: str) -> Spec | None:

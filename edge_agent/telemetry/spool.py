@@ -13,12 +13,14 @@ import msgspec
 from edge_agent.database import open_database, transaction, used_bytes
 from edge_agent.records import Scored, Spec, Visited
 from edge_agent.telemetry import measures, visits
-from edge_agent.telemetry.fold import COUNTERS, QUALITY, Folded, Pairs, Sums, Waiting
+from edge_agent.telemetry.fold import Folded, Waiting
 from edge_agent.telemetry.journal import Position
+from edge_agent.telemetry.sums import COUNTERS, QUALITY, Pairs, Sums
 from shared.summary import N_LATENCY_BINS, N_SCORE_BINS
 
 _COUNTS = COUNTERS + QUALITY
 _DROPPED = 500
+_encode = msgspec.msgpack.Encoder().encode
 BINS = struct.Struct(f"<{2 * N_SCORE_BINS + N_LATENCY_BINS}q")
 STEPS = (
     f"""
@@ -50,6 +52,18 @@ alter table pairs_by_arm rename to pairs;
 delete from waiting;
 """,
     visits.STEP,
+    # Whoever asks knows the event time, so one order serves to find, to forget what is old, and to write at the end.
+    """
+create table waiting_in_order (event_s int not null, nonce blob not null, body blob not null,
+    primary key (event_s, nonce)) without rowid;
+insert into waiting_in_order select event_s, nonce, body from waiting;
+drop table waiting;
+alter table waiting_in_order rename to waiting;
+create table seen_in_order (event_s int not null, nonce blob not null, primary key (event_s, nonce)) without rowid;
+insert into seen_in_order select event_s, nonce from seen;
+drop table seen;
+alter table seen_in_order rename to seen;
+""",
 )
 
 
@@ -82,14 +96,15 @@ class Spool:
     def _set(self, key: str, value: object) -> None:
         self._db.execute("insert or replace into meta values (?, ?)", (key, value))
 
-    def take_waiting(self, nonce: bytes) -> Waiting | None:
-        """Return and forget the outputs that wait under a nonce."""
-        row = self._db.execute("delete from waiting where nonce = ? returning body", (nonce,)).fetchone()
+    def take_waiting(self, nonce: bytes, event_s: int) -> Waiting | None:
+        """Return and forget the outputs that wait under the nonce of an answer, and its event time."""
+        which = "delete from waiting where event_s = ? and nonce = ? returning body"
+        row = self._db.execute(which, (event_s, nonce)).fetchone()
         return msgspec.msgpack.decode(row[0], type=Waiting) if row else None
 
-    def see_outcome(self, nonce: bytes, day: int) -> bool:
+    def see_outcome(self, nonce: bytes, event_s: int) -> bool:
         """Remember that an outcome came; false if it had come before."""
-        return self._db.execute("insert or ignore into seen values (?, ?)", (nonce, day)).rowcount == 1
+        return self._db.execute("insert or ignore into seen values (?, ?)", (event_s, nonce)).rowcount == 1
 
     def spec(self, model: str, version: str) -> Spec | None:
         """Return how a version's answers are judged."""
@@ -141,7 +156,7 @@ class Spool:
             measures.store(self._db, folded.measures)
             self._db.executemany(
                 "insert or replace into waiting values (?, ?, ?)",
-                [(nonce, at, msgspec.msgpack.encode(waits)) for nonce, (at, waits) in folded.waiting.items()],
+                [(at, nonce, _encode(waits)) for nonce, (at, waits) in folded.waiting.items()],
             )
             self._count(folded)
             self._set("segment", position.segment)
@@ -212,8 +227,9 @@ class Spool:
             if table == "visits":
                 gone = visits.drop_oldest(self._db, _DROPPED)
             else:
-                key, order = ("id", "id") if table == "events" else ("nonce", "event_s")
-                oldest = f"select {key} from {table} order by {order} limit {_DROPPED}"  # noqa: S608 - constant text
+                key = "id" if table == "events" else "(event_s, nonce)"
+                columns = key.strip("()")
+                oldest = f"select {columns} from {table} order by {columns} limit {_DROPPED}"  # noqa: S608 - constant text
                 gone = self._db.execute(f"delete from {table} where {key} in ({oldest})").rowcount  # noqa: S608
             name = f"dropped_{table}"
             self._db.execute(

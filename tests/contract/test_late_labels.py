@@ -39,10 +39,10 @@ class Memory:
         self.seen: set[bytes] = set()
         self.waiting: dict[bytes, Waiting] = {}
 
-    def take_waiting(self, nonce: bytes) -> Waiting | None:
+    def take_waiting(self, nonce: bytes, _event_s: int) -> Waiting | None:
         return self.waiting.pop(nonce, None)
 
-    def see_outcome(self, nonce: bytes, _day: int) -> bool:
+    def see_outcome(self, nonce: bytes, _event_s: int) -> bool:
         fresh = nonce not in self.seen
         self.seen.add(nonce)
         return fresh

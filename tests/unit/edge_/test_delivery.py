@@ -8,18 +8,20 @@ import pathlib
 import sqlite3
 import typing
 
+import msgspec
 import pytest
 
 from edge_agent.config import Layout
 from edge_agent.database import open_database, transaction
 from edge_agent.records import Answered, Failed, OutcomeSeen, Scored, Spec
 from edge_agent.telemetry import journal
-from edge_agent.telemetry.fold import Folded, Pairs
+from edge_agent.telemetry.fold import Folded, Waiting
 from edge_agent.telemetry.forward import forward, parse_acknowledgement, status_digest
 from edge_agent.telemetry.journal import Position
 from edge_agent.telemetry.outbox import Outbox
 from edge_agent.telemetry.recorder import Recorder
 from edge_agent.telemetry.spool import STEPS, Spool
+from edge_agent.telemetry.sums import Pairs
 from shared import codec
 from shared.clock import DAY_S
 from shared.errors import ConflictError, UnreachableError, WireError
@@ -269,8 +271,6 @@ def add_events(spool: Spool, n: int) -> None:
 
 
 def wait(spool: Spool, n: int, *, event_s: int = NOW) -> None:
-    from edge_agent.telemetry.fold import Waiting
-
     held = Waiting((0.5,) * 30, (Scored(1, "v2", (0.5,) * 30),))
 
     def add_up() -> Folded:
@@ -363,11 +363,24 @@ def test_pairs_of_a_spool_from_before_there_were_several_arms_are_those_of_the_c
     db.close()
     spool = Spool(layout.spool_db, LIMIT)
     add(spool, 2)
-    assert spool.take_waiting(b"\x01") is None
+    assert spool.take_waiting(b"\x01", 5) is None
     assert spool._db.execute("select * from pairs order by epoch").fetchall() == [
         ("late", 1, 100, 1, 2, -10, 0, 0, 2),
         ("late", 3, 100, 1, 9, -45, 50, 0, 9),
     ]
+    spool.close()
+
+
+def test_what_waits_in_an_older_spool_and_what_it_has_seen_is_still_there(layout: Layout) -> None:
+    held = Waiting((0.25, 0.75), (Scored(1, "v2", (0.5, 0.5)),))
+    db = open_database(layout.spool_db, STEPS[:4])
+    db.execute("insert into waiting values (?, ?, ?)", (b"nonce1", 5, msgspec.msgpack.encode(held)))
+    db.execute("insert into seen values (?, ?)", (b"nonce2", 6))
+    db.close()
+    spool = Spool(layout.spool_db, LIMIT)
+    assert spool.take_waiting(b"nonce1", 4) is None
+    assert [spool.take_waiting(b"nonce1", 5) for _ in range(2)] == [held, None]
+    assert [spool.see_outcome(nonce, 6) for nonce in (b"nonce2", b"nonce1", b"nonce1")] == [False, True, False]
     spool.close()
 
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.records import CANDIDATE, INCUMBENT, Answered, AnyRecord, Failed, OutcomeSeen, Scored, Spec, Visited
-from edge_agent.telemetry.fold import Folded, Sums, Waiting, fold
+from edge_agent.telemetry.fold import Folded, Waiting, fold
+from edge_agent.telemetry.sums import Sums
 from edge_agent.telemetry.visits import Closed
 from shared.clock import DAY_S, day_of
 from shared.summary import N_SCORE_BINS, SCALE, latency_bin, restore
@@ -30,11 +31,10 @@ class Memory:
         self.waiting: dict[bytes, Waiting] = {}
         self.seen: set[bytes] = set()
 
-    def take_waiting(self, nonce: bytes) -> Waiting | None:
+    def take_waiting(self, nonce: bytes, _event_s: int) -> Waiting | None:
         return self.waiting.pop(nonce, None)
 
-    def see_outcome(self, nonce: bytes, day: int) -> bool:
-        del day
+    def see_outcome(self, nonce: bytes, _event_s: int) -> bool:
         fresh = nonce not in self.seen
         self.seen.add(nonce)
         return fresh

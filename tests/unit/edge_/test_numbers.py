@@ -39,8 +39,7 @@ class Memory:
     def __init__(self) -> None:
         self.seen: set[bytes] = set()
 
-    def see_outcome(self, nonce: bytes, day: int) -> bool:
-        del day
+    def see_outcome(self, nonce: bytes, _event_s: int) -> bool:
         fresh = nonce not in self.seen
         self.seen.add(nonce)
         return fresh
@@ -51,7 +50,7 @@ class Memory:
         )
         return known if version == "v1" else None
 
-    def take_waiting(self, nonce: bytes) -> None:
+    def take_waiting(self, nonce: bytes, _event_s: int) -> None:
         del nonce
 
     def take_gain(self, nonce: bytes, gain: float, seen_s: float) -> None:

@@ -11,6 +11,7 @@ from shared.errors import ConfigError, UsageError
 
 T = typing.TypeVar("T")
 _PATH_STEP = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+|\.\.\.)\]")
+_LONGEST = 200
 _HEADER = re.compile(r"^\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}\s*(#.*)?$")
 
 
@@ -92,16 +93,61 @@ def convert(
     try:
         return msgspec.convert(data, kind, strict=True)
     except msgspec.ValidationError as err:
-        message, _, path = str(err).partition(" - at `$")
-        field = path.rstrip("`").lstrip(".")
-        message, fix, key = _explain(message, kind, data)
+        message, field = _split(err, data, kind)
+        message, fix, key = _explain(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}...", kind)
         where = ".".join(part for part in (field, key) if part)
         line = locate(text, where or field)
         at = f"{source} line {line}" if line else source
         raise error(message, field=f"{at}: {where}" if where else at, fix=fix) from err
 
 
-def _explain(message: str, kind: type, data: object) -> tuple[str, str, str]:
+def _split(err: msgspec.ValidationError, data: object, kind: type) -> tuple[str, str]:
+    """Part a sentence of msgspec's from the path behind it, and name the keys that it writes as ``[...]``."""
+    message, _, path = str(err).rpartition(" - at `")  # another path may stand in what a __post_init__ said
+    if not message:
+        return path, ""
+    mark = "[...]" if path.startswith("key` in `") else ""
+    *parts, last = (path.rpartition("$")[2].rstrip("`") + mark).split("[...]")
+    steps: list[str | int] = []
+    for part in parts:
+        steps += _steps(part)
+        key = next((key for key in _keys(data, steps) if _says(_only(data, steps, key), kind) == str(err)), "...")
+        data = _only(data, steps, key) if key != "..." else data
+        steps.append(key)
+    steps += _steps(last)
+    return message, "".join(f"[{step}]" if isinstance(step, int) else f".{step:.60}" for step in steps).lstrip(".")
+
+
+def _steps(path: str) -> list[str | int]:
+    return [int(index) if index else name for name, index in _PATH_STEP.findall(path)]
+
+
+def _says(data: object, kind: type) -> str:
+    try:
+        msgspec.convert(data, kind, strict=True)
+    except msgspec.ValidationError as err:
+        return str(err)
+    return ""
+
+
+def _keys(data: typing.Any, steps: typing.Sequence[str | int]) -> list[str]:  # noqa: ANN401 - whatever TOML holds
+    for step in steps:
+        data = data[step]
+    return list(data) if isinstance(data, dict) else []
+
+
+def _only(data: typing.Any, steps: typing.Sequence[str | int], key: str) -> typing.Any:  # noqa: ANN401 - as above
+    """Return the data with nothing but one key in the mapping at a path."""
+    if not steps:
+        return {key: data[key]}
+    first, *rest = steps
+    below = _only(data[first], rest, key)
+    if isinstance(first, int):
+        return [*data[:first], below, *data[first + 1 :]]
+    return data | {first: below}
+
+
+def _explain(message: str, kind: type) -> tuple[str, str, str]:
     """Return (message, fix, key) for a sentence of msgspec's."""
     unknown = re.search(r"unknown field `([^`]*)`", message)
     if unknown:
@@ -114,8 +160,7 @@ def _explain(message: str, kind: type, data: object) -> tuple[str, str, str]:
     missing = re.search(r"missing required field `([^`]*)`", message)
     if missing:
         return f"the key {missing[1]!r} is missing", "Add it.", missing[1]
-    del data
-    return message[:1].lower() + message[1:], "Change the value.", ""
+    return message[:1].lower() + message[1:].rstrip("."), "Change the value.", ""
 
 
 def _known_keys(kind: object, seen: frozenset[object] = frozenset()) -> set[str]:

@@ -6,8 +6,6 @@ import os
 import pathlib
 import typing
 
-import msgspec
-
 from cloud.config.fleet import Settings
 from cloud.config.model import NETWORKS, ListSettings, ModelSettings
 from shared import settings
@@ -82,7 +80,6 @@ def load_project(folder: pathlib.Path, environ: typing.Mapping[str, str] = os.en
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"can not be read: {err}", field=str(path)) from err
     data = settings.overlay_environment(settings.parse_toml(text, CONFIG_FILE), environ)
-    _check_models(data.get("models"), text)
     parsed = settings.convert(data, Settings, source=CONFIG_FILE, text=text)
     try:
         _check(parsed)
@@ -102,17 +99,6 @@ def find_project(start: pathlib.Path) -> pathlib.Path:
         f"no {CONFIG_FILE} in {start} or above",
         fix="Go to a project, name it with --project, or make one: covey init NAME",
     )
-
-
-def _check_models(models: object, text: str) -> None:
-    """Check the models, each under its own name: the keys of a mapping would be missing from the message."""
-    if not isinstance(models, dict):
-        return
-    fields = [(f"model{i}", ModelSettings) for i in range(len(models))]
-    names = dict(zip((field for field, _ in fields), models, strict=True))
-    named = msgspec.defstruct("Models", fields, rename=names, frozen=True)
-    kind = msgspec.defstruct("Named", [("models", named)], frozen=True)
-    settings.convert({"models": models}, kind, source=CONFIG_FILE, text=text)
 
 
 def _check(parsed: Settings) -> None:

@@ -57,7 +57,7 @@ def test_what_is_no_label_is_refused_by_name(texts: list[str], says: str) -> Non
         ({"store": ()}, "where.store"),
         ({"Store": ("a",)}, "where"),
         ({"store": ("",)}, "where.store"),
-        ({"store": tuple(f"v{i}" for i in range(65))}, "where"),
+        ({"store": tuple(f"v{i}" for i in range(65))}, "where.store"),
         ({f"k{i}": ("a",) for i in range(9)}, "where"),
     ],
 )

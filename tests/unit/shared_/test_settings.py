@@ -131,6 +131,51 @@ def test_an_error_that_comes_from_the_environment_names_no_line_of_the_file() ->
     assert str(caught.value) == "edge.toml: serve.port: expected `int`, got `str`. Change the value."
 
 
+class Shop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part below a name that people choose."""
+
+    tills: dict[typing.Annotated[str, msgspec.Meta(pattern=r"^[a-z]+\Z")], tuple[Stage, ...]] = {}
+    kind: typing.Literal["small", "large"] = "small"
+
+    def __post_init__(self) -> None:
+        if "closed" in self.tills:
+            raise ValueError("tills: as is said - at `$.elsewhere`, nobody is at till 'closed'.")
+
+
+class Town(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file with names in it."""
+
+    shop: dict[str, Shop] = {}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[shop.b]\ntills = { own = 3 }", "shop.b.tills.own: expected `array`, got `int`. Change the value."),
+        ("[shop.b]\ntills = { own = [{}] }", "shop.b.tills.own[0].region: the key 'region' is missing. Add it."),
+        ('[shop.b]\ntills = { own = [{ region = "x", share = "y" }] }', "shop.b.tills.own[0].share: expected `float`"),
+        ("[shop.b]\ntills = { OWN = [] }", "shop.b.tills.OWN: expected `str` matching regex"),
+        ("[shop]\nb = 3", "shop.b: expected `object`, got `int`. Change the value."),
+        ("[shop.b]\ntils = 3", "shop.b.tils: unknown key 'tils'. Did you mean 'tills'?"),
+        ('[shop."b.c d"]\nkind = 3', "shop.b.c d.kind: expected `str`, got `int`"),
+        ("[shop.b]\ntills = { closed = [] }", "shop.b: tills: as is said - at `$.elsewhere`, nobody is at"),
+    ],
+)  # fmt: skip
+def test_a_name_that_people_chose_is_part_of_the_path(text: str, says: str) -> None:
+    text = f"[shop.a]\ntills = {{ own = [] }}\n{text}" if text.startswith("[shop.") else text
+    data = settings.parse_toml(text, "town.toml")
+    with pytest.raises(ConfigError) as refused:
+        settings.convert(data, Town, source="town.toml", text=text)
+    assert says in str(refused.value)
+
+
+def test_a_long_value_is_not_said_again_in_full() -> None:
+    text = f'[shop.a]\nkind = "{"x" * 10_000}"'
+    with pytest.raises(ConfigError, match=r"line 2: shop\.a\.kind: invalid enum value 'xxx") as refused:
+        settings.convert(settings.parse_toml(text, "town.toml"), Town, source="town.toml", text=text)
+    assert len(str(refused.value)) < 300
+
+
 def test_the_caller_chooses_the_class_of_the_error() -> None:
     with pytest.raises(PlanError):
         settings.convert({"x": 1}, File, source="plan", error=PlanError)

@@ -90,6 +90,7 @@ def plans(draw: st.DrawFn) -> dict[str, typing.Any]:
     order = f"order = {list(draw(st.permutations(ORDER)))}\n".replace("'", '"')
     region = f"[rollout.region.{draw(st.sampled_from(ORDER))}]\nmin_outcomes = 500\napprove = true\n"
     top = f'max_days = {MAX_DAYS}\nguardrails = "{draw(st.sampled_from(["prove", "watch"]))}"\n'
+    top += f"penalty_failures = {draw(st.sampled_from([2, 2, 3, 0]))}\npenalty_days = {draw(st.integers(1, 30))}\n"
     first = dt.datetime.fromtimestamp(START_S, dt.UTC).date() + dt.timedelta(days=draw(st.integers(8, 40)))
     # The controller of a simulated fleet looks at midnight, UTC: every day, or four days a week.
     window = f'[rollout.region.{draw(st.sampled_from(ORDER))}]\nwindow = "08:00-10:00"\ntimezone = "Asia/Tokyo"\n'
@@ -267,6 +268,17 @@ class Lives(RuleBasedStateMachine):
         elif store.pins.of_device(device):
             store.pins.unset(device, MODEL)
 
+    @rule(pick=st.randoms(use_true_random=False), is_mended=st.sampled_from([True, False, False]))
+    def is_ill(self, pick: typing.Any, *, is_mended: bool) -> None:
+        """A device has failed before, and goes on failing; or somebody lets one take part again that is set aside."""
+        device, own = pick.choice(self.fleet.devices), self.fleet.store.aside
+        if not is_mended:
+            device.installs = "refuses"
+            own.fail(device.name, MODEL, "v0", day=day_of(self.event_s), why="it is ill", counts=True)
+            own.stand(MODEL, "v0")
+        elif own.get(device.name):
+            own.let_out(device.name, forgive=True)
+
     @rule(number=rollouts, gain=st.sampled_from([0.3, -0.3]))
     def late_pairs(self, number: int, gain: float) -> None:
         """A device that was away for long delivers what it saw of some rollout, perhaps one that is over."""
@@ -329,6 +341,7 @@ class Lives(RuleBasedStateMachine):
         assert [entry.incumbent.version for entry in channel.models] == [incumbents[channel.region]]
         for entry in channel.models:
             assert all(device.startswith(channel.region) for device in entry.pins)
+            assert all(row["device"] in entry.pins for row in self.fleet.store.aside.all(channel.region))
             if entry.candidate is None or entry.experiment is None:
                 continue
             running = rollouts.running(MODEL)
@@ -382,6 +395,19 @@ class Lives(RuleBasedStateMachine):
                 assert (stage["target_bp"] >= 0) == bool(stage["settings"].get("devices", 0))
                 self.look_at_time(row, stage["region"], stage["opened_s"])
         self.look_at_verdicts()
+        self.look_at_who_is_set_aside(rows)
+
+    def look_at_who_is_set_aside(self, rows: list[Row]) -> None:
+        """Few of a region, each for enough failures of its own; a version that went back is held against none."""
+        own = self.fleet.store.aside
+        for region in ORDER:
+            assert len(own.all(region)) <= max(1, len(self.fleet.store.fleet.all(region)) // 5)
+        for row in own.all():
+            assert len(own.held_against(row["device"], row["from_day"])) >= row["least"] > 1
+            assert MODEL in row["kept"]
+        for row in rows:
+            if row["state"] in ("rolled_back", "undone") and len(row["candidates"]) == 1:
+                assert not own.failed_at(MODEL, row["to_version"])
 
     def own_pairs(self, rollout: int, arm: int, *, before_day: int) -> Pairs:
         """What the fleet sent of one rollout, straight from the table; devices and days are taken as independent."""
@@ -444,6 +470,8 @@ class Lives(RuleBasedStateMachine):
         fleet = self.fleet
         for pin in fleet.store.pins.in_region():
             fleet.store.pins.unset(pin["device"], MODEL)
+        for row in fleet.store.aside.all():
+            fleet.store.aside.let_out(row["device"], forgive=True)
         self.mend(-0.3 if self.ends == "bad" else 0.05)
         self.fleet.requests = 0 if self.ends == "none" else 60
         for _ in range(MAX_DAYS + 10):

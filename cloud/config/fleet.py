@@ -45,7 +45,7 @@ class ServeSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True
     host: str = "127.0.0.1"
     port: typing.Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
     online_window_s: Positive = 900.0
-    tick_interval_s: Positive = 5.0
+    tick_interval_s: typing.Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 5.0
     threads: AtLeastOne = 4
     pages: typing.Literal["local", "all"] = "local"
     address_limit_per_s: Seconds = 500.0
@@ -72,6 +72,8 @@ class GuardSettings(Guard, Table, frozen=True, kw_only=True, forbid_unknown_fiel
     min_requests : int
         No limit counts before so many.
     """
+
+    min_requests: AtLeastOne = Guard().min_requests
 
 
 class DeviceSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):

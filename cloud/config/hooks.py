@@ -78,7 +78,7 @@ class HookSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True)
         every failure, up to an hour.
     """
 
-    name: typing.Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9-]{0,31}$")]
+    name: typing.Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
     on: tuple[Happening, ...] = ()
     before: tuple[Before, ...] = ()
     command: tuple[str, ...] = ()

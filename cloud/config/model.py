@@ -146,7 +146,7 @@ class VariantSettings(Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Its own.
     """
 
-    name: typing.Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9-]{0,31}$")]
+    name: typing.Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
     kind: typing.Literal["int8", "student"]
     estimator: str = ""
     params: Params = msgspec.field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import typing
+import urllib.parse
 
 from cloud.config.fleet import Settings
 from cloud.config.model import NETWORKS, ListSettings, ModelSettings
@@ -146,7 +147,7 @@ def _check_hooks(parsed: Settings) -> None:
             raise ConfigError(f"two hooks are called {one.name!r}", field=f"{where}.name", fix="Rename one.")
         if bool(one.command) == bool(one.url):
             raise ConfigError("give a command, or a url", field=f"{where}.command", fix="One of the two.")
-        if one.url and not one.url.startswith(("http://", "https://")):
+        if one.url and not _is_address(one.url):
             raise ConfigError(f"{one.url!r:.60} is no address", field=f"{where}.url", fix="Begin with https://.")
         if one.command and not one.command[0]:
             raise ConfigError("it has no program", field=f"{where}.command", fix='Name it: command = ["bin/tell"].')
@@ -156,6 +157,14 @@ def _check_hooks(parsed: Settings) -> None:
             raise ConfigError(
                 "it is told of nothing and asked nothing", field=f"{where}.on", fix='Say when: on = ["promoted"].'
             )
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parsed = urllib.parse.urlsplit(url)
+        return parsed.scheme in ("http", "https") and bool(parsed.hostname) and parsed.port != 0 and url.isprintable()
+    except ValueError:
+        return False
 
 
 def _check_variants(model: ModelSettings, where: str) -> None:

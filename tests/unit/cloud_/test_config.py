@@ -158,6 +158,28 @@ def test_a_time_that_no_channel_can_say_is_refused(tmp_path: pathlib.Path, key: 
     assert f"devices.{key}" in refusal(tmp_path, toml(devices=f"{key} = 1e10"))
 
 
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("serve", "tick_interval_s", "1e15"),  # no clock can wait for so long
+        ("serve", "threads", 10**30),
+        ("devices.guard", "min_requests", 10**16),
+        ("rollout", "max_days", 2**64),
+        ("rollout.canary", "min_outcomes", "9" * 400),
+        ("models.sales", "seed", 2**63),
+    ],
+)
+def test_a_number_that_is_larger_than_any_use_is_refused(
+    tmp_path: pathlib.Path, table: str, key: str, value: object
+) -> None:
+    assert f"{table}.{key}" in refusal(tmp_path, toml(**{table.replace(".", "__"): f"{key} = {value}"}))
+
+
+def test_a_variant_is_named_in_one_line(tmp_path: pathlib.Path) -> None:
+    variant = '[[models.sales.variant]]\nname = "small\\n"\nkind = "int8"\n'
+    assert "models.sales.variant[0].name" in refusal(tmp_path, toml() + variant)
+
+
 def test_each_trigger_says_in_which_of_several_the_key_is_wrong(tmp_path: pathlib.Path) -> None:
     good = '[[models.sales.trigger]]\nname = "{}"\nkind = "time"\nabove = 30\n'
     text = toml() + good.format("a") + good.format("b") + "abov = 1\n"

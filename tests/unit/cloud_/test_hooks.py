@@ -431,9 +431,14 @@ def test_a_hook_that_was_taken_out_of_the_settings_holds_nothing_up(fleet: Fleet
         ('name = "own"\non = ["*"]', "give a command, or a url"),
         ('name = "own"\non = ["*"]\ncommand = ["x"]\nurl = "http://a"', "give a command, or a url"),
         ('name = "own"\non = ["*"]\nurl = "ftp://a"', "is no address"),
+        *[
+            (f'name = "own"\non = ["*"]\nurl = "{url}"', "is no address")
+            for url in ("http://", "https:///x", "http://a:99999", "http://[::1", "http://a/\\u001b", "http:a")
+        ],
         ('name = "own"\non = ["*"]\ncommand = [""]', "it has no program"),
         ('name = "own"\non = ["*"]\ncommand = ["x"]\nsecret_file = "s"', "only posts are signed"),
         ('name = "Own!"\non = ["*"]\ncommand = ["x"]', "hook[0].name"),
+        ('name = "own\\n"\non = ["*"]\ncommand = ["x"]', "hook[0].name"),
         ('name = "own"\non = ["*"]\ncommand = ["x"]\ntimeout_s = 0', "hook[0].timeout_s"),
         ('name = "own"\non = ["*"]\ncommand = ["x"]\n[[hook]]\nname = "own"\non = ["*"]\ncommand = ["x"]', "two hooks"),
     ],

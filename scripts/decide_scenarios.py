@@ -200,6 +200,7 @@ def _equal_by_requests() -> dict[str, Simulator]:
 def _equal_by_devices() -> dict[str, Simulator]:
     q, same = _asked(), (0.9, 0.9)
     clustered = f(dev.clustered, p=same, split=False, asked=q["good"])
+    busy = f(clustered, devices=224, share=200 / 224, traffic=0.5, looks=100)
     days = sim.question(GOOD, 0.02, "shadow")
     return {
         **{f"{k} v {k} devices": f(clustered, devices=2 * k, icc=0.1) for k in (2, 3, 5)},
@@ -207,6 +208,10 @@ def _equal_by_devices() -> dict[str, Simulator]:
         "20 v 20 devices": f(clustered, devices=40, icc=0.1),
         "3 v 57 devices": f(clustered, devices=60, icc=0.1, share=0.05),
         "1 v 39 devices": f(clustered, devices=40, icc=0.1, share=0.025),
+        "24 v 200 devices, half of the traffic each": f(busy, icc=0.3),
+        "rare errors of 24 v 200 devices, half of the traffic each": f(
+            busy, icc=0.1, p=(0.005, 0.005), asked=q["errors"]
+        ),
         "20 v 20 devices, icc .3": f(clustered, devices=40, icc=0.3),
         "20 v 20 devices, very unequal": f(clustered, devices=40, icc=0.1, skew=2.5),
         "20 v 20 devices, one has half of the traffic": f(clustered, devices=40, icc=0.1, heavy=True),
@@ -221,13 +226,7 @@ def _equal_by_devices() -> dict[str, Simulator]:
             dev.clustered, devices=40, p=(0.005, 0.005), icc=0.1, split=False, asked=q["errors"]
         ),
         "rare errors, split in 24": f(dev.clustered, devices=24, p=(0.01, 0.01), icc=0.1, asked=q["errors"]),
-        "shadow, storms, 60 days": f(
-            dev.stormy_pairs,
-            days=60,
-            drop=0.0,
-            storm=0.02,
-            asked=_after_days(days, 7),
-        ),
+        "shadow, storms, 60 days": f(dev.stormy_pairs, days=60, drop=0.0, storm=0.02, asked=_after_days(days, 7)),
     }
 
 

@@ -94,11 +94,11 @@ def clustered_difference(stratum: StratumSums) -> Spreads:
 
 
 def _difference(control: ArmSums, candidate: ArmSums, cross: CrossSums | CrossDaySums | None) -> Spreads:
-    v0, df0, _ = clustered_spread(control)
-    v1, df1, _ = clustered_spread(candidate)
-    apart = _apart(v0, df0, v1, df1)
+    apart = _apart(control, candidate)
     if cross is None:
         return apart
+    v0, df0, _ = clustered_spread(control)
+    v1, df1, _ = clustered_spread(candidate)
     shared, fewer = cross.g >= 1.0, np.minimum(df0, df1)
     together = np.maximum(0.0, v0 + v1 - 2.0 * _covariance(control, candidate, cross))
     return Spreads(
@@ -108,16 +108,24 @@ def _difference(control: ArmSums, candidate: ArmSums, cross: CrossSums | CrossDa
     )
 
 
-def _apart(v0: Array, df0: Array, v1: Array, df1: Array) -> Spreads:
+def _apart(control: ArmSums, candidate: ArmSums) -> Spreads:
+    (v0, df0, _), (v1, df1, _) = clustered_spread(control), clustered_spread(candidate)
+    within0, within1 = (independent_variance(arm.n, arm.sum, arm.sumsq) for arm in (control, candidate))
+    between = (df0 * _between(v0, df0, within0) + df1 * _between(v1, df1, within1)) / (df0 + df1)
     known: Mask = np.maximum(df0, df1) > 0.0
     few = difference.FEW_CLUSTERS - 1.0
-    first, second = (df0 < few) & (df0 < df1), (df1 < few) & (df1 <= df0)
-    lent0 = np.where(first, np.maximum(v0, v1 * (df1 + 1.0) / (df0 + 1.0)), v0)
-    lent1 = np.where(second, np.maximum(v1, v0 * (df0 + 1.0) / (df1 + 1.0)), v1)
+    first, second = df0 < df1, (df1 < df0) | ((df0 == df1) & (df1 < few))
+    v0 = np.where(first, np.maximum(v0, within0 + between / (df0 + 1.0)), v0)
+    v1 = np.where(second, np.maximum(v1, within1 + between / (df1 + 1.0)), v1)
     df0, df1 = np.where(first, np.maximum(df0, 1.0), df0), np.where(second, np.maximum(df1, 1.0), df1)
-    total = lent0 + lent1
-    df = np.where(total > 0.0, 1.0 / ((lent0 / total) ** 2 / df0 + (lent1 / total) ** 2 / df1), np.minimum(df0, df1))
+    total = v0 + v1
+    df = np.where(total > 0.0, 1.0 / ((v0 / total) ** 2 / df0 + (v1 / total) ** 2 / df1), np.minimum(df0, df1))
     return Spreads(total, df, known)
+
+
+def _between(variance: Array, df: Array, within: Array) -> Array:
+    found = variance * (df + 1.0) - within * (df + 1.0) * (df + 1.0) / df
+    return np.where(df > 0.0, np.maximum(0.0, found), 0.0)
 
 
 def _covariance(control: ArmSums, candidate: ArmSums, cross: CrossSums | CrossDaySums) -> Array:
@@ -148,16 +156,14 @@ def _raw_effect(stratum: StratumSums, spread: Spreads) -> Array:
     arms = stratum.control, stratum.candidate
     seen = [independent_variance(arm.n, arm.sum, arm.sumsq) for arm in arms]
     together = seen[0] + seen[1]
-    effect = np.ones_like(together)
+    joint = np.where(together > 0.0, np.maximum(1.0, spread.variance / together), 1.0)
+    effect = joint
     for arm, independent in zip(arms, seen, strict=True):
         for clusters in (arm, by_day(arm)):
             if clusters is not None:
                 found = np.where(independent > 0.0, clustered_spread(clusters).variance / independent, 1.0)
                 effect = np.maximum(effect, found)
-    if stratum.cross is None:
-        return effect
-    joint = np.where(together > 0.0, np.maximum(1.0, spread.variance / together), 1.0)
-    return np.where(stratum.cross.g >= 1.0, joint, effect)
+    return effect if stratum.cross is None else np.where(stratum.cross.g >= 1.0, joint, effect)
 
 
 def stratum_contrast(stratum: StratumSums, metric: Metric, margin: float, excess: Array) -> Contrasts:

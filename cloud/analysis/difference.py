@@ -27,7 +27,9 @@ def clustered_difference(stratum: Stratum) -> Spread | None:
     Notes
     -----
     Degrees of freedom after F. E. Satterthwaite, Biometrics Bulletin 2 (1946); where arms share their clusters, those
-    of the arm that has fewer.
+    of the arm that has fewer. Where they do not, the arm that has fewer is taken to vary between clusters at least as
+    both do together, by the method of moments (W. G. Cochran, "Sampling Techniques", 1977, chapter 9): rates of
+    devices are skewed, so that a mean which is good by luck comes with a variance which is too small.
 
     Examples
     --------
@@ -64,19 +66,23 @@ def _difference(control: Arm, candidate: Arm, cross: Cross | CrossDays | None) -
         return Spread(max(0.0, v0 + v1 - 2.0 * _covariance(control, candidate, cross)), min(df0, df1))
     if max(df0, df1) <= 0.0:
         return None
-    if df1 < FEW_CLUSTERS - 1.0 and df1 <= df0:
-        v1, df1 = _borrow(v1, df1, v0, df0)
-    elif df0 < FEW_CLUSTERS - 1.0 and df0 < df1:
-        v0, df0 = _borrow(v0, df0, v1, df1)
+    within0 = independent_variance(control.n, control.sum, control.sumsq)
+    within1 = independent_variance(candidate.n, candidate.sum, candidate.sumsq)
+    between = (df0 * _between(v0, df0, within0) + df1 * _between(v1, df1, within1)) / (df0 + df1)
+    # Few clusters that happen to be good are also alike: they are not believed to differ less than those of the other.
+    if df1 < df0 or df0 == df1 < FEW_CLUSTERS - 1.0:
+        v1, df1 = max(v1, within1 + between / (df1 + 1.0)), max(df1, 1.0)
+    elif df0 < df1:
+        v0, df0 = max(v0, within0 + between / (df0 + 1.0)), max(df0, 1.0)
     total = v0 + v1
     if total <= 0.0:
         return Spread(0.0, min(df0, df1))
     return Spread(total, 1.0 / ((v0 / total) ** 2 / df0 + (v1 / total) ** 2 / df1))
 
 
-def _borrow(variance: float, df: float, other: float, other_df: float) -> tuple[float, float]:
-    """Let an arm with few clusters vary between clusters at least as much as the other arm does."""
-    return max(variance, other * (other_df + 1.0) / (df + 1.0)), max(df, 1.0)
+def _between(variance: float, df: float, within: float) -> float:
+    """Variance between clusters, beyond what outcomes that are independent would show."""
+    return max(0.0, variance * (df + 1.0) - within * (df + 1.0) * (df + 1.0) / df) if df > 0.0 else 0.0
 
 
 def _covariance(control: Arm, candidate: Arm, cross: Cross | CrossDays) -> float:
@@ -130,9 +136,10 @@ def design_effect(strata: typing.Sequence[Stratum], *, enlarged: bool = True) ->
 def _raw_effect(stratum: Stratum, spread: Spread) -> float:
     control, candidate = stratum.control, stratum.candidate
     seen = [independent_variance(arm.n, arm.sum, arm.sumsq) for arm in (control, candidate)]
+    joint = max(1.0, spread.variance / sum(seen)) if sum(seen) > 0.0 else 1.0
     if stratum.cross is not None and stratum.cross.g >= 1.0:
-        return max(1.0, spread.variance / sum(seen)) if sum(seen) > 0.0 else 1.0
-    effects = [1.0]
+        return joint
+    effects = [joint]
     for arm, independent in zip((control, candidate), seen, strict=True):
         clusters = [(arm.g, arm.g_nn, arm.g_ns, arm.g_ss)]
         if arm.days is not None:

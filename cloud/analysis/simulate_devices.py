@@ -32,6 +32,7 @@ def clustered(
     icc: float,
     asked: DecideInput,
     share: float = 0.5,
+    traffic: float | None = None,
     split: bool = True,
     skew: float = 0.0,
     heavy: bool = False,
@@ -51,6 +52,8 @@ def clustered(
         Intra-class correlation of the control's outcomes, above 0.
     share : float
         Of requests, or of devices unless `split`, that are the candidate's.
+    traffic : float, optional
+        Share of the requests that the candidate's devices have, unless `split`; if left out, all devices have as many.
     skew : float
         Standard deviation of the logarithm of the devices' traffic.
     heavy : bool
@@ -64,6 +67,8 @@ def clustered(
         weight[:, 0] = weight[:, 1:].sum(1)
         weight = rng.permuted(weight, axis=1)
     own = np.arange(devices) < round(devices * share)
+    if traffic is not None:
+        weight = weight * np.where(own, traffic / own.mean(), (1.0 - traffic) / (1.0 - own.mean()))
     comes = rng.permuted(np.tile(np.arange(devices), (size, 1)), axis=1) * (looks / devices if joining else 0.0)
     n0, s0, n1, s1 = (np.zeros((size, devices)) for _ in range(4))
     rows: tuple[list[Array], ...] = ([], [], [])

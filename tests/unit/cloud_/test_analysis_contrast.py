@@ -106,15 +106,29 @@ def test_nothing_is_known_from_one_device_in_each_arm() -> None:
     assert math.isinf(design_effect([Stratum(one, one)]))
 
 
-def test_one_device_borrows_the_variance_of_the_many() -> None:
+def test_one_device_borrows_the_variance_between_the_many() -> None:
     rng = np.random.default_rng(3)
     n = np.full(50, 40.0)
-    many = arm(n, rng.binomial(40, rng.beta(4.0, 1.0, 50)).astype(float))
-    one = arm(np.array([40.0]), np.array([20.0]))
-    lone, full = clustered_difference(Stratum(many, one)), clustered_difference(Stratum(many, many))
+    s = rng.binomial(40, rng.beta(4.0, 1.0, 50)).astype(float)
+    lone = clustered_difference(Stratum(arm(n, s), arm(np.array([40.0]), np.array([20.0]))))
+    means, rate = s / 40.0, s.sum() / 2000.0
+    between = means.var(ddof=1) - rate * (1.0 - rate) / 40.0 * 50.0 / 49.0
 
-    assert lone.variance == pytest.approx(full.variance / 2.0 * 51.0, rel=0.01)
+    assert lone.variance == pytest.approx(means.var(ddof=1) / 50.0 + 0.5 * 0.5 / 40.0 + between)
     assert lone.df < 1.1
+
+
+@pytest.mark.parametrize("fewer_first", [True, False])
+def test_few_devices_that_are_alike_by_luck_vary_as_the_many_do(fewer_first: bool) -> None:
+    rng = np.random.default_rng(5)
+    rates = rng.beta(0.9, 0.1, 200)
+    many = arm(np.full(200, 50.0), rng.binomial(50, rates).astype(float))
+    lucky = arm(np.full(24, 417.0), np.full(24, 408.0))
+    stratum = Stratum(lucky, many) if fewer_first else Stratum(many, lucky)
+
+    # Such devices differ by 0.21, in standard deviations; of the lucky ones, nothing does.
+    assert clustered_difference(stratum).variance == pytest.approx(rates.var() * (1.0 / 24.0 + 1.0 / 200.0), rel=0.1)
+    assert design_effect([stratum]) > 100.0
 
 
 @pytest.mark.parametrize("n1", [2000.0, 40000.0])

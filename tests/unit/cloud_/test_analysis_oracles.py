@@ -125,6 +125,17 @@ EQUAL: dict[str, typing.Callable[..., Batch]] = {
     "ten devices": functools.partial(
         dev.clustered, devices=20, p=(0.9, 0.9), icc=0.1, split=False, asked=ASKED, looks=60
     ),
+    "24 busy devices beside 200": functools.partial(
+        dev.clustered,
+        devices=224,
+        p=(0.99, 0.99),
+        icc=0.2,
+        share=200 / 224,
+        traffic=0.5,
+        split=False,
+        asked=ASKED,
+        looks=60,
+    ),
     "inside devices": functools.partial(
         dev.clustered, devices=24, p=(0.9, 0.9), icc=0.2, skew=1.0, joining=True, asked=ASKED, looks=60
     ),

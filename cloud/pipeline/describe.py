@@ -98,8 +98,19 @@ def detail(
         "lists": msgspec.to_builtins(lists) if lists else None,
         "libraries": _libraries(),
         "git_commit": _git_commit(project.folder),
+        "judged": judged(work.model),
         "why": order.why,
         "actor": order.actor,
+    }
+
+
+def judged(model: ModelSettings) -> dict[str, object]:
+    """Return what devices judge a version's answers by: it travels in the bundle, and settings may change meanwhile."""
+    return {
+        "metric": model.metric_name,
+        "task": model.task,
+        "scale": model.metric_scale,
+        "label_window_days": model.label_window_days,
     }
 
 

@@ -7,6 +7,7 @@ import typing
 from cloud.config import RolloutSettings
 from cloud.rollout.quality import is_interleaved
 from cloud.rollout.steps import StageSettings
+from cloud.rollout.terms import known_terms, unlike
 from cloud.store.store import Store
 from shared.channel import MAX_CANDIDATES
 from shared.errors import ConflictError, PlanError, UsageError
@@ -41,6 +42,24 @@ def check_versions(
             raise ConflictError(f"{model}@{version} is the incumbent already", fix="Nothing needs to be done.")
         if versions.count(version) > 1:
             raise UsageError(f"{model}@{version} is named twice", field="--also", fix="Name each candidate once.")
+
+
+def check_alike(store: Store, model: str, versions: typing.Sequence[str], incumbents: typing.Collection[str]) -> None:
+    """Refuse versions of which devices keep sums that can not be compared.
+
+    Raises
+    ------
+    ConflictError
+        Their bundles say different metrics, or different scales.
+    """
+    first, *others = [*incumbents, *versions]
+    for other in others:
+        found = unlike(known_terms(store, model, first), known_terms(store, model, other))
+        if found:
+            raise ConflictError(
+                f"{model}@{first} and {model}@{other} can not be compared: they were trained with {found}",
+                fix="Train it again with the settings of before; or let a person decide: --expedite.",
+            )
 
 
 def check_room(settings: RolloutSettings, shares: typing.Collection[float], n: int, *, is_first: bool) -> None:

@@ -16,6 +16,7 @@ from cloud.rollout.heard import Heard, heard_from
 from cloud.rollout.online import online_in_this_step, online_then_and_now
 from cloud.rollout.quality import Judged, is_interleaved
 from cloud.rollout.split import Others, beside, place_of
+from cloud.rollout.terms import Terms, known_terms, terms_of, unlike
 from cloud.rollout.verdict import Around, Evidence, Verdict, judge
 from cloud.store.store import Store
 from shared.channel import needs, parse_channel
@@ -59,7 +60,9 @@ def look_at(
         Arm to verdict.
     """
     _, model = project.model(rollout["model"])
-    mature_day = day_of(at.event_s - model.label_window_days * DAY_S)
+    terms = {one["arm"]: terms_of(store, rollout["model"], one["version"], model) for one in rollout["candidates"]}
+    window_days = max(model.label_window_days, *(one.label_window_days for one in terms.values()))
+    mature_day = day_of(at.event_s - window_days * DAY_S)
     rows = _evidence(store, rollout, plan, stage, stages, mature_day) if stage["kind"] != "install" else None
     devices = _devices_of(store, stage, stages)
     asked = _wanted(project, store, rollout, stage, stages)
@@ -86,7 +89,7 @@ def look_at(
             {device for (device, arm), is_so in says.items() if arm == candidate["arm"] and is_so},
             online,
         )
-        judged = _judged(project, model, rollout, candidate["version"])
+        judged = _judged(project, store, model, rollout, candidate["version"], terms[candidate["arm"]])
         verdict = judge(stage["kind"], counts, evidence, plan, judged, around)
         verdicts[candidate["arm"]] = msgspec.structs.replace(verdict, named=named)
     return verdicts
@@ -113,11 +116,14 @@ def _wanted(project: Project, store: Store, rollout: Row, stage: Row, stages: ty
     )
 
 
-def _judged(project: Project, model: ModelSettings, rollout: Row, version: str) -> Judged:
+def _judged(project: Project, store: Store, model: ModelSettings, rollout: Row, version: str, terms: Terms) -> Judged:
     """Return what a candidate is judged by."""
+    now = Terms(model.metric_name, model.task, terms.scale, terms.label_window_days)
     return Judged(
-        metric=get_metric(model.metric_name, model.task),
-        margin=model.margin / model.metric_scale,
+        metric=get_metric(terms.metric, terms.task),
+        margin=model.margin / terms.scale,
+        is_alike=not unlike(known_terms(store, rollout["model"], rollout["from_version"]), terms),
+        otherwise=unlike(terms, now),
         n_regions=len(project.settings.regions.order),
         n_candidates=len(rollout["candidates"]),
         incumbent=rollout["from_version"],

@@ -11,7 +11,7 @@ import msgspec
 from cloud.config import RegionPlan, RolloutSettings
 from cloud.config.rollout import RolloutStep
 from cloud.rollout.control import check_control
-from cloud.rollout.entrants import check_lists, check_room, check_unit, check_versions
+from cloud.rollout.entrants import check_alike, check_lists, check_room, check_unit, check_versions
 from cloud.rollout.groups import said_of
 from cloud.rollout.steps import StageSettings, check_steps
 from cloud.rollout.windows import check_windows
@@ -209,6 +209,8 @@ def start(
             _supersede(store, model, versions, actor=actor, event_day=event_day)
         incumbents = set(store.models.incumbents(model).values())
         check_versions(store, model, versions, incumbents)
+        if not settings.expedited:
+            check_alike(store, model, versions, incumbents)
         stages = stages_of(order, is_first=not incumbents, settings=settings, n_candidates=len(versions), task=task)
         rollout = store.rollouts.create(
             model,

@@ -34,6 +34,10 @@ class Judged(typing.NamedTuple):
         Their versions, for sentences.
     numbers : mapping
         Name to settings of the numbers that are posted with outcomes.
+    is_alike : bool
+        Whether both versions are judged by the same; if not, nothing that devices say of their quality compares them.
+    otherwise : str
+        What the settings judge by now, if that is not what the candidate's bundle says.
     """
 
     metric: Metric
@@ -43,6 +47,8 @@ class Judged(typing.NamedTuple):
     incumbent: str = "the incumbent"
     candidate: str = "the candidate"
     numbers: typing.Mapping[str, NumberSettings] = types.MappingProxyType({})
+    is_alike: bool = True
+    otherwise: str = ""
 
 
 class Seen(typing.NamedTuple):

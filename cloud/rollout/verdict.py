@@ -119,6 +119,7 @@ def judge(
             return _verdict([], [], nobody, inputs=inputs)
         return _verdict(bad, waits, f"{counts.verified} of {counts.online} online devices verified", inputs=inputs)
     seen = Seen(evidence.pairs, evidence.lists, evidence.served, evidence.earlier)
+    seen = seen if judged.is_alike else Seen([], [], [])
     found = quality.questions(kind, seen, plan, judged, alpha=plan.alpha)
     inputs |= quality.inputs_of(found) | quality.earlier_of(kind, seen, plan)
     bad += quality.failed(found, seen, judged) + quality.failed_in_regions(kind, seen, plan, judged)
@@ -130,6 +131,7 @@ def judge(
         waits += [
             *([] if _is_empty(kind, counts) else _minimums(kind, evidence, plan)),
             *(said for one in found for said in _looks_worse(one.name, one.asked)),
+            *_otherwise(judged),
         ]
     gaps = _uneven(kind, evidence, plan, around) + silenced(around.heard, plan.alpha_promote)
     # A region waits for its own devices; the shadow, and whoever is to be promoted, for those of the whole fleet.
@@ -142,8 +144,15 @@ def judge(
     first = found[0]
     unproven = [] if first.decision.word == "promote" else [f"{first.name}: {'; '.join(first.decision.reasons)}"]
     unproven += guardrails.unproven(decisions, judged.numbers) if plan.guardrails == "prove" else []
-    unproven += gaps + offline[1] + _partial(kind, evidence, plan, judged, or_may=True)
+    unproven += _otherwise(judged) + gaps + offline[1] + _partial(kind, evidence, plan, judged, or_may=True)
     return _verdict(bad, waits, said, inputs=inputs, unproven=unproven)
+
+
+def _otherwise(judged: Judged) -> list[str]:
+    """Say so if the settings judge by something else by now: their margin says nothing of this candidate."""
+    if not judged.otherwise:
+        return []
+    return [f"its bundle and the settings say {judged.otherwise}: put that back, or end the rollout"]
 
 
 def _uneven(kind: str, evidence: Evidence, plan: RolloutSettings, around: Around) -> list[str]:

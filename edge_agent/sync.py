@@ -10,6 +10,8 @@ import sqlite3
 import time
 import typing
 
+import msgspec
+
 from edge_agent import control
 from edge_agent.config import Identity, Layout, Settings
 from edge_agent.device_key import KeyFile
@@ -284,7 +286,7 @@ class Sync:
                     also=tuple(version for version, _ in entry.also),
                     epoch=entry.epoch,
                     refused=refused.get(entry.model, {}),
-                    unfit=unfit.get(entry.model, ()),
+                    unfit=unfit.get(entry.model, msgspec.UNSET),
                 )
                 for entry in models
             ),

@@ -109,7 +109,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     refused : mapping
         Version that it does not run to why.
     unfit : tuple of str
-        Those of them of which no form fits its memory or its owner's will; it has not tried them.
+        Those of them of which no form fits its memory or its owner's will; it has not tried them. Not sent if none.
     """
 
     model: Word
@@ -118,7 +118,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     also: typing.Annotated[tuple[Word, ...], msgspec.Meta(max_length=16)] = ()
     epoch: Small = 0
     refused: dict[str, str] = {}
-    unfit: tuple[Word, ...] = ()
+    unfit: tuple[Word, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -94,7 +94,7 @@ def _why(store: Store, device: str, model: str, version: str, stands: Standing) 
     if stands == "failed":
         runs = model_status(status_of(store.fleet.get(device)), model)
         why = runs.refused.get(version, "") if runs else ""
-        return why, not (runs and version in runs.unfit)
+        return why, not (runs and version in (runs.unfit or ()))
     for event in store.fleet.events(_EVENTS, device):
         if event["kind"] in _ARRIVED:
             break

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import sqlite3
 import typing
 
 import msgspec
 import pytest
 
+from cloud.cli.main import main
 from cloud.config import RolloutSettings
-from cloud.rollout import penalty
+from cloud.enrol import create_session_key
+from cloud.rollout import overview, penalty, plan
 from cloud.rollout.devices import Counts
 from cloud.store import pins as pins_module
-from shared.clock import day_of
+from cloud.web import app
+from shared.clock import DAY_S, day_of, format_day
 from shared.errors import LimitError
 from shared.telemetry import ModelStatus
-from tests.unit.cloud_.simulated import MODEL, Device, Fleet
+from tests.unit.cloud_.killing import Connection, Fuse, Killed
+from tests.unit.cloud_.simulated import MODEL, ORDER, Device, Fleet
 
 Make = typing.Callable[..., Fleet]
 SETTINGS = 'max_days = 30\nguardrails = "watch"\n'
@@ -179,6 +185,19 @@ def test_a_bad_release_is_caught_as_before_where_every_device_has_failed_twice_a
     assert aside(fleet) == []
 
 
+def test_while_nobody_knows_whether_a_version_works_it_is_held_against_nobody(make_fleet: Make) -> None:
+    fleet = make_fleet(n=6, rollout=SETTINGS + "error_min_executed = 19\n")  # so the gate can say nothing yet
+    fleet.install()
+    names = [device.name for device in fleet.devices[::6]]
+    failed_before(fleet, *names)
+    sick(fleet, *names)
+    number = fleet.start()
+    fleet.days(3)
+    assert counts_of(fleet, number).failed == 3
+    assert [row["stands"] for row in fleet.store.aside.failed_at(MODEL, "v2").values()] == [0, 0, 0]
+    assert aside(fleet) == []
+
+
 def test_whoever_is_set_aside_for_a_version_that_is_rolled_back_is_let_out(make_fleet: Make) -> None:
     fleet = make_fleet(n=6, rollout=SETTINGS)
     fleet.install()
@@ -317,7 +336,6 @@ def test_a_device_that_says_it_runs_what_nobody_knows_keeps_what_its_region_runs
     fleet = make_fleet(n=6, rollout=SETTINGS)
     fleet.install()
     failed_before(fleet, "west-0")
-    plan = RolloutSettings()
     liar = fleet.devices[0]
     liar.models[MODEL] = ModelStatus(model=MODEL, incumbent="v777", refused={"v2": "x"})
     fleet.store.db.connection.execute(
@@ -325,7 +343,181 @@ def test_a_device_that_says_it_runs_what_nobody_knows_keeps_what_its_region_runs
     )
     failed_before(fleet, "west-0", n=3)
     with fleet.store.db.transaction():
-        penalty._judge(fleet.store, "west-0", plan, day_of(fleet.now_s))
+        penalty._judge(fleet.store, "west-0", RolloutSettings(), day_of(fleet.now_s))
     assert fleet.store.aside.all()[0]["kept"] == {}
     fleet.tick()
     assert pinned(fleet) == {"west-0": "v1"}
+
+
+# ---- what reaches it all the same
+
+
+def set_aside(fleet: Fleet, name: str = "west-0") -> Device:
+    """Set a device aside by the rollout of v2, and let that be promoted."""
+    failed_before(fleet, name)
+    (device,) = sick(fleet, name)
+    number = fleet.start()
+    fleet.gain = 0.05
+    assert ends(fleet, number) == "promoted"
+    device.installs = "ok"
+    fleet.days(2)
+    assert (aside(fleet), device.models[MODEL].incumbent) == ([name], "v1")
+    return device
+
+
+def test_an_undo_reaches_a_device_that_is_set_aside(make_fleet: Make) -> None:
+    fleet = make_fleet(n=6, rollout=SETTINGS)
+    fleet.install()
+    device = set_aside(fleet, "west-0")
+    other = next(one for one in fleet.devices if one.name == "mid-1")
+    failed_before(fleet, other.name, n=3)
+    with fleet.store.db.transaction():
+        penalty._judge(fleet.store, other.name, RolloutSettings(), day_of(fleet.now_s))
+    fleet.days(2)
+    assert (pinned(fleet, "mid"), other.models[MODEL].incumbent) == ({"mid-1": "v2"}, "v2")
+    number = fleet.store.rollouts.all()[0]["id"]
+    assert fleet.order(number, "undo") == "done"
+    fleet.days()
+    assert (pinned(fleet, "mid"), other.models[MODEL].incumbent) == ({"mid-1": "v1"}, "v1")
+    assert device.models[MODEL].incumbent == "v1"
+    assert aside(fleet) == ["mid-1"]  # the other one was set aside for what was undone
+
+
+def test_what_can_not_wait_reaches_it_once_it_is_promoted(make_fleet: Make) -> None:
+    fleet = make_fleet(n=6, rollout=f"{SETTINGS}[rollout.expedite]\nexpires_days = 20\n")
+    fleet.install()
+    device = set_aside(fleet)
+    settings = msgspec.structs.replace(fleet.project.settings.rollout, expedited=True)
+    number = plan.start(
+        fleet.store, settings, ORDER, model=MODEL, version=fleet.version(), why="a hole", actor="ada",
+        event_day=day_of(fleet.now_s),
+    )  # fmt: skip
+    fleet.days(2)
+    assert device.models[MODEL].candidate == ""
+    fleet.until(lambda: all(stage["passed_s"] for stage in fleet.store.rollouts.stages(number)))
+    fleet.order(number, "approve")
+    assert ends(fleet, number) == "promoted"
+    fleet.days(2)
+    assert (device.models[MODEL].incumbent, aside(fleet)) == ("v3", ["west-0"])
+
+
+# ---- the controller
+
+
+def test_a_controller_that_is_killed_while_it_sets_a_device_aside_does_so_once(
+    make_fleet: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Connection))
+    fleet = make_fleet(n=6, rollout=SETTINGS)
+    fleet.install()
+    failed_before(fleet, "west-0")
+    sick(fleet, "west-0")
+    fleet.start()
+    fleet.days(1)
+    fleet.now_s += 2 * DAY_S
+    for device in fleet.devices:
+        fleet.deliver(device)
+    writes = 0
+    while True:
+        writes += 1
+        Connection.fuse = Fuse(writes)
+        try:
+            fleet.tick()
+            break
+        except Killed:
+            fleet.store.close()
+            (row,) = fleet.store.db.rows("select count(*) as n from audit where action = 'device set aside'")
+            assert len(aside(fleet)) == row["n"] <= 1
+        finally:
+            Connection.fuse = Fuse(0)
+    assert writes > 5
+    fleet.tick()
+    assert (aside(fleet), pinned(fleet)) == (["west-0"], {"west-0": "v1"})
+    assert len(actions(fleet, "device set aside")) == 1
+    assert [row["version"] for row in fleet.store.aside.failures("west-0")] == ["v90", "v91", "v2"]
+
+
+def test_nobody_else_has_more_time_since_a_device_was_set_aside_but_who_is_let_out_has(make_fleet: Make) -> None:
+    fleet = make_fleet(n=6, rollout=SETTINGS)
+    fleet.install()
+    failed_before(fleet, "west-0")
+    sick(fleet, "west-0")
+    fleet.start()
+    fleet.days(1)
+    told = {row["region"]: row["told_s"] for row in fleet.store.rollouts.channels()}
+    fleet.days(1)
+    assert pinned(fleet) == {"west-0": "v1"}
+    assert {row["region"]: row["told_s"] for row in fleet.store.rollouts.channels()} == told
+    fleet.store.aside.let_out("west-0")
+    fleet.store.aside.strike(MODEL, "v2")
+    fleet.devices[0].models.clear()
+    fleet.devices[0].installs = "ok"
+    fleet.now_s += 60
+    fleet.deliver(fleet.devices[0])
+    fleet.tick()
+    assert pinned(fleet) == {}
+    assert {row["region"]: row["told_s"] for row in fleet.store.rollouts.channels()} == told | {"west": fleet.now_s}
+
+
+def test_a_look_at_a_fleet_in_which_nobody_fails_writes_nothing_of_it(make_fleet: Make) -> None:
+    fleet = make_fleet(n=6, rollout=SETTINGS)
+    number = fleet.trial(days=3)
+    seen: list[str] = []
+    fleet.store.db.connection.set_trace_callback(seen.append)
+    fleet.tick()
+    fleet.store.db.connection.set_trace_callback(None)
+    own = [sql for sql in seen if "failures" in sql or " aside" in sql]
+    assert own
+    assert all(sql.startswith("select") for sql in own)
+    asked = [f"explain query plan {sql}" for sql in own if "failures" in sql]
+    plans = [row["detail"] for sql in asked for row in fleet.store.db.rows(sql)]
+    assert plans
+    assert all("SEARCH" in said for said in plans), plans
+    assert counts_of(fleet, number).aside == 0
+
+
+# ---- what people see and do
+
+
+def test_who_is_set_aside_is_shown_with_the_reason_and_can_be_let_out(
+    make_fleet: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = make_fleet(n=6, rollout=SETTINGS)
+    fleet.install()
+    failed_before(fleet, "west-0")
+    sick(fleet, "west-0", "mid-0")
+    number = fleet.start()
+    fleet.days(2)
+    monkeypatch.chdir(fleet.project.folder)
+
+    def run(*words: str) -> str:
+        status = main([*words])
+        said = capsys.readouterr()
+        return f"{status}: {said.out}{said.err}"
+
+    until = format_day(day_of(float(fleet.store.get_meta("event_s"))) + 30)
+    said = run("device", "show", "west-0")
+    assert f"set aside until {until}, since it fails again and again\n" in said
+    assert all(f"  failed at late@{version} on " in said for version in ("v2", "v90", "v91"))
+    assert "set aside" not in run("device", "show", "mid-0")
+    assert "good, set aside" in run("device", "list")
+    assert f"west-0 (west) is set aside until {until}" in run("status")
+    assert "set aside, since they fail again and again: west-0" in run("rollout", "show", str(number))
+    view = overview.fleet(fleet.project, fleet.store)
+    assert [(one["device"], one["region"], one["until_day"]) for one in view["aside"]] == [("west-0", "west", until)]
+    shown = {row["device"]: row["aside"] for row in overview.devices(fleet.project, fleet.store)}
+    assert [name for name, one in shown.items() if one] == ["west-0"]
+    assert "late@v2: golden inputs differ" in shown["west-0"]["why"]
+    create_session_key(fleet.project.keys)
+    page = app.create_app(fleet.project).test_client().get("/").text
+    assert f">west-0</span> until {until}" in page
+    assert "west-0 set aside, as it fails again and again" in page
+
+    assert run("device", "release", "mid-0").startswith("5: ")
+    assert "would let west-0 take part again" in run("device", "release", "west-0", "--dry-run")
+    assert aside(fleet) == ["west-0"]
+    assert run("device", "release", "west-0", "--reason", "a new card").startswith("0: west-0 takes part again")
+    assert (aside(fleet), fleet.store.aside.failures("west-0")) == ([], [])
+    assert actions(fleet, "device release") == [("west-0", "a new card")]
+    fleet.days(2)
+    assert (aside(fleet), pinned(fleet)) == ([], {})  # one failure, at what it refuses still

@@ -28,6 +28,7 @@ from edge_agent.update.parts import part_of
 from edge_agent.update.state import State
 from shared import bundle, codec
 from shared.channel import CAN, Channel
+from shared.telemetry import Batch
 from tests import fakes
 
 DAY_S = 86_400.0
@@ -221,6 +222,24 @@ def test_what_is_only_suspected_is_not_told_to_the_cloud_as_refused(
         assert sync.status().models[0].refused == {"v3": "it died alone"}
         sync.state.acquit(but_last=True)
         assert set(sync.status().models[0].refused) == {"v2", "v3"}
+
+
+def test_a_version_of_which_no_form_fits_is_told_apart_from_one_that_was_tried(
+    tmp_path: pathlib.Path, layout: Layout, cloud: fakes.SignedRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cloud sets a device aside for what it fails at, and not for what its owner does not want."""
+    with syncing(layout, source=carried(cloud, tmp_path / "stick")) as sync:
+        sync.one_pass()
+        (digest,) = [path.name for path in layout.generations.iterdir()]
+        monkeypatch.setattr(ServerProxy, "active", lambda _self: digest)
+        sync.state.refuse(fakes.MODEL, "v2", "ab", "it died")
+        batch = Batch(device="d", spool="s", sequence=1, sent_s=1.0, status=sync.status())
+        assert b"unfit" not in codec.to_msgpack(batch)
+        sync.state.note_fit(fakes.MODEL, "v3", "it takes too much memory")
+        (told,) = sync.status().models
+        assert (set(told.refused), told.unfit) == ({"v2", "v3"}, ("v3",))
+        sync.state.note_fit(fakes.MODEL, "v3", "")
+        assert sync.status().models[0].unfit is msgspec.UNSET
 
 
 # ---- how old the news are

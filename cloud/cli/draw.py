@@ -16,6 +16,8 @@ def rollout_lines(view: Row) -> list[str]:
     tried = ", ".join(view["tried"])
     lines = [f"{view['model']}  {view['from'] or 'none'} -> {tried}   {state}   (rollout {view['id']})"]
     lines.append(f"  because {view['why']}")
+    if state == "paused":
+        lines.append(f"  paused by {view['paused_by'] or 'somebody'}. Go on: covey rollout resume {view['id']}")
     if view["expedited"]:
         lines.append("  expedited: guardrails and a person decide, there is no verdict on quality")
     width = max((len(stage["name"]) for stage in view["stages"]), default=0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import click
 
 from cloud import trigger as triggers
-from cloud.cli.base import Group, Here, json_option, model_option, pass_here, show, table
+from cloud.cli.base import Group, Here, Row, json_option, model_option, pass_here, show, table
 from cloud.rollout import overview
 from shared.clock import format_time
 
@@ -20,8 +21,8 @@ def status(here: Here, as_json: bool) -> None:
     fleet = overview.fleet(here.project, here.store)
     lines = [f"{fleet['project']}: {fleet['devices']['online']} of {fleet['devices']['total']} devices online"]
     lines += [
-        f"  {region['region']}: {region['online']} of {region['devices']} online  {_versions(region['versions'])}"
-        for region in fleet["regions"]
+        f"  {one['region']}: {one['online']} of {one['devices']} online  {_versions(one['versions'])}".rstrip()
+        for one in fleet["regions"]
     ]
     lines += [
         f"rollout {row['id']}: {row['model']} {row['from'] or 'none'} -> {row['to']}, {row['stage'] or 'waits'}"
@@ -75,8 +76,13 @@ def list_(here: Here, model: str | None, as_json: bool) -> None:
 def audit(here: Here, limit: int, as_json: bool) -> None:
     """Show who did what, and why, newest first."""
     rows = here.store.audit.all(limit)
-    lines = [
-        f"{format_time(row['at_s'])}  {row['actor']:10}  {row['action']:16}  {row['subject']}  {row['reason']}".rstrip()
-        for row in rows
-    ]
-    show(rows, lines, as_json=as_json)
+    show(rows, [_audit_line(row) for row in rows], as_json=as_json)
+
+
+def _audit_line(row: Row) -> str:
+    """Write one entry; which stage it is about, and what came of it where it was not done, are in its details."""
+    detail = json.loads(row["detail"])
+    about = f"{row['subject']}: {detail['stage']}" if isinstance(detail.get("stage"), str) else row["subject"]
+    result = detail.get("result", "done")
+    why = row["reason"] if result == "done" else f"{row['reason']} ({result})".lstrip()
+    return f"{format_time(row['at_s'])}  {row['actor']:10}  {row['action']:16}  {about}  {why}".rstrip()

@@ -99,7 +99,9 @@ def _forecast(
         else math.inf
     )
     a_day = sum(traffic.devices.values()) * traffic.outcomes_per_day
-    said = [f"all stages: {sum(one.days for one in found):,.1f} days at least", *timed, *lint.numbers_said(found)]
+    days = sum(one.days for one in found)
+    whole = f"{days:,.1f} days at least" if math.isfinite(days) else "no end, since one of them gets no outcomes"
+    said = [f"all stages: {whole}", *timed, *lint.numbers_said(found)]
     if pairs < math.inf and a_day:
         said.append(
             f"{settings.metric_name} worse by {worse:g}: rolled back after about {pairs:,.0f} pairs,"

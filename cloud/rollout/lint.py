@@ -103,8 +103,11 @@ def forecast(
         a_day = devices * traffic.outcomes_per_day * share
         for_outcomes = _ratio(own.get("min_outcomes", 0), a_day)
         wait = max(float(own.get("min_days", 0)), for_outcomes)
-        word = "approval" if own.get("approve") else "outcomes" if for_outcomes > own.get("min_days", 0) else "days"
         window = traffic.label_window_days if stage.kind != "install" else 0.0
+        word = "outcomes" if for_outcomes > own.get("min_days", 0) else "days"
+        if stage.kind == "canary" and not devices:  # it has nothing to show, and the others do not wait for it
+            wait, window, word = 0.0, 0.0, "nothing"
+        word = "approval" if own.get("approve") else word
         meant, wanted = sum(one.meant for one in each), own.get("devices", 0)
         of = {"region": stage.region, "meant": meant, "share": each[0].share if each else 1.0, "wanted": wanted}
         found.append(Forecast(name, wait + window, devices, sum(seen.values()), word, **of))
@@ -153,7 +156,11 @@ def faults_of(
     found: typing.Sequence[Forecast], settings: RolloutSettings, traffic: Traffic, *, harm: float, margin: float
 ) -> list[str]:
     """Say what is odd about a plan, for this fleet: limits that can not be reached, or mean nothing."""
-    said = [f"{one.name}: no device takes part" for one in found if not one.devices]
+    said = [
+        f"{one.name}: no device takes part" + ("" if one.region == "*" else ", so it passes at once")
+        for one in found
+        if not one.devices
+    ]
     said += _odd_numbers(found)
     said += [
         f"{one.name}: {one.days:,.0f} days until its outcomes are in, and the rollout ends after {settings.max_days}"

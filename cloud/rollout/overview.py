@@ -169,6 +169,12 @@ def _day(day: int) -> str:
     return format_day(day) if day else ""
 
 
+def _paused_by(store: Store, row: Row) -> str:
+    """Say who paused a rollout that runs, and why; nothing if it is not paused."""
+    last = store.audit.last("rollout pause", f"rollout {row['id']}") if row["paused"] else None
+    return f"{last['actor']}: {last['reason']}" if last and last["reason"] else last["actor"] if last else ""
+
+
 def rollout(project: Project, store: Store, number: int) -> Row:
     """Return a rollout with its stages, numbers, reasons and history of verdicts."""
     of = standing.told(store, number)
@@ -179,6 +185,7 @@ def rollout(project: Project, store: Store, number: int) -> Row:
     newest = {(verdict["stage"], verdict["arm"]): verdict for verdict in of.verdicts}
     return brief(store, row) | {
         "why": row["why"],
+        "paused_by": _paused_by(store, row),
         "created": format_time(row["created_s"]),
         "created_day": _day(row["created_day"]),
         "ended_day": _day(row["ended_day"]),

@@ -42,6 +42,9 @@ def read_plan(project: Project, path: pathlib.Path | None) -> RolloutSettings:
     except (OSError, ValueError) as err:
         raise PlanError(f"can not be read: {err}", field=str(path), fix="Mend the path, or the file.") from err
     said = settings.parse_toml(text, path.name)
+    if "rollout" in said:
+        fix = "Such as [canary] for [rollout.canary]."
+        raise PlanError("the keys of a plan stand without [rollout]", field=path.name, fix=fix)
     settings.convert(said, RolloutSettings, source=path.name, text=text, error=PlanError)
     merged = _laid_over(msgspec.to_builtins(project.settings.rollout), said)
     return settings.convert(merged, RolloutSettings, source=path.name, text=text, error=PlanError)

@@ -179,8 +179,9 @@ def next_steps(view: Row) -> list[str]:
     if view["state"] != "running":
         return _after(view)
     if view["paused"]:
+        by = f" by {view['paused_by']}" if view["paused_by"] else ""
         return [
-            "It is paused: no further stage opens, and a bad verdict still rolls back.",
+            f"It is paused{by}. No further stage opens, and a bad verdict still rolls back.",
             f"Go on: covey rollout resume {view['id']}",
         ]
     stages, progress = view["stages"], view["progress"]

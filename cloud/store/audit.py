@@ -40,3 +40,10 @@ class Audit:
     def all(self, limit: int = 100, action: str = "") -> list[dict[str, typing.Any]]:
         """Newest entries first."""
         return self._db.rows("select * from audit where ? in ('', action) order by id desc limit ?", (action, limit))
+
+    def last(self, action: str, subject: str) -> dict[str, typing.Any] | None:
+        """Return the newest entry about this, or None."""
+        found = self._db.rows(
+            "select * from audit where action = ? and subject = ? order by id desc limit 1", (action, subject)
+        )
+        return found[0] if found else None

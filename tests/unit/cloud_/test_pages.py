@@ -16,7 +16,9 @@ import typing
 import flask.testing
 import pytest
 
+from cloud.cli.draw import rollout_lines
 from cloud.config import load_project
+from cloud.rollout import overview
 from cloud.rollout.events import events
 from cloud.web.app import create_app
 from cloud.web.pages import Kept
@@ -127,7 +129,9 @@ def test_a_paused_rollout_says_so_and_names_the_command_that_goes_on(fleet: Flee
     page = Page(client.get(f"/rollouts/{number}").text).text
     assert headline(client).endswith("; paused")
     assert f"covey rollout resume {number}" in page
-    assert "no further stage opens" in page
+    assert "It is paused by ada: lunch. No further stage opens" in page
+    lines = rollout_lines(overview.rollout(fleet.project, fleet.store, number))
+    assert f"  paused by ada: lunch. Go on: covey rollout resume {number}" in lines
 
 
 def test_silent_devices_are_in_the_headline(fleet: Fleet, client: Client) -> None:

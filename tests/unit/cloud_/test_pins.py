@@ -167,3 +167,16 @@ def test_a_pin_is_said_with_its_reason_and_is_in_the_audit_log(
     assert run("unpin", "west-0", MODEL)[0] != 0
     log = [(row["action"], row["subject"], row["reason"]) for row in fleet.store.audit.all(2)]
     assert log == [("device unpin", "west-0", "the jury is done"), ("device pin", "west-0", "a jury")]
+
+
+def test_the_audit_log_says_which_stage_opened_and_what_was_refused(
+    make_fleet: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = make_fleet()
+    number = fleet.trial()
+    fleet.order(number, "approve")
+    monkeypatch.chdir(fleet.project.folder)
+    assert main(["audit"]) == 0
+    lines = [line.split("  ", 2)[2].strip() for line in capsys.readouterr().out.splitlines()]
+    assert f"stage opened      rollout {number}: shadow" in lines
+    assert f"rollout approve   rollout {number}  a test (not done: no stage waits for approval)" in lines

@@ -115,6 +115,7 @@ def test_a_file_is_laid_over_the_projects_own_plan(make_fleet: Make, tmp_path: p
         ("[[canary.step]]\nwhere = { store = ['a b'] }", "'a b' is not a label's value"),
         ("[region.west]\nwhere = { store = [] }", r"where\.store: an empty list"),
         ("canary = 3", "canary"),
+        ("[rollout.canary]\nmin_days = 1", r"the keys of a plan stand without \[rollout\]. Such as \[canary\]"),
         ("x = [", "not valid TOML"),
     ],
 )
@@ -247,6 +248,13 @@ def test_a_forecast_says_how_long_each_stage_takes_and_how_many_it_exposes() -> 
     ]
 
 
+def test_a_step_that_no_device_is_for_takes_no_time_unless_somebody_has_to_approve_it() -> None:
+    for approve, waits_for in ((False, "nothing"), (True, "approval")):
+        some = RolloutStep(where={"store": ("flagship",)}, approve=approve)
+        found = forecast(settings(canary=CanarySettings(step=(some, RolloutStep(device_share=1.0)))))
+        assert [(one.days, one.sees) for one in found if not one.devices] == [(0.0, waits_for)] * 2
+
+
 @pytest.mark.parametrize("how", [{"keep_pairs": False}, {"mode": "interleave"}])
 def test_without_pairs_only_the_candidates_own_share_of_requests_counts(how: dict[str, typing.Any]) -> None:
     made = settings(canary=CanarySettings(request_share=0.1, min_days=1, **how))
@@ -261,7 +269,12 @@ def test_where_devices_are_the_arms_all_their_requests_count() -> None:
 @pytest.mark.parametrize(
     ("made", "traffic", "says"),
     [
-        (settings(), TRAFFIC._replace(devices={"a": 40, "b": 0}), "canary b: no device takes part"),
+        (
+            settings(),
+            TRAFFIC._replace(devices={"a": 40, "b": 0}),
+            "canary b: no device takes part, so it passes at once",
+        ),
+        (settings(), TRAFFIC._replace(devices={}), "shadow: no device takes part"),
         (settings(), TRAFFIC._replace(devices={"a": 4, "b": 4}), "asks for 20 devices, and there are 8"),
         (settings(), TRAFFIC._replace(outcomes_per_day=0.01), "until its outcomes are in"),
         (settings(error_min_executed=99), TRAFFIC, "the limit of errors asks for 99 devices, and there are 50"),

@@ -14,7 +14,7 @@ import msgspec
 from edge_agent import control
 from edge_agent.config import Identity, Layout, Settings
 from edge_agent.files import lock
-from edge_agent.loading import give_memory_back
+from edge_agent.loading import give_memory_back, wait_until_idle
 from edge_agent.notify import Notifier
 from edge_agent.predict import listen
 from edge_agent.predict.engine import ActiveModel, Engine
@@ -35,6 +35,7 @@ from shared.errors import ModelError
 
 log = logging.getLogger("covey.edge")
 _ROOM_EVERY_FOLDS = 60
+_LOADING_PATIENCE_S = 5.0
 # A thread that adds up or loads holds an answer up for so long at each of its system calls; 5 ms by default.
 _THREAD_TURN_S = 0.0005
 
@@ -167,6 +168,7 @@ class Agent:
         self.switch.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(self._fold)
+        await asyncio.to_thread(wait_until_idle, _LOADING_PATIENCE_S)
         # A cancelled task leaves its thread running; a database that is closed under it would take the process down.
         await asyncio.get_running_loop().shutdown_default_executor()
         self.recorder.close()

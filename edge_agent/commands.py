@@ -46,7 +46,7 @@ def join(arguments: Arguments) -> int:
     from edge_agent.device_key import key_bytes, load_key, new_key, public_hex
     from edge_agent.link import Link
     from edge_agent.update import enrol
-    from shared.protocol import JoinReply, parse_join_token
+    from shared.protocol import parse_join_token
 
     layout = layout_of(arguments)
     if arguments.if_needed and layout.identity.exists():
@@ -68,11 +68,9 @@ def join(arguments: Arguments) -> int:
             """Public half."""
             return public_hex(key)
 
-    def exchange(path: str, record: typing.Any, reply: type[JoinReply]) -> JoinReply:  # noqa: ANN401 - any record
-        return link.exchange(path, record, reply)
-
     name = arguments.name or socket.gethostname().split(".")[0]
-    identity, is_pending = enrol.join(layout, arguments.url.rstrip("/"), name, token, keys=Keys(), exchange=exchange)
+    at = arguments.url.rstrip("/")
+    identity, is_pending = enrol.join(layout, at, name, token, keys=Keys(), exchange=link.exchange)
     if is_pending and not _is_approved(layout, 0.0 if arguments.no_sync else arguments.wait):
         return 0
     sys.stdout.write(f"joined as {identity.device} in region {identity.region}\n")
@@ -140,6 +138,7 @@ def run(arguments: Arguments) -> int:
     import msgspec
 
     from edge_agent.agent import Agent
+    from edge_agent.loading import wait_until_idle
 
     logs.set_up(logging.DEBUG if arguments.debug else logging.INFO)
     layout = layout_of(arguments)
@@ -159,7 +158,8 @@ def run(arguments: Arguments) -> int:
         lean.begin()
         # The agent hears signals itself; a runner would prepare for them too, and imports half of ast for that.
         loop.run_until_complete(agent.run(on_ready, with_sync=not arguments.no_sync))
-    return 0
+    # All is written; a model that never ends loading would have the last word.
+    return 0 if wait_until_idle(0.0) else os._exit(0)
 
 
 def _loop_factory(wanted: str) -> typing.Callable[[], asyncio.AbstractEventLoop] | None:

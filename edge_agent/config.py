@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import typing
 
 import msgspec
@@ -13,6 +14,10 @@ from shared.errors import ConfigError, NotFoundError, UsageError
 from shared.labels import check_labels
 
 DEFAULT_STORE = "~/.local/share/covey-edge"
+_LONGEST_S = 1e9  # no clock of this machine waits longer; infinity fails too
+_TIME = r"([01]\d|2[0-3]):[0-5]\d"
+Seconds = typing.Annotated[float, msgspec.Meta(gt=0, le=_LONGEST_S)]
+SecondsOrNone = typing.Annotated[float, msgspec.Meta(ge=0, le=_LONGEST_S)]
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,16 +58,16 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     loop: typing.Literal["auto", "asyncio", "uvloop"] = "auto"
     names: tuple[str, ...] = ()
     socket: str = ""
-    socket_mode: typing.Annotated[str, msgspec.Meta(pattern=r"^0?[0-7]{3}$")] = "0660"
+    socket_mode: typing.Annotated[str, msgspec.Meta(pattern=r"^0?[0-7]{3}\Z")] = "0660"
     max_body_bytes: typing.Annotated[int, msgspec.Meta(ge=1024)] = 4 << 20
     max_connections: typing.Annotated[int, msgspec.Meta(ge=1)] = 1024
-    idle_timeout_s: typing.Annotated[float, msgspec.Meta(gt=0)] = 75.0
+    idle_timeout_s: Seconds = 75.0
     max_waiting: typing.Annotated[int, msgspec.Meta(ge=1)] = 256
     max_held_bytes: typing.Annotated[int, msgspec.Meta(ge=65_536)] = 64 << 20
     model_threads: typing.Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
-    model_timeout_s: typing.Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    model_timeout_s: Seconds = 5.0
     memory_bytes: typing.Annotated[int, msgspec.Meta(ge=0)] = 0
-    stop_timeout_s: typing.Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    stop_timeout_s: SecondsOrNone = 10.0
 
 
 class SpoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,7 +82,7 @@ class SpoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     limit_bytes: typing.Annotated[int, msgspec.Meta(ge=65_536)] = 64 << 20
-    fold_interval_s: typing.Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    fold_interval_s: Seconds = 1.0
 
 
 class SyncSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,8 +94,8 @@ class SyncSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         A file is made from a delta only if that takes at most so much memory; else it is fetched whole.
     """
 
-    timeout_s: typing.Annotated[float, msgspec.Meta(gt=0)] = 30.0
-    self_test_timeout_s: typing.Annotated[float, msgspec.Meta(gt=0)] = 120.0
+    timeout_s: Seconds = 30.0
+    self_test_timeout_s: Seconds = 120.0
     delta_memory_bytes: typing.Annotated[int, msgspec.Meta(ge=0)] = 128 << 20
 
 
@@ -113,12 +118,18 @@ class UpdateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         A variant that may take more memory is passed over; 0 is no limit.
     """
 
-    window: typing.Annotated[str, msgspec.Meta(pattern=r"^$|^[0-2]\d:[0-5]\d-[0-2]\d:[0-5]\d$")] = ""
+    window: str = ""
     lock_file: str = ""
     hook: typing.Annotated[str, msgspec.Meta(pattern=r"^$|^http://(127\.0\.0\.1|localhost|\[::1\])[:/]")] = ""
-    max_wait_s: typing.Annotated[float, msgspec.Meta(ge=0)] = 3 * 86_400.0
+    max_wait_s: SecondsOrNone = 3 * 86_400.0
     variants: tuple[str, ...] = ()
     memory_bytes: typing.Annotated[int, msgspec.Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        """Refuse hours that never come, while somebody looks: the device would not switch, and nobody would know."""
+        first, _, last = self.window.partition("-")
+        if self.window and (first == last or not all(re.fullmatch(_TIME, part) for part in (first, last))):
+            raise ValueError(f"window: {self.window!r:.40} is no window: write it like 02:00-05:00, local time")
 
 
 class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

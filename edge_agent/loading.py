@@ -7,12 +7,14 @@ import contextlib
 import gc
 import sys
 import threading
+import time
 import typing
 
 from edge_agent.predict.loaded import LoadedBundle, NotReadyError
 from shared.errors import ModelError
 
 _LOAD_TIMES = 2.0  # a model may take so many times what its budget says and its self-test has kept to
+_THREAD = "load"
 Done = asyncio.Future[list[ModelError]]
 
 
@@ -20,7 +22,7 @@ async def load_all(bundles: list[LoadedBundle]) -> list[ModelError]:
     """Load models and reproduce their golden rows; return what failed.
 
     A bundle without its model still has its table and its default, so a generation that once was good goes on. A model
-    that does not come to an end is left behind in its thread, which ends with the process.
+    that does not come to an end is left behind in its thread: see `wait_until_idle`.
     """
     if not bundles:
         return []
@@ -33,7 +35,7 @@ async def load_all(bundles: list[LoadedBundle]) -> list[ModelError]:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(_tell, done, failures)
 
-    threading.Thread(target=load, name="load", daemon=True).start()
+    threading.Thread(target=load, name=_THREAD, daemon=True).start()
     most_s = _LOAD_TIMES * sum(bundle.manifest.budgets.load_s for bundle in bundles)
     try:
         async with asyncio.timeout(most_s):
@@ -41,6 +43,18 @@ async def load_all(bundles: list[LoadedBundle]) -> list[ModelError]:
     except TimeoutError:
         stuck = next((bundle for bundle in bundles if not bundle.is_loaded.is_set()), bundles[-1])
         return [ModelError(f"did not load within {most_s:g} s", field=f"{stuck.manifest.model}@{stuck.version}")]
+
+
+def wait_until_idle(most_s: float) -> bool:
+    """Wait until no model is being loaded; return whether none is.
+
+    An interpreter that ends takes the process down with it, if a thread is in the middle of a library's own code then.
+    """
+    deadline = time.monotonic() + most_s
+    loading = [thread for thread in threading.enumerate() if thread.name == _THREAD]
+    for thread in loading:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in loading)
 
 
 def _each(bundles: list[LoadedBundle], act: typing.Callable[[LoadedBundle], None]) -> list[ModelError]:

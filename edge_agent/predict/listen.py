@@ -31,12 +31,13 @@ async def on_port(factory: Factory, host: str, port: int) -> asyncio.Server:
     """
     try:
         return await asyncio.get_running_loop().create_server(factory, host, port, backlog=_BACKLOG)
-    except OSError as err:
-        why = err.strerror if isinstance(err, socket.gaierror) else os.strerror(err.errno or 0)
-        is_taken = err.errno == errno.EADDRINUSE
+    except (OSError, ValueError) as err:  # a name that no name server would take is a ValueError
+        number = err.errno if isinstance(err, OSError) else errno.EINVAL
+        why = err.strerror if isinstance(err, socket.gaierror) else os.strerror(number or 0)
+        is_taken = number == errno.EADDRINUSE
         kind = ConflictError if is_taken else ConfigError
         raise kind(
-            f"can not listen on {as_written(host)}:{port}: {why}",
+            f"can not listen on {as_written(host)[:100]}:{port}: {why}",
             field="serve.port" if is_taken else "serve.host",
             fix="Choose another with --host or --port, or in edge.toml.",
         ) from err
@@ -107,6 +108,10 @@ class UnixListener:
             found = self._path.lstat()
         except OSError:
             return
+        except ValueError as err:
+            raise ConfigError(
+                f"{str(self._path)!r:.100}: {err}", field="serve.socket", fix="Name another path."
+            ) from err
         if not stat.S_ISSOCK(found.st_mode):
             raise ConfigError(
                 f"{self._path} is there and is no socket",

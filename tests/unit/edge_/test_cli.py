@@ -283,7 +283,7 @@ NONSENSE: list[tuple[tuple[str, ...], int, str]] = [
     (("join", "http://127.0.0.1:9"), 2, "--token"),
     (("join", "ftp://here", "--token", TOKEN), 2, "'ftp://here' is not an address"),
     (("join", "http://127.0.0.1:9", "--token", "nonsense"), 2, "this is not a join token"),
-    (("join", "http://127.0.0.1:9", "--token", "@/nowhere"), 1, "/nowhere"),
+    (("join", "http://127.0.0.1:9", "--token", "@/nowhere"), 5, "/nowhere"),
     (("join", "http://127.0.0.1:9", "--token", f"@{sys.executable}"), 2, "this is not a join token"),
     (("join", "http://127.0.0.1:9", "--token", TOKEN, "--wait", "nan"), 2, "--wait"),
     (("join", "http://127.0.0.1:9", "--token", TOKEN, "--wait", "-1"), 2, "--wait"),

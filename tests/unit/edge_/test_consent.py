@@ -54,10 +54,17 @@ def test_what_is_no_window_is_refused(window: str) -> None:
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ('window = "2 to 5"', "update.window"),
+        *[
+            (f'window = "{window}"', f"update: window: '{window}' is no window: write it like 02:00-05:00")
+            for window in ("2 to 5", "29:00-30:00", "02:00-24:00", "02:00-02:00", "02:00-03:00-04:00", "02:00-03:00 ")
+        ],
         ('hook = "http://evil.example/ask"', "update.hook"),
         ('hook = "https://127.0.0.1/ask"', "update.hook"),
         ("max_wait_s = -1.0", "update.max_wait_s"),
+        ("max_wait_s = inf", "update.max_wait_s"),
+        ("[sync]\ntimeout_s = 1e400", "sync.timeout_s"),
+        ("[spool]\nfold_interval_s = 1e15", "spool.fold_interval_s"),
+        ('[serve]\nsocket_mode = "777\\n"', "serve.socket_mode"),
         ('windows = "02:00-03:00"', "windows"),
     ],
 )

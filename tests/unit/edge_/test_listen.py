@@ -125,7 +125,8 @@ def test_a_socket_that_somebody_else_put_there_meanwhile_is_not_taken_away(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("path", "says"), [("gone/agent.sock", "can not listen on"), ("a" * 120, "is longer than 107 bytes")]
+    ("path", "says"),
+    [("gone/agent.sock", "can not listen on"), ("a" * 120, "is longer than 107 bytes"), ("a\0b", "null byte")],
 )
 def test_a_path_that_can_not_be_is_refused_with_a_reason(tmp_path: pathlib.Path, path: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says), opened(tmp_path, tmp_path / path):
@@ -134,7 +135,12 @@ def test_a_path_that_can_not_be_is_refused_with_a_reason(tmp_path: pathlib.Path,
 
 @pytest.mark.parametrize(
     ("host", "kind", "field", "says"),
-    [("127.0.0.1", ConflictError, "serve.port", "in use"), ("192.0.2.1", ConfigError, "serve.host", "assign")],
+    [
+        ("127.0.0.1", ConflictError, "serve.port", "in use"),
+        ("192.0.2.1", ConfigError, "serve.host", "assign"),
+        ("a..b", ConfigError, "serve.host", "Invalid"),
+        ("a" * 70, ConfigError, "serve.host", "Invalid"),
+    ],
 )
 def test_a_port_that_can_not_be_had_is_named_with_what_to_do(
     tmp_path: pathlib.Path, host: str, kind: type[CoveyError], field: str, says: str

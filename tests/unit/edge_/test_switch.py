@@ -446,6 +446,26 @@ def test_a_model_that_never_ends_loading_is_given_up_and_what_ran_goes_on(
     on(layout, story)
 
 
+def test_a_stop_waits_for_a_model_that_is_being_loaded(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interpreter that ends while a thread is in the middle of a library's own code takes the process down."""
+    running(layout)
+    begun, gate, honest = threading.Event(), threading.Event(), LoadedBundle.load_model
+    loaded = []
+
+    def load_model(bundle: LoadedBundle) -> None:
+        begun.set()
+        gate.wait(60)
+        honest(bundle)
+        loaded.append(bundle.version)
+
+    monkeypatch.setattr(LoadedBundle, "load_model", load_model)
+    monkeypatch.setattr("edge_agent.agent._LOADING_PATIENCE_S", 60.0)
+    with fakes.running_agent(layout):
+        assert begun.wait(60)
+        threading.Timer(0.5, gate.set).start()
+    assert loaded == ["v1"]
+
+
 def test_one_spoiled_model_keeps_no_other_from_loading_and_is_named_at_once(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

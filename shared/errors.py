@@ -42,7 +42,7 @@ def shown(value: object) -> str:
     """Return a value as a message shows it: short, and never a new error (the repr of a huge number is one)."""
     try:
         return repr(value)[:_SHOWN]
-    except (ValueError, RecursionError):
+    except Exception:  # noqa: BLE001 - it is said in another error already
         return f"this {type(value).__name__}"
 
 

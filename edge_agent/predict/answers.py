@@ -12,7 +12,7 @@ from edge_agent.predict.engine import ActiveModel, Engine, Prediction
 from edge_agent.predict.meters import Meters
 from edge_agent.predict.replies import Response, label_index
 from edge_agent.records import ARM_NAMES
-from shared.errors import DataError
+from shared.errors import DataError, shown
 from shared.telemetry import APPROXIMATE, SOURCES
 
 
@@ -92,11 +92,16 @@ def request_of(fields: typing.Mapping[str, object]) -> rank.RankRequest:
     DataError
         A field is unknown or of the wrong kind.
     """
+    said = {name: value for name, value in fields.items() if value is not None}
     try:
-        return msgspec.convert({name: value for name, value in fields.items() if value is not None}, rank.RankRequest)
+        return msgspec.convert(said, rank.RankRequest)
     except msgspec.ValidationError as err:
         message, _, path = str(err).partition(" - at `$")
         raise DataError(message[:1].lower() + message[1:], field=path.rstrip("`").lstrip(".") or "rank") from err
+    except (AttributeError, TypeError, ValueError) as err:  # what only looks like a mapping; text that is none
+        for name, value in said.items() if len(said) > 1 else ():
+            request_of({name: value})
+        raise DataError(f"{shown(next(iter(said.values())))} can not be read", field=next(iter(said))) from err
 
 
 def rank_here(
@@ -111,12 +116,15 @@ def rank_here(
     CoveyError
         What the request or the model are guilty of.
     """
-    if request.candidates is None:
-        begun = begin(engine, listed.ask(engine, active, request, event_s, meters))
-    else:
-        asked = rank.ask(engine, active, request, event_s)
-        begun = asked if isinstance(asked, Response) else begin(engine, asked)
-    reply = begun if isinstance(begun, Response) else complete(begun)
+    try:
+        if request.candidates is None:
+            begun = begin(engine, listed.ask(engine, active, request, event_s, meters))
+        else:
+            asked = rank.ask(engine, active, request, event_s)
+            begun = asked if isinstance(asked, Response) else begin(engine, asked)
+        reply = begun if isinstance(begun, Response) else complete(begun)
+    except UnicodeEncodeError as err:
+        raise DataError(f"{shown(err.object)} is not UTF-8 text", field="ids", fix="Call them something else.") from err
     places = msgspec.json.decode(reply.body)["ranked"]
     return [
         Ranked(place["index"], place.get("id"), Answer(made)) for place, made in zip(places, reply.after, strict=True)

@@ -341,9 +341,13 @@ def test_a_list_that_makes_no_sense_is_refused_in_the_same_words(layout: Layout)
             ({"candidates": [1]}, "candidates[0]"),
             ({"context": {"x": 1}}, "context.x"),
             ({"candidates": [{"x": 99}]}, "candidates[0].x"),
+            ({"context": np.float32(1)}, "context"),
+            ({"context": ranked.RED, "candidates": "\udcff"}, "candidates"),
+            ({"context": ranked.RED, "candidates": [{"x": 1}], "ids": ["\udcff"]}, "ids"),
         ):
             with pytest.raises(DataError) as caught:
                 predictor.rank(**fields)  # type: ignore[arg-type]
             assert caught.value.field == field
+            assert str(caught.value).isprintable()
     with pytest.raises(ModelError, match="closed"):
         predictor.rank(context=ranked.RED)

@@ -92,6 +92,12 @@ def test_a_shown_value_is_short_and_never_an_error() -> None:
     deep: list[object] = []
     for _ in range(100_000):
         deep = [deep]
+
+    class Sulking:
+        def __repr__(self) -> str:
+            raise RuntimeError("no words")
+
+    assert shown(Sulking()) == "this Sulking"
     assert shown("x") == "'x'"
     assert len(shown("x" * 999)) == 40
     assert shown(10**5000) == "this int"

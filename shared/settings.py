@@ -151,31 +151,53 @@ def _explain(message: str, kind: type) -> tuple[str, str, str]:
     """Return (message, fix, key) for a sentence of msgspec's."""
     unknown = re.search(r"unknown field `([^`]*)`", message)
     if unknown:
-        known = sorted(_known_keys(kind))
-        import difflib
-
-        near = difflib.get_close_matches(unknown[1], known, n=1)
-        fix = f"Did you mean {near[0]!r}?" if near else "Take it out."
+        near = _nearest(unknown[1], _known_keys(kind))
+        fix = f"Did you mean {near!r}?" if near else "Take it out."
         return f"unknown key {unknown[1]!r}", fix, unknown[1]
     missing = re.search(r"missing required field `([^`]*)`", message)
     if missing:
         return f"the key {missing[1]!r} is missing", "Add it.", missing[1]
-    return message[:1].lower() + message[1:].rstrip("."), "Change the value.", ""
+    fix = "Change the value."
+    word = re.search(r"[Ii]nvalid enum value '([^']*)'", message)
+    if word:
+        near = _nearest(word[1], _known_words(kind))
+        fix = f"Did you mean {near!r}?" if near else fix
+    return message[:1].lower() + message[1:].rstrip("."), fix, ""
 
 
-def _known_keys(kind: object, seen: frozenset[object] = frozenset()) -> set[str]:
+def _nearest(word: str, known: set[str]) -> str:
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, sorted(known), n=1)), "")
+
+
+def _known_words(kind: object) -> set[str]:
+    """All words that a value may be, in a struct and in those below it: good enough to suggest the nearest."""
+    words: set[str] = set()
+    for one in _below(kind):
+        words |= {word for word in typing.get_args(one) if isinstance(word, str)}
+    return words
+
+
+def _known_keys(kind: object) -> set[str]:
     """All keys of a struct and of the structs below it: good enough to suggest the nearest."""
-    if kind in seen:
-        return set()
-    seen |= {kind}
-    keys: set[str] = set()
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        for field in msgspec.structs.fields(kind):
-            keys.add(field.encode_name)
-            keys |= _known_keys(field.type, seen)
-    for argument in typing.get_args(kind):
-        keys |= _known_keys(argument, seen)
-    return keys
+    structs = [one for one in _below(kind) if isinstance(one, type) and issubclass(one, msgspec.Struct)]
+    return {field.encode_name for one in structs for field in msgspec.structs.fields(one)}
+
+
+def _below(kind: object) -> list[object]:
+    """Return a type, and all that it is made of."""
+    found: list[object] = []
+    look = [kind]
+    while look:
+        one = look.pop()
+        if one in found:
+            continue
+        found.append(one)
+        if isinstance(one, type) and issubclass(one, msgspec.Struct):
+            look += [field.type for field in msgspec.structs.fields(one)]
+        look += typing.get_args(one)
+    return found
 
 
 def locate(text: str, path: str) -> int:

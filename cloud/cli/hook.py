@@ -7,7 +7,7 @@ import typing
 
 import click
 
-from cloud.cli.base import Group, Here, json_option, pass_here, show, table
+from cloud.cli.base import Group, Here, Row, json_option, pass_here, show, table
 from cloud.config import HookSettings
 from cloud.hooks import telling, ways
 from shared.clock import format_time
@@ -54,8 +54,12 @@ def _row(here: Here, settings: HookSettings) -> dict[str, typing.Any]:
 def _about(here: Here, question: dict[str, object]) -> str:
     said = telling.question_record(here.project, here.store, question)
     versions = ", ".join(said["candidates"])
-    place = f"the stage {said['stage']['kind']} {said['stage']['region']}" if said["stage"] else "its promotion"
+    place = f"the stage {' '.join(_place(said['stage']))}" if said["stage"] else "its promotion"
     return f"before {place} of rollout {said['rollout']} ({said['model']} {versions})"
+
+
+def _place(stage: Row) -> list[str]:
+    return [stage["kind"], *([] if stage["region"] == "*" else [stage["region"]])]
 
 
 @hook.command("test")
@@ -72,5 +76,7 @@ def test(here: Here, name: str, as_json: bool) -> None:
     event = {"id": 0, "at_s": time.time(), "action": "test", "subject": name, "actor": "", "reason": "", "detail": {}}
     answer = ways.send(here.project, known[name], telling.event_record(here.project, event))
     if not answer.agrees:
-        raise UnreachableError(f"{name} did not agree: {answer.words}", fix="It would be tried again and again.")
-    show(answer._asdict(), [f"{name} agrees{': ' if answer.words else ''}{answer.words}"], as_json=as_json)
+        did = "agree" if known[name].before else "take it"
+        raise UnreachableError(f"{name} did not {did}: {answer.words}", fix="It would be tried again and again.")
+    does = "agrees" if known[name].before else "took it"
+    show(answer._asdict(), [f"{name} {does}{': ' if answer.words else ''}{answer.words}"], as_json=as_json)

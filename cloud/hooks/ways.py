@@ -21,7 +21,7 @@ import urllib3
 
 from cloud.config import Project
 from cloud.config.hooks import HookSettings
-from shared.errors import ConfigError, UnreachableError
+from shared.errors import ConfigError, UnreachableError, line_words
 
 _WORDS = 300
 _READ_BYTES = 4096
@@ -138,7 +138,7 @@ def _post(project: Project, settings: HookSettings, body: bytes) -> Answer:
             is_yes = reply.status_code // 100 == _YES
             return Answer(is_yes, words if is_yes else f"HTTP {reply.status_code}: {words}".removesuffix(": "))
     except (requests.RequestException, urllib3.exceptions.HTTPError) as err:
-        raise UnreachableError(str(err)) from err
+        raise UnreachableError(line_words(err)) from err
 
 
 def _in_time(ask: typing.Callable[[], Answer], timeout_s: float, stop: threading.Event | None) -> Answer:

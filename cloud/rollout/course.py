@@ -47,6 +47,7 @@ def course(project: Project, store: Store, number: int) -> Row:
         "ended": format_time(row["ended_s"]) if row["ended_s"] else "",
         "actor": _actor(store, number),
         "version": _version(store, name, view["leader"]["version"]),
+        "overrides": _overrides(store, name, [one["version"] for one in view["candidates"]]),
         "undo_until": format_day(row["ended_day"] + plan.undo_window_days) if row["ended_day"] else "",
         "band": standing.band(store, of, model, lead),
         "guardrails": _guardrails(store, row, stages, mine, plan, view["leader"]),
@@ -84,6 +85,12 @@ def _version(store: Store, name: str, version: str) -> Row:
         "manifest_sha256": row["manifest_sha256"],
         "override": row["detail"].get("override", ""),
     }
+
+
+def _overrides(store: Store, name: str, versions: list[str]) -> dict[str, str]:
+    """Return why a gate that had refused one of the candidates was overridden."""
+    why = {version: _version(store, name, version)["override"] for version in versions}
+    return {version: said for version, said in why.items() if said}
 
 
 def _guardrails(

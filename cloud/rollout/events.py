@@ -74,19 +74,17 @@ def events(store: Store, limit: int = 9) -> list[Row]:
 
 
 def _of_audit(row: Row) -> Row:
-    action, subject = row["action"], row["subject"]
+    action, subject, detail = row["action"], row["subject"], json.loads(row["detail"])
+    refused = str(detail.get("result", "done")).partition("not done: ")[2]
     if action == "stage opened":
-        stage = json.loads(row["detail"]).get("stage", "a stage")
+        stage = detail.get("stage", "a stage")
         said = f"{stage[:1].upper()}{stage[1:]} opened in {subject}"
     else:
         said = _SAID.get(action, f"{action[:1].upper()}{action[1:]}: {{subject}}").replace("{subject}", subject)
-    return {
-        "at_s": row["at_s"],
-        "said": said,
-        "actor": row["actor"],
-        "reason": row["reason"],
-        "tone": _TONES.get(action, ""),
-    }
+    if refused:
+        said = f"{said} was asked for, and not done: {refused}"
+    tone = "" if refused else _TONES.get(action, "")
+    return {"at_s": row["at_s"], "said": said, "actor": row["actor"], "reason": row["reason"], "tone": tone}
 
 
 def _of_device(row: Row) -> Row:

@@ -111,7 +111,7 @@ def band(view: Row) -> Markup:
 
     lead = view["leader"]["version"]
     label = (
-        f"{lead} against {view['from']}, {formats.words(view['measure']['name'])}, higher is better:"
+        f"{lead} against {view['from']}, {formats.words(view['measure']['name'])}, above 0 is better:"
         f" {write(newest['gain'])} on {formats.day(newest['day'])}, band from {write(newest['low'])} to"
         f" {write(newest['high'])}; the limit is {write(-view['margin'])}"
     )

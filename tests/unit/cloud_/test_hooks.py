@@ -465,8 +465,16 @@ def test_the_commands_list_hooks_and_try_one(
     assert run("test", "chat") == {"agrees": True, "words": "hello"}
     assert json.loads(Listener.taken[0][1])["action"] == "test"
     assert main(["--project", str(empty.folder), "hook", "test", "chat"]) == 7
-    assert "chat did not agree: HTTP 500: on fire" in capsys.readouterr().err
+    assert "chat did not take it: HTTP 500: on fire" in capsys.readouterr().err
     assert main(["--project", str(empty.folder), "hook", "test", "chart"]) == 5
+    asked = '[[hook]]\nname = "board"\nbefore = ["stage"]\nurl = "http://127.0.0.1:9/"\n'
+    file.write_text(f"{file.read_text()}\n{asked}")
+    assert main(["--project", str(empty.folder), "hook", "test", "board"]) == 7
+    assert "board did not agree: no answer: connection refused. It would" in capsys.readouterr().err
+    file.write_text(file.read_text().replace('["promoted"]', '["promotd"]'))
+    assert main(["--project", str(empty.folder), "hook", "list"]) == 2
+    assert "invalid enum value 'promotd'. Did you mean 'promoted'?" in capsys.readouterr().err
+    file.write_text(file.read_text().replace("promotd", "promoted").replace(asked, ""))
     assert [row["waits"] for row in run("list")] == [0]
     with builders.opened(empty) as store:
         store.audit.add("promoted", "m@v1", actor="ada")

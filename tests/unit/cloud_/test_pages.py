@@ -207,6 +207,15 @@ def test_what_is_trouble_stands_out_among_the_events_and_what_is_routine_is_left
     assert tones.get(f"w1: {kind.replace('-', ' ')}") == tone
 
 
+def test_an_order_that_was_not_carried_out_is_no_event_of_its_own_kind(fleet: Fleet) -> None:
+    fleet.install()
+    fleet.store.rollouts.order(1, "abort", actor="ada", reason="too late")
+    fleet.tick()
+    newest = events(fleet.store)[0]
+    assert newest["said"] == "Rollout abort: rollout 1 was asked for, and not done: it is promoted"
+    assert (newest["reason"], newest["tone"]) == ("too late", "")
+
+
 # ---- what the Rollout page says
 
 
@@ -236,7 +245,7 @@ def test_a_canary_page_shows_band_guardrails_devices_and_verdicts(fleet: Fleet, 
         assert words in page.text
     drawn = [one["aria-label"] or "" for one in page.all("svg") if one.get("class") == "band"]
     assert len(drawn) == 1
-    assert drawn[0].startswith("v1.1 against v1, log loss, higher is better: +0.05")
+    assert drawn[0].startswith("v1.1 against v1, log loss, above 0 is better: +0.05")
     assert f"covey rollout abort {number}" in page.text
 
 

@@ -114,6 +114,8 @@ def import_batches(project: Project, store: Store, folder: pathlib.Path) -> list
 
 
 def _read(path: pathlib.Path) -> CarriedBatch:
+    if not path.is_file():  # to read a pipe would be to wait for ever
+        raise WireError("no plain file", field="file")
     with path.open("rb") as file:
         data = file.read(MAX_FILE_BYTES + 1)
     return codec.from_msgpack(data, CarriedBatch, limit_bytes=MAX_FILE_BYTES)

@@ -14,7 +14,7 @@ from shared.telemetry import MAX_BATCH_BYTES
 BATCH_SUFFIX = ".batch"
 RECEIPT_SUFFIX = ".receipt.json"
 MAX_FILE_BYTES = MAX_BATCH_BYTES + (1 << 12)
-Word = typing.Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Spool = typing.Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]  # files are called after it
 Number = typing.Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
@@ -23,7 +23,7 @@ class CarriedBatch(Record, frozen=True, kw_only=True):
 
     SCHEMA: typing.ClassVar[str] = "covey.carried-batch/1"
     device: Name
-    spool: Word
+    spool: Spool
     sequence: Number
     body: bytes
     signature: Signature
@@ -34,7 +34,7 @@ class Receipt(Record, frozen=True, kw_only=True):
 
     SCHEMA: typing.ClassVar[str] = "covey.receipt/1"
     device: Name
-    spool: Word
+    spool: Spool
     sequences: typing.Annotated[tuple[Number, ...], msgspec.Meta(max_length=100_000)]
     signature: Signature
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pathlib
 import typing
 
@@ -186,6 +187,29 @@ def test_a_batch_that_was_changed_on_the_way_is_named_and_the_others_are_taken_i
     assert "not signed by the device" in taken["f.batch"].error
     assert not taken[path.name].error
     assert both.requests() == 1
+
+
+@pytest.mark.parametrize("spool", ["../../out", "a/b", "a\0b"])
+def test_no_device_chooses_where_its_receipt_is_written(both: Both, spool: str) -> None:
+    path, batch = carried(both)
+    raw = msgspec.msgpack.decode(codec.decompress(batch.body, limit_bytes=MAX_BATCH_RAW_BYTES)) | {"spool": spool}
+    body = codec.compress(msgspec.msgpack.encode(raw))
+    signature = load_key(both.layout.device_key).sign(batch_message(batch.device, spool, batch.sequence, body)).hex()
+    forged = msgspec.structs.replace(batch, spool=spool, body=body, signature=signature)
+    path.with_name("a.batch").write_bytes(codec.to_msgpack(forged))
+    taken = {one.file: one.error for one in import_batches(both.project, both.store, both.stick)}
+    assert ("spool" in taken["a.batch"], taken[path.name]) == (True, "")
+    written = {found.relative_to(both.stick).as_posix() for found in both.stick.parent.rglob("*.receipt.json")}
+    assert written == {f"{batch.device}-{batch.spool}.receipt.json"}
+
+
+def test_what_is_no_plain_file_is_named_and_nobody_waits_for_it(both: Both) -> None:
+    path, _ = carried(both)
+    path.with_name("a.batch").mkdir()
+    os.mkfifo(path.with_name("b.batch"))
+    path.with_name("c.batch").symlink_to("/dev/zero")
+    taken = {one.file: one.error for one in import_batches(both.project, both.store, both.stick)}
+    assert taken == dict.fromkeys(("a.batch", "b.batch", "c.batch"), "file: no plain file") | {path.name: ""}
 
 
 def test_a_carried_batch_is_known_again_by_the_bytes_that_its_device_wrote(both: Both) -> None:

@@ -128,7 +128,8 @@ def show_(here: Here, name: str, as_json: bool) -> None:
         lines += [f"    refused {version}: {why}" for version, why in entry["refused"].items()]
     pins = here.store.pins.of_device(name)
     lines += [f"  pinned to {p['model']}@{p['version']} by {p['actor']}: {p['reason']}" for p in pins]
-    aside, failures = here.store.aside.get(name), here.store.aside.failures(name)
+    row_aside, failures = here.store.aside.get(name), here.store.aside.failures(name)
+    aside = overview.aside(row_aside) if row_aside else None
     lines += aside_lines(aside, failures)
     lines += [f"  {format_time(e['at_s'])} {e['kind'].replace('-', ' ')}: {e['detail']}".rstrip(": ") for e in events]
     show(row | {"events": events, "pins": pins, "aside": aside, "failures": failures}, lines, as_json=as_json)

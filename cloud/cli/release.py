@@ -36,7 +36,7 @@ def aside_lines(row: typing.Mapping[str, typing.Any] | None, failures: typing.It
     """Say for people until when a device is set aside, and what it has failed at."""
     lines = []
     if row:
-        lines.append(f"  set aside until {format_day(row['until_day'])}, since it fails again and again")
+        lines.append(f"  set aside until {row['until_day']}, since it fails again and again")
     for one in failures:
         counts = "" if one["counts"] and one["stands"] else ", which is not held against it"
         lines.append(f"  failed at {one['model']}@{one['version']} on {format_day(one['day'])}{counts}: {one['why']}")

@@ -114,18 +114,13 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def takes_part(device: Row, wanted: Wanted) -> bool:
-    """Whether a device belongs to a stage as it is now."""
-    return device["device"] not in wanted.aside and _is_in_now(device, wanted)
+    """Whether a device belongs to a stage as it is now, be it set aside or not."""
+    return _is_in(device, wanted, wanted.groups, labels_of(device))
 
 
 def will_take_part(device: Row, wanted: Wanted, *, is_online: bool) -> bool:
     """Whether a device belongs to a stage once all were asked; one that is there hears what labels it was given."""
-    labels = labels_soon(device) if is_online else labels_of(device)
-    return device["device"] not in wanted.aside and _is_in(device, wanted, wanted.all_groups, labels)
-
-
-def _is_in_now(device: Row, wanted: Wanted) -> bool:
-    return _is_in(device, wanted, wanted.groups, labels_of(device))
+    return _is_in(device, wanted, wanted.all_groups, labels_soon(device) if is_online else labels_of(device))
 
 
 def _is_in(device: Row, wanted: Wanted, groups: Groups, labels: Held) -> bool:
@@ -183,7 +178,7 @@ def sort_out(
         if name in wanted.aside:
             aside += 1
             # That it is set aside makes no version look better which it has failed at.
-            found["failed"] += name in wanted.blamed and _is_in_now(device, wanted)
+            found["failed"] += name in wanted.blamed and takes_part(device, wanted)
             continue
         if not takes_part(device, wanted):
             to_come += will_take_part(device, wanted, is_online=is_online)

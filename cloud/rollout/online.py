@@ -46,10 +46,12 @@ def online_then_and_now(project: Project, store: Store, rollout: Row, stage: Row
 def online_in_this_step(
     project: Project, store: Store, stage: Row, devices: typing.Sequence[Row], asked: Wanted, now_s: float
 ) -> list[Online]:
-    """Count the same of a step for some devices: where it takes all of a kind there are none to compare them with."""
+    """Count the same of a step for some devices: where it takes all of a kind there are none to compare them with.
+
+    Who is set aside meanwhile has not gone.
+    """
     if is_plain(asked.all_groups) or not devices:
         return []
-    asked = asked._replace(aside=frozenset())  # who is set aside meanwhile has not gone
     key, window_s = _ONLINE_HERE.format(stage["id"]), project.settings.serve.online_window_s
     kept = str(store.get_meta(key, ""))
     if not kept:

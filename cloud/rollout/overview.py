@@ -30,8 +30,8 @@ def fleet(project: Project, store: Store, *, now_s: float | None = None) -> Row:
     """Return the fleet: regions, versions, totals, running rollouts, newest events, and how the worker is."""
     now = time.time() if now_s is None else now_s
     pins = store.pins.in_region()
-    aside = {row["device"]: row for row in store.aside.all()}
-    devices = [_device(row, project, now, pins, aside) for row in store.fleet.all()]
+    set_aside = {row["device"]: row for row in store.aside.all()}
+    devices = [_device(row, project, now, pins, set_aside) for row in store.fleet.all()]
     event_s = float(store.get_meta("event_s"))
     return {
         "project": project.settings.project.name,
@@ -42,7 +42,7 @@ def fleet(project: Project, store: Store, *, now_s: float | None = None) -> Row:
         "labels": _labels(devices),
         "models": {name: _model(store, name) for name in project.settings.models},
         "pins": [{key: pin[key] for key in ("device", "region", "model", "version", "reason")} for pin in pins],
-        "aside": [{"device": name, "region": row["region"], **_aside(row)} for name, row in aside.items()],
+        "aside": [{"device": name, "region": row["region"], **aside(row)} for name, row in set_aside.items()],
         "totals": store.evidence.totals(),
         "channels": {row["region"]: row["sequence"] for row in store.rollouts.channels()},
         "rollouts": [brief(store, row) for row in store.rollouts.all_running()],
@@ -56,13 +56,14 @@ def fleet(project: Project, store: Store, *, now_s: float | None = None) -> Row:
     }
 
 
-def _aside(row: Row) -> Row:
-    """Say until when a device is set aside, and why."""
-    return {"since": format_time(row["since_s"]), "until_day": _day(row["until_day"]), "why": row["why"]}
+def aside(row: Row) -> Row:
+    """Say until when a device is set aside, why, and what it goes on with."""
+    said = {"since": format_time(row["since_s"]), "until_day": _day(row["until_day"]), "why": row["why"]}
+    return said | {"keeps": row["kept"]}
 
 
 def _device(
-    row: Row, project: Project, now_s: float, pins: typing.Sequence[Row], aside: typing.Mapping[str, Row]
+    row: Row, project: Project, now_s: float, pins: typing.Sequence[Row], set_aside: typing.Mapping[str, Row]
 ) -> Row:
     status = status_of(row)
     return {
@@ -81,7 +82,7 @@ def _device(
         "refused": {entry.model: entry.refused for entry in status.models if entry.refused},
         "stale_s": status.stale_s,
         "pins": {pin["model"]: pin["version"] for pin in pins if pin["device"] == row["device"]},
-        "aside": _aside(aside[row["device"]]) if row["device"] in aside else None,
+        "aside": aside(set_aside[row["device"]]) if row["device"] in set_aside else None,
         "labels": dict(sorted(status.labels.items())) if status.labels else row["labels"],
         "given_labels": row["labels"],
     }
@@ -90,8 +91,8 @@ def _device(
 def devices(project: Project, store: Store, region: str = "") -> list[Row]:
     """Return every device."""
     now = time.time()
-    pins, aside = store.pins.in_region(region), {row["device"]: row for row in store.aside.all(region)}
-    return [_device(row, project, now, pins, aside) for row in store.fleet.all(region)]
+    pins, set_aside = store.pins.in_region(region), {row["device"]: row for row in store.aside.all(region)}
+    return [_device(row, project, now, pins, set_aside) for row in store.fleet.all(region)]
 
 
 def _labels(rows: typing.Sequence[Row]) -> dict[str, dict[str, int]]:

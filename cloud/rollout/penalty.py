@@ -49,10 +49,10 @@ def note(
         if not verdict.named:
             continue
         with store.db.transaction():
-            failing = _note(store, rollout["model"], versions[arm], verdict.named, event_day)
+            guilty = _note(store, rollout["model"], versions[arm], verdict.named, event_day)
             if works_on_others(verdict.inputs["devices"], plan):
                 store.aside.stand(rollout["model"], versions[arm])
-            for device in failing if plan.penalty_failures else ():
+            for device in guilty if plan.penalty_failures else ():
                 happened += _judge(store, device, plan, event_day)
     return happened
 
@@ -73,16 +73,20 @@ def works_on_others(seen: typing.Mapping[str, int], plan: RolloutSettings) -> bo
 
 
 def _note(store: Store, model: str, version: str, named: typing.Mapping[str, Standing], event_day: int) -> list[str]:
-    """Bring the record of a version up to date; return who fails at it."""
+    """Bring the record of a version up to date; return who fails at it by its own fault."""
     known = store.aside.failed_at(model, version)
+    guilty = []
     for device, stands in named.items():
+        row = known.get(device, {})
+        counts = bool(row.get("counts"))
         if stands == "verified":  # it was tried again, by hand or since it came back
             store.aside.strike(model, version, device)
-        elif not known.get(device, {}).get("counts"):
+        elif not counts:
             why, counts = _why(store, device, model, version, stands)
-            if counts or device not in known:
+            if counts or not row:
                 store.aside.fail(device, model, version, day=event_day, why=why, counts=counts)
-    return [device for device, stands in named.items() if stands != "verified"]
+        guilty += [device] if counts and stands != "verified" else []
+    return guilty
 
 
 def _why(store: Store, device: str, model: str, version: str, stands: Standing) -> tuple[str, bool]:

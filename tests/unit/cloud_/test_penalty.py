@@ -121,6 +121,55 @@ def test_one_more_failure_sets_a_device_aside_again(make_fleet: Make) -> None:
     assert aside(fleet) == ["west-0"]
 
 
+def test_a_slow_line_sets_nobody_aside_again(make_fleet: Make) -> None:
+    fleet = make_fleet(n=6, rollout=SETTINGS)
+    fleet.install()
+    failed_before(fleet, "west-0", n=3)
+    sick(fleet, "west-0", installs="hangs")
+    number = fleet.start()
+    fleet.days(5)
+    assert (counts_of(fleet, number).timed_out, aside(fleet)) == (1, [])
+
+
+def test_a_step_of_so_many_devices_takes_none_that_is_set_aside(make_fleet: Make) -> None:
+    steps = "[[rollout.canary.step]]\ndevices = 5\nmin_days = 1\n[[rollout.canary.step]]\ndevice_share = 1.0\n"
+    fleet = make_fleet(n=6, rollout=SETTINGS, canary=steps)
+    fleet.install()
+    failed_before(fleet, "west-0")
+    sick(fleet, "west-0")
+    number = fleet.start()
+    fleet.gain = 0.05
+    fleet.until(lambda: bool(fleet.store.rollouts.stages(number)[1]["opened_s"]))
+    assert aside(fleet) == ["west-0"]
+    assert "5 of 5 devices take part" in [why for _, why in actions(fleet, "stage opened")]
+
+
+def test_whoever_is_set_aside_has_neither_fallen_silent_nor_gone(make_fleet: Make) -> None:
+    step = '[[rollout.canary.step]]\nwhere = { store = ["a"] }\n[[rollout.canary.step]]\ndevice_share = 1.0\n'
+    fleet = make_fleet(n=6, rollout=SETTINGS, canary=step)
+    fleet.install()
+    for device in fleet.devices:
+        device.labels = {"store": "a"}
+    fleet.days()
+    failed_before(fleet, "west-0")
+    number = fleet.start()
+    fleet.gain = 0.05
+    fleet.until(lambda: bool(fleet.store.rollouts.stages(number)[1]["opened_s"]))
+
+    def seen(what: str) -> list[dict[str, typing.Any]]:
+        fleet.days()
+        found = [one["inputs"].get(what, []) for one in fleet.store.rollouts.verdicts(number)][-1]
+        return [one for one in found if one["region"].startswith("west")]
+
+    assert [(one["then"], one["now"]) for one in seen("online") if "opened" in one["since"]] == [(6, 6)]
+    (device,) = sick(fleet, "west-0")
+    device.models.clear()
+    fleet.days(2)
+    assert aside(fleet) == ["west-0"]
+    assert [(one["then"], one["now"]) for one in seen("online") if "opened" in one["since"]] == [(6, 6)]
+    assert [one["tried"] + one["others"] for one in seen("heard")] == [5]
+
+
 def test_failures_of_long_ago_do_not_count(make_fleet: Make) -> None:
     fleet = make_fleet(n=6, rollout=SETTINGS + "penalty_window_days = 5\n")
     fleet.install()
@@ -311,12 +360,15 @@ def test_pins_and_devices_that_are_set_aside_fit_into_a_channel_together(
     fleet.install()
     monkeypatch.setattr(pins_module, "MAX_PINS", 2)
     monkeypatch.setattr(penalty, "MAX_PINS", 2)
-    for name in ("west-1", "mid-1"):
+    for name in ("west-1", "west-2", "mid-1"):
         fleet.store.pins.set(name, MODEL, "v1", actor="ada", reason="a test")
     failed_before(fleet, "west-0")
     sick(fleet, "west-0")
     fleet.start()
     fleet.days(2)
+    assert aside(fleet) == []
+    fleet.store.pins.unset("west-2", MODEL)
+    fleet.tick()
     assert aside(fleet) == ["west-0"]
     with pytest.raises(LimitError, match="set aside"):
         fleet.store.pins.set("west-2", MODEL, "v1", actor="ada", reason="a test")
@@ -347,6 +399,11 @@ def test_a_device_that_says_it_runs_what_nobody_knows_keeps_what_its_region_runs
     assert fleet.store.aside.all()[0]["kept"] == {}
     fleet.tick()
     assert pinned(fleet) == {"west-0": "v1"}
+    unsigned = fleet.version()
+    fleet.store.models.set_manifest(MODEL, unsigned, "")
+    report = fleet.store.fleet.get("west-0")["report"]
+    report["models"][0]["incumbent"] = unsigned
+    assert penalty._kept(fleet.store, {"report": report}) == {}
 
 
 # ---- what reaches it all the same

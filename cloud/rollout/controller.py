@@ -13,7 +13,7 @@ import msgspec
 from cloud.config import Project, RolloutSettings
 from cloud.rollout import alarm, choice, deadline, penalty
 from cloud.rollout.channels import Publish, publish_changes, regions_of
-from cloud.rollout.clock import event_time
+from cloud.rollout.clock import days_stood, event_time, since
 from cloud.rollout.confirm import held_by_hooks, may_open, waited_for
 from cloud.rollout.growing import grow, open_at
 from cloud.rollout.look import Moment, look_at
@@ -63,12 +63,13 @@ def tick(project: Project, store: Store, publish: Publish, *, now_s: float | Non
         now = time.time() if now_s is None else now_s
         revision = store.evidence.revision()
         event_s = event_time(project, store, now)
+        stood = days_stood(store, day_of(event_s), now)
         happened = alarm.watch(project, store, day_of(event_s))
         happened += obey(project, store, day_of(event_s))
         happened += penalty.let_out(store, day_of(event_s))
         for rollout in store.rollouts.all_running():
             if rollout["model"] in project.settings.models:
-                happened += _advance(project, store, rollout, event_s, now)
+                happened += _advance(project, store, rollout, Moment(event_s, now, since(store, rollout, stood)))
             else:
                 log.error("a rollout stands still: its model is not in covey.toml", extra={"rollout": rollout["id"]})
         published = publish_changes(project, store, publish)
@@ -86,11 +87,11 @@ def _alone(project: Project) -> typing.Iterator[None]:
 # ---- stages
 
 
-def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s: float) -> list[str]:
+def _advance(project: Project, store: Store, rollout: Row, at: Moment) -> list[str]:
     """Judge what is open, the newest stage first: there fails what fails by the evidence of all; go on, or promote."""
     settings = msgspec.convert(rollout["plan"], RolloutSettings)
     stages = store.rollouts.stages(rollout["id"])
-    event_day = day_of(event_s)
+    event_day = day_of(at.event_s)
     if not rollout["created_day"]:
         # It was started before any device had said what day it is out there.
         store.rollouts.set_created_day(rollout["id"], event_day)
@@ -99,7 +100,7 @@ def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s
     verdicts: Verdicts = {}
     for stage in [stage for stage in reversed(stages) if stage["opened_s"]]:
         own = for_stage(settings, stage)
-        seen = look_at(project, store, rollout, own, stage, stages, Moment(event_s, now_s))
+        seen = look_at(project, store, rollout, own, stage, stages, at)
         if choice.failing(seen):
             happened += _fail(project, store, rollout, stage, seen, event_day)
             rollout = store.rollouts.get(rollout["id"])
@@ -112,12 +113,12 @@ def _advance(project: Project, store: Store, rollout: Row, event_s: float, now_s
             happened += _settle(store, rollout, stage, seen, event_day)
         verdicts = {arm: verdict for arm, verdict in (verdicts or seen).items() if arm in seen}
     expires = settings.expedite.expires_days
-    if settings.expedited and event_day - rollout["created_day"] > expires:
+    if settings.expedited and at.days_of(rollout) > expires:
         why = f"expedited, and neither promoted nor approved within {expires} days"
         return [*happened, _give_up(project, store, rollout, why, event_day)]
     if rollout["paused"]:
         return happened
-    return happened + _go_on(project, store, rollout, settings, verdicts, Moment(event_s, now_s))
+    return happened + _go_on(project, store, rollout, settings, verdicts, at)
 
 
 def _settle(store: Store, rollout: Row, stage: Row, verdicts: Verdicts, event_day: int) -> list[str]:

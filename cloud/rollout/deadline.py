@@ -10,7 +10,6 @@ from cloud.rollout.look import Moment
 from cloud.rollout.pace import held_up
 from cloud.rollout.plan import stage_name
 from cloud.rollout.windows import FLEET, closed, frozen_days
-from shared.clock import day_of
 
 Row = dict[str, typing.Any]
 Regions = typing.Sequence[str]
@@ -30,7 +29,7 @@ def late_step(
         frozen = frozen_days(settings, regions, stage["region"], stage["opened_s"], at.now_s)
         grows = stage["reached_bp"] < target_bp(rollout, stage)
         waits = grows and closed(settings, regions, stage["region"], at.now_s)
-        if day_of(at.event_s) - stage["opened_day"] - frozen > hold_days and not waits:
+        if at.days_in(stage) - frozen > hold_days and not waits:
             return stage
     return None
 
@@ -40,8 +39,7 @@ def is_over(
 ) -> bool:
     """Whether a rollout has had all of its days; one that waits for a window only has its next look when that opens."""
     frozen = frozen_days(settings, regions, FLEET, rollout["created_s"], at.now_s)
-    days = day_of(at.event_s) - rollout["created_day"] - frozen
-    return days > settings.max_days and not held_up(rollout, stages, regions, at.now_s)
+    return at.days_of(rollout) - frozen > settings.max_days and not held_up(rollout, stages, regions, at.now_s)
 
 
 def out_of_time(stages: typing.Sequence[Row], waits: str, max_days: int, held_by: typing.Sequence[str] = ()) -> str:

@@ -15,6 +15,7 @@ from shared.labels import share_of
 
 FLEET = "*"
 _ERRORS = 2.0
+LASTING_DAYS = 3  # devices that are only off are back by then, or those without the candidate are off too
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +126,32 @@ def silenced(heard: typing.Iterable[Heard], alpha: float) -> list[str]:
         and one.others
         and log_e_more([Count(one.others_silent, one.tried_silent, one.tried / one.others)]) >= math.log(1 / alpha)
     ]
+
+
+def killed(heard: typing.Sequence[Heard], alpha: float, ratio: float, least: int) -> bool:
+    """Whether so many more devices fall silent with the candidate that it has to go, if that lasts.
+
+    Parameters
+    ----------
+    alpha : float
+        Chance that it is said of a harmless candidate at a look, over all that is compared.
+    ratio, least : float, int
+        It is said of a share that is larger by so much, and of so many devices at least.
+
+    Examples
+    --------
+    >>> killed([Heard(region="west", tried=50, others=50, tried_silent=20, others_silent=1)], 0.01, 0.2, 3)
+    True
+    >>> killed([Heard(region="west", tried=500, others=500, tried_silent=90, others_silent=1)], 0.01, 0.2, 3)
+    False
+    """
+    return any(
+        one.tried_silent >= least
+        and one.tried_silent / one.tried - one.others_silent / one.others > ratio
+        and bool(silenced([one], alpha / len(heard)))
+        for one in heard
+        if one.tried and one.others
+    )
 
 
 def online_in_step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import types
 import typing
 
 import msgspec
@@ -12,7 +13,7 @@ from cloud.rollout.by_device import EARLIER_DAYS
 from cloud.rollout.channels import control_share_bp, regions_of
 from cloud.rollout.devices import Wanted, model_status, sort_out, status_of
 from cloud.rollout.groups import groups_of
-from cloud.rollout.heard import Heard, heard_from
+from cloud.rollout.heard import Heard, heard_from, killed
 from cloud.rollout.online import online_in_this_step, online_then_and_now
 from cloud.rollout.quality import Judged, is_interleaved
 from cloud.rollout.split import Others, beside, place_of
@@ -27,10 +28,27 @@ Row = dict[str, typing.Any]
 
 
 class Moment(typing.NamedTuple):
-    """When a look is taken: event time of the fleet, and time of the wall."""
+    """When a look is taken.
+
+    Parameters
+    ----------
+    event_s, now_s : float, float
+        Event time of the fleet, and time of the wall.
+    stood : mapping
+        ``rollout 7`` or ``stage 9`` to the days of the wall on which event time stood still since it began.
+    """
 
     event_s: float
     now_s: float
+    stood: typing.Mapping[str, int] = types.MappingProxyType({})
+
+    def days_of(self, rollout: Row) -> int:
+        """Days that a rollout has had: of event time, and of the wall where that stood still."""
+        return day_of(self.event_s) + self.stood.get(f"rollout {rollout['id']}", 0) - int(rollout["created_day"])
+
+    def days_in(self, stage: Row) -> int:
+        """Days since a stage opened, counted alike."""
+        return day_of(self.event_s) + self.stood.get(f"stage {stage['id']}", 0) - int(stage["opened_day"])
 
 
 def running(rollout: Row) -> list[Row]:
@@ -83,11 +101,13 @@ def look_at(
         )
         evidence = of_arm(rows, candidate["arm"], dropped.values()) if rows else Evidence([], [], [], [], [])
         others = [one["arm"] for one in rollout["candidates"] if one["arm"] != candidate["arm"]]
+        heard = _heard(project, rows, plan, stage, stages, devices, wanted, at) if rows else []
         around = Around(
             beside(rows.stage_served, Others(others, dropped, says)) if rows else None,
-            _heard(project, rows, plan, stage, stages, devices, wanted, at) if rows else [],
+            heard,
             {device for (device, arm), is_so in says.items() if arm == candidate["arm"] and is_so},
             online,
+            _silent_days(store, stage, candidate["arm"], heard, plan, at),
         )
         judged = _judged(project, store, model, rollout, candidate["version"], terms[candidate["arm"]])
         verdict = judge(stage["kind"], counts, evidence, plan, judged, around)
@@ -170,6 +190,21 @@ def _heard(
         online_window_s=project.settings.serve.online_window_s,
         answered={row["device"] for row in rows.faults if row["epoch"] == stage["id"]} if by_device else None,
     )
+
+
+def _silent_days(
+    store: Store, stage: Row, arm: int, heard: typing.Sequence[Heard], plan: RolloutSettings, at: Moment
+) -> int:
+    """Return for how long far more devices have been silent with a candidate than without it, without a break."""
+    key, days = f"stage {stage['id']} arm {arm} silent", at.days_in(stage)
+    since = int(store.get_meta(key, -1))
+    is_so = killed(heard, plan.alpha_promote, plan.error_ratio, plan.error_min_executed)
+    if is_so and since < 0:
+        store.set_meta(key, days)
+        return 0
+    if not is_so and since >= 0:
+        store.set_meta(key, -1)
+    return days - since if is_so else 0
 
 
 def of_arm(evidence: Evidence, arm: int, dropped_days: typing.Collection[int] = ()) -> Evidence:

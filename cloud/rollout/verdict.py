@@ -11,7 +11,7 @@ from cloud.config import RolloutSettings
 from cloud.rollout import guardrails, quality
 from cloud.rollout.coverage import answer_decides
 from cloud.rollout.devices import Counts, Standing
-from cloud.rollout.heard import FLEET, Heard, Online, gone, silenced
+from cloud.rollout.heard import FLEET, LASTING_DAYS, Heard, Online, gone, silenced
 from cloud.rollout.quality import Judged, Seen
 from cloud.rollout.split import Beside, uneven_split
 from cloud.rollout.sums import Row
@@ -67,12 +67,15 @@ class Around(typing.NamedTuple):
         Devices that say they run the candidate; None where nobody has asked them.
     online : list of Online
         How many devices were online when the rollout began, and are now.
+    silent_days : int
+        For how long far more devices have been silent with the candidate than without it.
     """
 
     beside: Beside | None = None
     heard: typing.Sequence[Heard] = ()
     runs: typing.Collection[str] | None = None
     online: typing.Sequence[Online] = ()
+    silent_days: int = 0
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,7 +136,10 @@ def judge(
             *(said for one in found for said in _looks_worse(one.name, one.asked)),
             *_otherwise(judged),
         ]
-    gaps = _uneven(kind, evidence, plan, around) + silenced(around.heard, plan.alpha_promote)
+    silent = silenced(around.heard, plan.alpha_promote)
+    if around.silent_days >= LASTING_DAYS:
+        bad += [f"{'; '.join(silent)}, for {around.silent_days} days"]
+    gaps = _uneven(kind, evidence, plan, around) + silent
     # A region waits for its own devices; the shadow, and whoever is to be promoted, for those of the whole fleet.
     here = [one for one in around.online if kind == "shadow" or one.region != FLEET]
     offline = [gone(seen, plan.error_ratio, plan.error_min_executed) for seen in (here, around.online)]

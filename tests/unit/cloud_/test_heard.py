@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import typing
 
+import msgspec
 import numpy as np
 import pytest
 
+from cloud.rollout import plan
 from cloud.rollout.devices import Wanted
 from cloud.rollout.heard import Heard, Online, gone, heard_from, silenced
+from shared.clock import DAY_S, day_of
 from shared.experiment import in_control, in_stage
 from shared.labels import Group
-from tests.unit.cloud_.simulated import MODEL, Fleet
+from tests.unit.cloud_.simulated import MODEL, ORDER, Fleet
 
 Make = typing.Callable[..., Fleet]
 Row = dict[str, typing.Any]
@@ -110,9 +113,9 @@ def test_devices_that_are_often_off_are_hardly_ever_said_to_be_silenced(ratio: f
 # ---- in a rollout
 
 
-def fleet_of(make_fleet: Make, canary: str) -> Fleet:
+def fleet_of(make_fleet: Make, canary: str, n: int = 60) -> Fleet:
     fleet = make_fleet(n=1, canary=canary, rollout='max_days = 40\nguardrails = "watch"')
-    fleet.devices += [fleet.join("west", i) for i in range(1, 60)]
+    fleet.devices += [fleet.join("west", i) for i in range(1, n)]
     return fleet
 
 
@@ -124,20 +127,81 @@ def kill(fleet: Fleet, share: float) -> None:
 
 
 @pytest.mark.parametrize(("canary", "share"), [
-    ('unit = "device"\ndevice_share = 0.5', 0.0), ('unit = "device"\ndevice_share = 0.5', 0.5),
-    ("control_share = 0.5\ndevice_share = 0.5", 0.0), ("control_share = 0.5\ndevice_share = 0.5", 0.5),
+    ('unit = "device"\ndevice_share = 0.5', 0.0), ('unit = "device"\ndevice_share = 0.5', 0.8),
+    ("control_share = 0.5\ndevice_share = 0.5", 0.0), ("control_share = 0.5\ndevice_share = 0.5", 0.8),
 ])  # fmt: skip
 def test_a_candidate_that_kills_its_devices_goes_no_further(make_fleet: Make, canary: str, share: float) -> None:
-    fleet = fleet_of(make_fleet, canary)
+    fleet = fleet_of(make_fleet, canary, n=40)
     number = fleet.trial()
     fleet.gain = fleet.served_gain = 0.06  # as far as anybody is left to say
     fleet.until(lambda: bool(fleet.stages(number)["west"]["opened_s"]))
     fleet.days(2)
     kill(fleet, share)
-    fleet.days(8)
-    assert fleet.stages(number)["west"]["verdict"] == ("HOLD" if share else "PASS")
-    last = [one for one in fleet.store.rollouts.verdicts(number) if one["stage"] == fleet.stages(number)["west"]["id"]]
-    assert any("are not heard from" in reason for reason in last[-1]["reasons"]) == bool(share)
+    if not share:
+        fleet.days(8)
+        assert fleet.stages(number)["west"]["verdict"] == "PASS"
+        return
+    fleet.until(lambda: "are not heard from" in fleet.stages(number)["west"]["why"], most=5)
+    assert fleet.stages(number)["west"]["verdict"] == "HOLD"  # they may be back tomorrow
+    fleet.days(2)
+    assert fleet.row(number)["state"] == "running"
+    fleet.days(1)
+    row = fleet.row(number)
+    assert row["state"] == "rolled_back"
+    assert row["outcome"].startswith("canary west 50%: ")
+    assert row["outcome"].endswith("without it, for 3 days")
+    assert fleet.exposed("v2") == set()
+
+
+def test_what_ends_again_and_what_silences_both_groups_rolls_nothing_back(make_fleet: Make) -> None:
+    fleet = fleet_of(make_fleet, "control_share = 0.5\ndevice_share = 0.5", n=30)
+    number = fleet.trial()
+    fleet.gain = fleet.served_gain = 0.06
+    fleet.until(lambda: bool(fleet.stages(number)["west"]["opened_s"]))
+    fleet.days()
+    kill(fleet, 1.0)
+    fleet.until(lambda: "are not heard from" in fleet.stages(number)["west"]["why"], most=5)
+    fleet.days(2)
+    for device in fleet.devices:
+        device.online = True
+    fleet.days()
+    for device in fleet.devices[8:]:
+        device.online = False
+    fleet.days(6)
+    assert fleet.row(number)["state"] == "running"
+
+
+@pytest.mark.parametrize("expedited", [False, True])
+def test_a_rollout_whose_devices_all_fall_silent_ends_though_event_time_stands_still(
+    make_fleet: Make, *, expedited: bool
+) -> None:
+    fleet = make_fleet(n=1, rollout="max_days = 20")
+    fleet.install()
+    settings = fleet.project.settings.rollout
+    number = plan.start(
+        fleet.store, msgspec.structs.replace(settings, expedited=expedited), ORDER, model=MODEL,
+        version=fleet.version(), why="a test", actor="ada", event_day=day_of(float(fleet.store.get_meta("event_s"))),
+    )  # fmt: skip
+    fleet.days(2)
+    for device in fleet.devices:
+        device.online = False
+    fleet.now_s += 300 * DAY_S  # the cloud was off, or its clock was wrong: nobody has looked, and nothing is over
+    fleet.tick()
+    assert fleet.row(number)["state"] == "running"
+    assert fleet.until(lambda: fleet.row(number)["state"] != "running") == (1 if expedited else 18)
+    assert fleet.row(number)["state"] == "aborted"
+    assert fleet.exposed("v2") == set()
+
+
+def test_a_step_whose_devices_all_fall_silent_has_its_deadline_all_the_same(make_fleet: Make) -> None:
+    fleet = make_fleet(n=1, canary="hold_days = 5")
+    number = fleet.trial()
+    fleet.gain = 0.06
+    fleet.until(lambda: bool(fleet.stages(number)["west"]["opened_s"]))
+    for device in fleet.devices:
+        device.online = False
+    fleet.days(10)
+    assert fleet.row(number)["paused"]
 
 
 @pytest.mark.parametrize("stage", ["*", "west"])

@@ -15,7 +15,7 @@ from cloud.analysis.array_contrast import design_effect, has_data
 from cloud.analysis.array_evidence import Counts, log_e_fewer, log_e_more, log_mean_exp
 from cloud.analysis.batch import ArmSums, Array, AssignedSums, Batch, Mask, PairSums, StratumSums, add_up
 from cloud.analysis.decide import DOUBT, FAR, FAR_CHANCE, SMALL
-from cloud.analysis.missing import is_split
+from cloud.analysis.missing import SURE, is_split
 from cloud.analysis.records import DecideInput
 
 Strata = typing.Sequence[StratumSums]
@@ -134,7 +134,7 @@ def _find_missing(batch: Batch, judged: Strata) -> _Missing:
     design = design_effect(batch.strata) if batch.strata else np.full(batch.shape, np.inf)
     together = np.maximum(design, _whole_devices(batch))
     log_e = np.where(used, log_e_more([Counts(lost0 / together, lost1 / together, np.where(used, odds, 1.0))]), 0.0)
-    return _Missing(excess, np.where(used, _error(given, lost0, lost1, odds, design), 0.0), log_e)
+    return _Missing(excess, np.where(used, _error(given, lost0, lost1, odds, together, surplus), 0.0), log_e)
 
 
 def _whole_devices(batch: Batch) -> Array:
@@ -148,10 +148,11 @@ def _whole_devices(batch: Batch) -> Array:
     return found
 
 
-def _error(given: AssignedSums, lost0: Array, lost1: Array, odds: Array, design: Array) -> Array:
+def _error(given: AssignedSums, lost0: Array, lost1: Array, odds: Array, design: Array, surplus: Array) -> Array:
     total = lost1 * np.maximum(0.0, 1.0 - lost1 / given.candidate)
     total = total + odds * odds * lost0 * np.maximum(0.0, 1.0 - lost0 / given.control)
-    return np.where(total > 0.0, np.sqrt(total * np.minimum(design, np.maximum(1.0, total))), 0.0)
+    spread = np.sqrt(total * np.minimum(design, np.maximum(1.0, total)))
+    return np.where(total > 0.0, np.minimum(spread, np.maximum(0.0, lost1 - surplus) / SURE), 0.0)
 
 
 def _log_e_split(batch: Batch) -> Array:

@@ -12,6 +12,7 @@ from cloud.analysis.mixture import log_mean_exp
 from cloud.analysis.records import Assigned, Stratum
 
 Strata = typing.Sequence[Stratum]
+SURE = 3.0  # standard errors that a promotion takes at least
 _LEAST_SHARE = 1e-9  # a share this small sends nobody to the candidate
 
 
@@ -46,7 +47,7 @@ def find_missing(
     alike : float, optional
         How many lost outcomes count as one, because a device or a person loses them together. What that explains, up
         to one standard error, is not counted. If it is not known, everything counts; but arms that share no devices
-        may have lost whole devices, so that it takes many of those to be no accident.
+        may have lost whole devices, so that it takes many of those to be no accident, and few of them can hide much.
 
     Returns
     -------
@@ -86,7 +87,7 @@ def _by_total(all_strata: Strata, judged: Strata, assigned: Assigned, *, pending
     design = design_effect(all_strata)
     together = max(design, alike or whole_devices(all_strata))
     log_e = log_e_more([_count(rows[0], together)])
-    error = _error(rows, design)
+    error = _error(rows, together if alike is None else design, surplus)
     return Missing(excess, error, surplus / assigned.candidate, log_e)
 
 
@@ -107,7 +108,7 @@ def _by_stratum(judged: Strata, own: typing.Sequence[tuple[float, float]], alike
     design = design_effect(judged)
     together = max(design, alike or whole_devices(judged))
     log_e = log_e_more(sorted(_count(row, together) for row in rows))
-    return Missing(excess, _error(rows, design), fraction, log_e)
+    return Missing(excess, _error(rows, together if alike is None else design, total), fraction, log_e)
 
 
 def is_split(share: float) -> bool:
@@ -152,10 +153,16 @@ def whole_devices(strata: Strata) -> float:
     return max([1.0, *(arm.g_nn / arm.n for one in apart for arm in (one.control, one.candidate))])
 
 
-def _error(rows: typing.Sequence[_Row], design: float) -> float:
-    """Standard error of the excess: arms that lose much alike can hide much."""
-    total = _variance(rows)
-    return math.sqrt(total * min(design, max(1.0, total))) if total > 0.0 else 0.0  # at most, all were lost at once
+def _error(rows: typing.Sequence[_Row], design: float, surplus: float) -> float:
+    """Standard error of the excess: arms that lose much alike can hide much.
+
+    No more can be hidden than the candidate lost and is excused for, and it takes three standard errors to promote.
+    """
+    total, lost = _variance(rows), math.fsum(row[2] for row in rows)
+    if total <= 0.0:
+        return 0.0
+    spread = math.sqrt(total * min(design, max(1.0, total)))  # at most, all were lost at once
+    return min(spread, max(0.0, lost - surplus) / SURE)
 
 
 def _own(stratum: Stratum) -> tuple[float, float] | None:

@@ -143,7 +143,7 @@ def halves(n: float, given: float) -> DecideInput:
     arm = Arm(n, 0.9 * n, 0.9 * n, 100.0, size * n, 0.9 * size * n, 0.81 * size * n, assigned=given)
     return DecideInput(
         schema="covey.decide/1", mode="ab", alpha=0.05, alpha_promote=0.01, margin=0.02, n_candidates=1,
-        metric=Metric("bernoulli", "higher"), strata=(Stratum(arm, arm),),
+        metric=Metric("bernoulli", "higher"), strata=(Stratum(arm, arm),), lost_alike=1.0,
     )  # fmt: skip
 
 

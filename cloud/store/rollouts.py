@@ -68,9 +68,10 @@ class Rollouts:
         with self._db.transaction() as connection:
             running = self.running(model)
             if running:
+                end = f"covey rollout abort {running['id']}"
                 raise ConflictError(
                     f"rollout {running['id']} of {model} to {running['to_version']} is still running",
-                    fix=f"Wait, or end it: covey rollout abort {running['id']}",
+                    fix=f"Wait, end it ({end}), or put this one in its place (--supersede).",
                 )
             cursor = connection.execute(
                 "insert into rollouts (model, from_version, to_version, state, paused, plan, salt, why, created_s,"

@@ -22,9 +22,11 @@ def stream_from(folder: pathlib.Path) -> typing.Callable[[str], typing.Iterator[
     home = folder.resolve()
 
     def stream(url: str) -> typing.Iterator[bytes]:
-        path = (home / url.removeprefix(f"{URL}/")).resolve()
+        name = url.removeprefix(f"{URL}/")
+        path = (home / name).resolve()
         if not path.is_relative_to(home) or not path.is_file():
-            raise NotFoundError(f"{url} is not there")
+            fix = "Write it anew, for the region of this device: covey bundle export FOLDER --region NAME"
+            raise NotFoundError(f"{name} is not in the folder", fix=fix)
         try:
             with path.open("rb") as file:
                 while chunk := file.read(_CHUNK_BYTES):

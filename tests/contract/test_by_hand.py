@@ -265,6 +265,16 @@ def test_a_folder_with_nothing_in_it_says_what_is_missing(both: Both, capsys: py
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_folder_for_another_region_says_how_to_write_one_for_this(
+    both: Both, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_repository(both.project, both.stick, ["south"])
+    assert both.edge("import", str(both.stick)) == 1
+    said = capsys.readouterr().err
+    assert "north.json is not in the folder. Write it anew, for the region of this device: covey bundle export" in said
+    assert "file://" not in said
+
+
 def test_receipts_are_signed_with_the_key_that_counts_today(both: Both) -> None:
     _, batch = carried(both)
     assert (

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import typing
 
 from cloud.config import Project
-from cloud.rollout.devices import fleet_event_s
+from cloud.rollout.devices import AHEAD_S, fleet_event_s
 from cloud.store.store import Store
+from cloud.store.times import bring_back, newest
 from shared.clock import day_of
 
 _STUCK_WINDOWS = 6
-_STOOD = "stood"
+_STOOD, _AHEAD = "stood", "ahead"
+log = logging.getLogger("covey.controller")
 Row = typing.Mapping[str, typing.Any]
 
 
 def event_time(project: Project, store: Store, now_s: float) -> float:
-    """Move the fleet's event time on; it never goes back."""
+    """Move the fleet's event time on; it never goes back, unless clocks were ahead and are right again."""
     window = project.settings.serve.online_window_s
+    _set_right(store, now_s, replay=project.settings.devices.replay)
     seen = fleet_event_s(
         store.fleet.all(),
         now_s=now_s,
@@ -29,6 +33,28 @@ def event_time(project: Project, store: Store, now_s: float) -> float:
     if seen > known:
         store.set_meta("event_s", seen)
     return max(seen, known)
+
+
+def _set_right(store: Store, now_s: float, *, replay: bool) -> None:
+    """Once the cloud's clock was set back, and a day has passed since, bring back what it had written.
+
+    A device that died would be online until then, nothing would mature, and a step would grow no further. A clock that
+    is wrong for an hour after a start, and behind, changes nothing.
+    """
+    latest_s = now_s + AHEAD_S
+    is_ahead = newest(store.db) > latest_s or (not replay and float(store.get_meta("event_s")) > latest_s)
+    noted = int(store.get_meta(_AHEAD))
+    if not is_ahead:
+        if noted:
+            store.set_meta(_AHEAD, 0)
+    elif not noted:
+        store.set_meta(_AHEAD, day_of(now_s))
+    elif day_of(now_s) > noted:
+        event_s = float(store.get_meta("event_s"))
+        event_s = event_s if replay else min(event_s, now_s)
+        bring_back(store.db, now_s, day_of(event_s))
+        store.set_meta("event_s", event_s)
+        log.warning("the clock was ahead; what was written then counts as of now", extra={"event_s": event_s})
 
 
 def days_stood(store: Store, event_day: int, now_s: float) -> int:

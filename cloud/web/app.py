@@ -10,6 +10,7 @@ import typing
 import flask
 import msgspec
 import werkzeug.exceptions
+import werkzeug.routing
 
 from cloud.config import Project, load_project
 from cloud.enrol import Sessions
@@ -29,6 +30,12 @@ _POLICY = (
 _SERVER_ERROR = 500
 
 
+class _Number(werkzeug.routing.IntegerConverter):
+    """A number in an address that a database can hold; a longer one is no address of ours."""
+
+    regex = r"\d{1,15}"
+
+
 def create_app(project: Project, store: Store | None = None) -> flask.Flask:
     """Make the Flask application.
 
@@ -46,6 +53,7 @@ def create_app(project: Project, store: Store | None = None) -> flask.Flask:
         "store": store or Store(project),
         "sessions": Sessions.of(project),
     }
+    app.url_map.converters["int"] = _Number
     for blueprint in (devices.blueprint, api.blueprint, pages.blueprint):
         app.register_blueprint(blueprint)
     app.register_error_handler(CoveyError, _covey_error)

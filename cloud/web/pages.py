@@ -14,6 +14,7 @@ from cloud.web import drawings, formats
 from cloud.web.context import Context, context
 from cloud.web.guard import local_only
 from shared import __version__
+from shared.errors import WireError
 
 Row = dict[str, typing.Any]
 blueprint = flask.Blueprint("pages", __name__)
@@ -49,6 +50,15 @@ class Kept:
             self._views = {other: kept for other, kept in self._views.items() if kept[0] > began}
             self._views[key] = (began + took * (1.0 + self._ratio), view)
             return view
+
+
+@blueprint.before_request
+def _readable() -> None:
+    """Refuse a query that is no text before anything looks for a word in it."""
+    try:
+        _ = flask.request.args
+    except UnicodeDecodeError as err:
+        raise WireError("it is not UTF-8 text", field="query", fix="Write it percent-encoded.") from err
 
 
 @blueprint.record

@@ -331,6 +331,27 @@ def test_an_unknown_rollout_is_a_page_for_people_and_a_problem_for_programs(clie
 # ---- how a page is made
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/rollouts/9223372036854775808", 404),
+        (f"/rollouts/{'9' * 5000}.json", 404),
+        ("/api/v1/rollouts/9223372036854775808", 404),
+        ("/?model=\xe9", 400),
+        ("/rollouts?\xff", 400),
+        ("/fleet.json?model=\xff", 400),
+        ("/?model=%ff", 404),
+    ],
+)
+def test_an_address_that_makes_no_sense_is_refused_and_is_no_fault_of_the_server(
+    fleet: Fleet, client: Client, path: str, status: int
+) -> None:
+    del fleet
+    path, _, query = path.partition("?")
+    reply = client.get(path, environ_overrides={"QUERY_STRING": query})
+    assert (reply.status_code, reply.get_json()["status"]) == (status, status), reply.text
+
+
 def test_every_page_is_json_too(fleet: Fleet, client: Client) -> None:
     fleet.canary()
     for path in ("/fleet.json", "/rollouts.json", "/rollouts/1.json", "/rollouts/2.json"):

@@ -56,6 +56,8 @@ def parse_line(line: str | bytes) -> DecideInput:
     """
     try:
         raw = line.encode() if isinstance(line, str) else line
+        if not raw.isascii():
+            raw.decode()  # the decoder below does not look into fields that it ignores
         schema = _HEAD.decode(raw).schema
         if schema != SCHEMA:
             raise WireVersionError(f"unknown schema {schema[:80]!r}", field="schema", fix=f"Send {SCHEMA}")

@@ -272,6 +272,15 @@ def test_depth_in_a_field_that_is_ignored_is_refused_too() -> None:
         parse_line(deep)
 
 
+def test_bytes_that_are_no_text_are_refused_even_where_they_would_be_ignored() -> None:
+    damaged = json.dumps(RECORD).encode()[:-1] + b', "new": "\xff"}'
+
+    with pytest.raises(WireError) as caught:
+        parse_line(damaged)
+
+    assert caught.value.field == "record"
+
+
 def test_a_literal_that_json_does_not_know_is_refused_even_where_it_would_be_ignored() -> None:
     with pytest.raises(WireError) as caught:
         parse_line(changed(("new",), math.nan))

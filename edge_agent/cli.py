@@ -22,7 +22,14 @@ if typing.TYPE_CHECKING:
 def _parser() -> argparse.ArgumentParser:
     import argparse
 
-    parser = argparse.ArgumentParser(
+    class Parser(argparse.ArgumentParser):
+        """Says what was meant."""
+
+        def error(self, message: str) -> typing.NoReturn:
+            """End, in words."""
+            super().error(_meant(message))
+
+    parser = Parser(
         prog="covey-edge", description="Answer predictions on this device, offline, and keep its models up to date."
     )
     parser.add_argument("--store", help="folder that holds everything the device keeps (or COVEY_STORE)")
@@ -33,6 +40,25 @@ def _parser() -> argparse.ArgumentParser:
     _add_running(verbs)
     _add_looking(verbs)
     return parser
+
+
+def _meant(message: str) -> str:
+    """Name the nearest verb in place of all of them.
+
+    >>> _meant("argument VERB: invalid choice: 'stauts' (choose from 'run', '_self-test', 'status')")
+    "no verb 'stauts'. Did you mean 'status'?"
+    >>> _meant("argument VERB: invalid choice: 'x' (choose from run, _self-test, status)")
+    "no verb 'x'. Known are: run, status"
+    """
+    import difflib
+    import re
+
+    found = re.fullmatch(r"argument VERB: invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
+    if not found:
+        return message
+    known = [verb for verb in re.findall(r"[\w-]+", found[2]) if not verb.startswith("_")]
+    near = difflib.get_close_matches(found[1], known, n=1)
+    return f"no verb {found[1]!r:.60}. " + (f"Did you mean {near[0]!r}?" if near else f"Known are: {', '.join(known)}")
 
 
 Verbs = typing.Any  # argparse does not name the type

@@ -157,6 +157,16 @@ def test_rows_come_from_a_file_or_standard_input(
     assert len(run("predict", "--file", "-").out.splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    ("verb", "says"), [("stauts", "no verb 'stauts'. Did you mean 'status'?"), ("x", "no verb 'x'. Known are: join, ")]
+)
+def test_a_mistyped_verb_is_answered_with_the_nearest_and_never_with_a_hidden_one(
+    run: Run, verb: str, says: str
+) -> None:
+    said = run(verb)
+    assert (said.status, says in said.err, "_self-test" in said.err) == (2, True, False)
+
+
 # ---- no store, or a damaged one
 
 

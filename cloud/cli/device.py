@@ -70,6 +70,8 @@ def token(
 def list_(here: Here, region: str, status: Status, labels: tuple[str, ...], as_json: bool) -> None:
     """List devices."""
     where = {key: [value] for key, value in parse_labels(labels, "--label").items()}
+    if region and not here.store.fleet.all(region):
+        enrol.check_region(here.project, region)
     if status != "accepted":
         rows = [row for row in here.store.fleet.all(region, status) if matches(where, row["labels"])]
         others = [{key: row[key] for key in (*_OTHERS, "labels")} for row in rows]

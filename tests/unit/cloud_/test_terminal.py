@@ -70,5 +70,15 @@ def test_a_deviation_that_nothing_can_be_divided_by_is_refused(run: Run, deviati
     assert "is not between 1e-09 and 1,000,000,000" in err
 
 
+def test_devices_of_a_region_that_there_is_not_are_not_said_to_be_none(run: Run, empty_store: Store) -> None:
+    assert run("device", "list", "--region", "nroth") == (
+        2, "", "covey: --region: no region 'nroth'. Known are: north, south.\n",
+    )  # fmt: skip
+    empty_store.fleet.add_token("t", "secret", "nroth", uses=1, lifetime_s=3600)
+    empty_store.fleet.join("till-1", "ab" * 32, "t", "secret")
+    status, said, _ = run("device", "list", "--region", "nroth")
+    assert (status, "till-1" in said) == (0, True), "a region that was taken out of the settings keeps its devices"
+
+
 def test_words_of_any_language_stay_as_they_are() -> None:
     assert printable("10\xa0% größer, 東京, café") == "10\xa0% größer, 東京, café"

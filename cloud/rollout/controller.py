@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import time
 import typing
 
@@ -25,7 +24,6 @@ from cloud.rollout.windows import FLEET, closed
 from cloud.store.store import Store
 from shared.clock import day_of, format_day
 
-log = logging.getLogger("covey.controller")
 Row = dict[str, typing.Any]
 Verdicts = dict[int, Verdict]
 _ACTOR = "controller"
@@ -57,8 +55,10 @@ def tick(project: Project, store: Store, publish: Publish, *, now_s: float | Non
     """Look once at everything, and act.
 
     Each step is one transaction, and says in the database what it did: a controller that dies in between goes on
-    where it was. A second controller waits, and then sees what the first has done.
+    where it was. A second controller waits, and then sees what the first has done. A rollout that can not be judged
+    keeps no other from going back: what went wrong is raised once all were looked at and channels are published.
     """
+    wrong: list[Exception] = []
     with _alone(project), store.db.one_look():
         now = time.time() if now_s is None else now_s
         revision = store.evidence.revision()
@@ -68,11 +68,13 @@ def tick(project: Project, store: Store, publish: Publish, *, now_s: float | Non
         happened += obey(project, store, day_of(event_s))
         happened += penalty.let_out(store, day_of(event_s))
         for rollout in store.rollouts.all_running():
-            if rollout["model"] in project.settings.models:
+            try:
                 happened += _advance(project, store, rollout, Moment(event_s, now, since(store, rollout, stood)))
-            else:
-                log.error("a rollout stands still: its model is not in covey.toml", extra={"rollout": rollout["id"]})
+            except Exception as err:  # noqa: BLE001 - raised below
+                wrong.append(err)
         published = publish_changes(project, store, publish)
+    if wrong:
+        raise wrong[0]
     return Tick(revision, event_s, published, happened)
 
 
@@ -92,6 +94,9 @@ def _advance(project: Project, store: Store, rollout: Row, at: Moment) -> list[s
     settings = msgspec.convert(rollout["plan"], RolloutSettings)
     stages = store.rollouts.stages(rollout["id"])
     event_day = day_of(at.event_s)
+    if rollout["model"] not in project.settings.models:
+        # Nobody can say any more what it is judged by, and it must not answer unjudged.
+        return [_give_up(project, store, rollout, "its model is no longer in covey.toml", event_day)]
     if not rollout["created_day"]:
         # It was started before any device had said what day it is out there.
         store.rollouts.set_created_day(rollout["id"], event_day)

@@ -20,7 +20,7 @@ from cloud.store.store import Store
 from shared.channel import parse_channel
 from tests.small_fleet import DEVICES, FIRST_DAY, Said, SmallFleet
 from tests.unit.cloud_.killing import Connection, Fuse, Killed
-from tests.unit.cloud_.simulated import MODEL, Fleet
+from tests.unit.cloud_.simulated import MODEL, OTHER, Fleet
 
 Plain = typing.Any
 
@@ -65,6 +65,49 @@ def test_what_is_promoted_arrives_in_a_region_that_is_no_longer_in_the_settings(
     assert fleet.order(number, "undo") == "done"
     fleet.days()
     assert {device.models[MODEL].incumbent for device in fleet.devices} == {"v1"}
+    fleet.store.close()
+
+
+# ---- a rollout that can not be judged, or not any more
+
+
+def test_a_rollout_that_can_not_be_judged_keeps_no_other_from_going_back(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(tmp_path, monkeypatch, n=2)
+    fleet.install()
+    fleet.install(OTHER)
+    first, bad = fleet.start(), fleet.start(model=OTHER)
+    fleet.days(2)
+    assert first < bad
+    # As a plan that another release has written.
+    fleet.store.db.connection.execute(
+        "update rollouts set plan = json_set(plan, '$.unheard', 1) where id = ?", (first,)
+    )
+    fleet.gain = -0.5
+    for _ in range(8):
+        with pytest.raises(msgspec.ValidationError, match="unheard"):
+            fleet.days()
+    assert fleet.row(bad)["state"] == "rolled_back"
+    assert fleet.exposed("v2", OTHER) == set()
+    fleet.store.close()
+
+
+def test_a_candidate_whose_model_was_taken_out_of_the_settings_answers_no_more(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(tmp_path, monkeypatch, n=1)
+    number = fleet.trial(days=1)
+    path = fleet.project.folder / "covey.toml"
+    path.write_text(path.read_text().replace("[models.late]", "[models.later]"))
+    fleet.project = load_project(fleet.project.folder)
+    fleet.tick()
+    assert (fleet.row(number)["state"], fleet.row(number)["outcome"]) == (
+        "aborted",
+        "its model is no longer in covey.toml",
+    )
+    assert fleet.exposed("v2") == set()
+    assert fleet.exposed("v1") == {"west", "mid", "east"}
     fleet.store.close()
 
 

@@ -12,7 +12,7 @@ import time
 import typing
 
 from cloud import trigger
-from cloud.config import Project
+from cloud.config import CONFIG_FILE, Project
 from cloud.hooks.telling import Messenger
 from cloud.publish.repository import SignedRepository
 from cloud.rollout import controller
@@ -65,6 +65,7 @@ class Worker:
 
     def __init__(self, project: Project) -> None:
         self.project = project
+        self._settings_s = (project.folder / CONFIG_FILE).stat().st_mtime
         self.store = Store(project)
         self._repository = SignedRepository(project.repository, project.keys)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
@@ -78,6 +79,7 @@ class Worker:
     def run(self, stop: threading.Event) -> None:
         """Tick until told to stop."""
         with self._alone(stop):
+            self.store.set_meta("settings_s", self._settings_s)
             messenger = Messenger(self.project)
             while not stop.is_set():
                 try:

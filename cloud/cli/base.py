@@ -13,8 +13,8 @@ import typing
 
 import click
 
-from cloud.config import Project, find_project, load_project
-from shared.errors import UsageError
+from cloud.config import CONFIG_FILE, Project, find_project, load_project
+from shared.errors import UsageError, printable
 
 if typing.TYPE_CHECKING:
     from cloud.store.store import Store
@@ -105,6 +105,12 @@ class Here:
         return Store(self.project)
 
 
+def worker_is_behind(here: Here) -> bool:
+    """Whether the settings were changed since the worker read them: hooks and triggers are as they were then."""
+    read_s = float(here.store.get_meta("settings_s"))
+    return 0 < read_s < (here.project.folder / CONFIG_FILE).stat().st_mtime
+
+
 class Number(click.types.IntParamType):
     """A whole number that a database can hold, 1 at least."""
 
@@ -147,21 +153,10 @@ def show(value: object, lines: typing.Iterable[str], *, as_json: bool) -> None:
     """Print JSON, or lines for people."""
     if as_json:
         said = json.dumps(clean(value), default=str, ensure_ascii=False)
-        click.echo(printable(said, lambda letter: json.dumps(letter)[1:-1]))
+        click.echo(printable(said, as_json=True))
     else:
         for line in lines:
             click.echo(printable(line))
-
-
-def printable(text: str, instead: typing.Callable[[str], str] = lambda letter: repr(letter)[1:-1]) -> str:
-    r"""Write out what a terminal would obey, and what turns one line into two: devices and files may say anything.
-
-    >>> printable("e\x1b[2J\nok \u202etxt \xa0%")
-    'e\\x1b[2J\\nok \\u202etxt \xa0%'
-    """
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() or letter == "\xa0" else instead(letter) for letter in text)
 
 
 def clean(value: object) -> object:

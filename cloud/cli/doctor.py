@@ -10,7 +10,7 @@ import typing
 import click
 
 import shared
-from cloud.cli.base import Here, json_option, pass_here, show
+from cloud.cli.base import Here, json_option, pass_here, show, worker_is_behind
 from cloud.hooks import ways
 from cloud.publish.changes import key_role
 from cloud.publish.keys import ROLES
@@ -133,6 +133,8 @@ def _worker(here: Here) -> str:
     ago = time.time() - ticked
     if ago > max(60.0, 10 * here.project.settings.serve.tick_interval_s):
         raise WrongError(f"the last tick was {ago:,.0f} s ago", fix="Start it: covey serve")
+    if worker_is_behind(here):
+        raise WrongError("covey.toml was changed after it was read", fix="Start covey serve, or covey worker, again.")
     return f"ticked {ago:.0f} s ago"
 
 

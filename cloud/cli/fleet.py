@@ -8,7 +8,7 @@ import time
 import click
 
 from cloud import trigger as triggers
-from cloud.cli.base import Group, Here, Row, json_option, model_option, pass_here, show, table
+from cloud.cli.base import Group, Here, Row, json_option, model_option, pass_here, show, table, worker_is_behind
 from cloud.rollout import overview
 from shared.clock import format_time
 
@@ -32,6 +32,8 @@ def status(here: Here, as_json: bool) -> None:
     ago = time.time() - fleet["worker"]["ticked_s"]
     if not fleet["worker"]["ticked_s"] or ago > 10 * here.project.settings.serve.tick_interval_s:
         lines.append("no worker is at work: start one with covey serve, or covey worker")
+    elif worker_is_behind(here):
+        lines.append("covey.toml was changed after the worker read it: start covey serve, or covey worker, again")
     show(fleet, lines, as_json=as_json)
 
 

@@ -13,6 +13,7 @@ import typing
 
 import pytest
 
+from cloud.cli.main import main
 from cloud.config import Project
 from cloud.job import do_job
 from cloud.store.jobs import Jobs
@@ -264,6 +265,29 @@ def test_a_second_worker_waits_until_the_first_has_died(served: Store, project: 
     finally:
         stop.set()
         thread.join()
+
+
+def test_settings_that_were_changed_after_the_worker_read_them_are_told(
+    served: Store, project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said() -> tuple[bool, bool]:
+        main(["--project", str(project.folder), "status"])
+        main(["--project", str(project.folder), "doctor"])
+        out = capsys.readouterr().out
+        return "after the worker read it: start covey serve" in out, "worker: covey.toml was changed" in out
+
+    stop = threading.Event()
+    thread = threading.Thread(target=lambda: Worker(project).run(stop))
+    thread.start()
+    try:
+        wait_for(lambda: served.get_meta("ticked_s"))
+    finally:
+        stop.set()
+        thread.join()
+    assert said() == (False, False)
+    file = project.folder / "covey.toml"
+    os.utime(file, (time.time(), file.stat().st_mtime + 1))
+    assert said() == (True, True)
 
 
 def test_a_tick_that_fails_is_tried_again(

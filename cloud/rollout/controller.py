@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import time
 import typing
 
@@ -24,6 +25,7 @@ from cloud.rollout.windows import FLEET, closed
 from cloud.store.store import Store
 from shared.clock import day_of, format_day
 
+log = logging.getLogger("covey.controller")
 Row = dict[str, typing.Any]
 Verdicts = dict[int, Verdict]
 _ACTOR = "controller"
@@ -95,8 +97,11 @@ def _advance(project: Project, store: Store, rollout: Row, at: Moment) -> list[s
     stages = store.rollouts.stages(rollout["id"])
     event_day = day_of(at.event_s)
     if rollout["model"] not in project.settings.models:
-        # Nobody can say any more what it is judged by, and it must not answer unjudged.
-        return [_give_up(project, store, rollout, "its model is no longer in covey.toml", event_day)]
+        # Nobody can say any more what it is judged by: it waits for its model, but must not answer unjudged.
+        if any(stage["opened_s"] and stage["kind"] == "canary" for stage in stages):
+            return [_give_up(project, store, rollout, "its model is no longer in covey.toml", event_day)]
+        log.error("a rollout stands still: its model is not in covey.toml", extra={"rollout": rollout["id"]})
+        return []
     if not rollout["created_day"]:
         # It was started before any device had said what day it is out there.
         store.rollouts.set_created_day(rollout["id"], event_day)

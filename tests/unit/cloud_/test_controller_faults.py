@@ -97,7 +97,9 @@ def test_a_candidate_whose_model_was_taken_out_of_the_settings_answers_no_more(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet = Fleet(tmp_path, monkeypatch, n=1)
-    number = fleet.trial(days=1)
+    number = fleet.trial()
+    fleet.gain = 0.1
+    fleet.until(lambda: fleet.answering() == ["west"])
     path = fleet.project.folder / "covey.toml"
     path.write_text(path.read_text().replace("[models.late]", "[models.later]"))
     fleet.project = load_project(fleet.project.folder)

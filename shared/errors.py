@@ -63,6 +63,32 @@ def line_words(err: BaseException) -> str:
     return tls + said[:1].lower() + said[1:] or type(err).__name__
 
 
+def printable(text: str, *, as_json: bool = False) -> str:
+    r"""Write out what a terminal would obey, and what turns one line into two: the other side may say anything.
+
+    Parameters
+    ----------
+    as_json : bool
+        The text is JSON, and stays the same JSON.
+
+    >>> print(printable("e\x1b[2J\nok \u202etxt \xa0%"))
+    e\x1b[2J\nok \u202etxt \xa0%
+    >>> print(printable('"\x9b\u202e"', as_json=True))
+    "\u009b\u202e"
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one == "\xa0" else _written_out(one, as_json) for one in text)
+
+
+def _written_out(letter: str, as_json: bool) -> str:
+    if not as_json:
+        return repr(letter)[1:-1]
+    import json
+
+    return json.dumps(letter)[1:-1]
+
+
 class CoveyError(Exception):
     """Base of everything Covey raises on purpose.
 

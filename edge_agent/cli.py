@@ -13,7 +13,7 @@ import typing  # noqa: E402
 
 from edge_agent import commands  # noqa: E402
 from shared import __version__  # noqa: E402
-from shared.errors import CoveyError  # noqa: E402
+from shared.errors import CoveyError, printable  # noqa: E402
 
 if typing.TYPE_CHECKING:
     import argparse
@@ -181,7 +181,7 @@ def _failed(err: Exception, status: int, arguments: commands.Arguments) -> int:
         import traceback
 
         traceback.print_exception(err)
-    sys.stderr.write(f"covey-edge: {err}\n")
+    sys.stderr.write(f"covey-edge: {printable(str(err))}\n")
     return status
 
 

@@ -14,7 +14,7 @@ import typing
 from edge_agent import control, lean
 from edge_agent.config import Layout, find_store
 from shared import logs
-from shared.errors import AuthError, NotFoundError, UnreachableError, UsageError
+from shared.errors import AuthError, NotFoundError, UnreachableError, UsageError, printable
 
 if typing.TYPE_CHECKING:
     import asyncio
@@ -36,9 +36,9 @@ def print_out(value: object, lines: typing.Iterable[str], *, as_json: bool) -> N
     if as_json:
         import json
 
-        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+        sys.stdout.write(printable(json.dumps(value, ensure_ascii=False), as_json=True) + "\n")
     else:
-        sys.stdout.writelines(line + "\n" for line in lines)
+        sys.stdout.writelines(printable(line) + "\n" for line in lines)
 
 
 def join(arguments: Arguments) -> int:
@@ -124,9 +124,8 @@ def _first_sync(layout: Layout, wait_s: float) -> int:
     if done["models"]:
         sys.stdout.write(f"ready to answer with {', '.join(done['models'])}\n")
         return 0
-    sys.stderr.write(
-        f"covey-edge: joined, but there is no model for this region yet: {done['error'] or 'none rolled out'}. "
-    )
+    why = printable(done["error"]) or "none rolled out"
+    sys.stderr.write(f"covey-edge: joined, but there is no model for this region yet: {why}. ")
     sys.stderr.write("Roll one out (covey rollout start); this device fetches it by itself: covey-edge run\n")
     return 0 if done["ok"] or done["code"] == NotFoundError.code else 1
 
@@ -240,7 +239,7 @@ def _tell(done: dict[str, typing.Any], said: str, *, as_json: bool) -> None:
     lines += [f"  repaired: {name}" for name in done.get("repaired", ())]
     print_out(done, lines, as_json=as_json)
     if not done["ok"]:
-        sys.stderr.write(f"covey-edge: {done['error']}\n")
+        sys.stderr.write(f"covey-edge: {printable(done['error'])}\n")
 
 
 def import_(arguments: Arguments) -> int:

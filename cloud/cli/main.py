@@ -10,9 +10,9 @@ import typing
 
 import click
 
-from cloud.cli.base import Here, LazyGroup, printable
+from cloud.cli.base import Here, LazyGroup
 from shared import __version__
-from shared.errors import CoveyError, UsageError, shown
+from shared.errors import CoveyError, UsageError, printable, shown
 
 # Name, where it is, and its line of help: a command's module is imported when the command is used, since training
 # libraries take seconds to import.

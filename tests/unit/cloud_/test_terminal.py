@@ -7,11 +7,11 @@ import typing
 
 import pytest
 
-from cloud.cli.base import printable
 from cloud.cli.main import main
 from cloud.config import Project
 from cloud.store.ingest import ingest
 from cloud.store.store import Store
+from shared.errors import printable
 from shared.telemetry import Batch, DeviceStatus, Event
 
 EVIL = "\x1b[2J\x9b31m\r\ntill-2 (north): accepted \u202eevil"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import io
 import json
 import logging
@@ -10,6 +11,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import threading
 import typing
 
 import pytest
@@ -288,7 +290,7 @@ def test_the_doctor_finds_a_key_that_others_can_read_and_a_version_that_failed(r
 TOKEN = str(JoinToken("a", "b", "c"))
 NONSENSE: list[tuple[tuple[str, ...], int, str]] = [
     ((), 2, "VERB"),
-    (("dance",), 2, "invalid choice: 'dance'"),
+    (("dance",), 2, "no verb 'dance'. Known are: join"),
     (("status", "--jason"), 2, "--jason"),
     (("join", "http://127.0.0.1:9"), 2, "--token"),
     (("join", "ftp://here", "--token", TOKEN), 2, "'ftp://here' is not an address"),
@@ -315,6 +317,31 @@ NONSENSE: list[tuple[tuple[str, ...], int, str]] = [
     (("outbox", "burn"), 2, "invalid choice: 'burn'"),
     (("_self-test", "/nowhere", "1000000000000"), 1, "/nowhere"),
 ]
+
+
+def test_what_a_cloud_says_is_one_line_and_never_obeyed(run: Run, tmp_path: pathlib.Path) -> None:
+    said = "not you \x1b[2J\ncovey-edge: joined as till-1 \u202e"
+
+    class Rude(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.dumps({"detail": said}).encode()
+            self.send_response(401)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Rude) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        at = f"http://127.0.0.1:{server.server_port}"
+        answered = run("join", at, "--token", TOKEN, "--name", "till-1", store=tmp_path / "new")
+        server.shutdown()
+        thread.join()
+    assert (answered.status, answered.err.count("\n")) == (4, 1)
+    assert "not you \\x1b[2J\\ncovey-edge: joined as till-1 \\u202e" in answered.err
 
 
 @pytest.mark.parametrize(("arguments", "status", "says"), NONSENSE, ids=lambda value: str(value)[:60])

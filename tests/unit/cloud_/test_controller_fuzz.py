@@ -268,16 +268,23 @@ class Lives(RuleBasedStateMachine):
         elif store.pins.of_device(device):
             store.pins.unset(device, MODEL)
 
-    @rule(pick=st.randoms(use_true_random=False), is_mended=st.sampled_from([True, False, False]))
-    def is_ill(self, pick: typing.Any, *, is_mended: bool) -> None:
-        """A device has failed before, and goes on failing; or somebody lets one take part again that is set aside."""
+    @hypothesis.stateful.precondition(lambda self: self.fleet.store.rollouts.running(MODEL))
+    @rule(pick=st.randoms(use_true_random=False), n=st.integers(1, 2))
+    def is_ill(self, pick: typing.Any, n: int) -> None:
+        """A device has failed before, and goes on failing, while all the others are well for some days."""
+        self.mend(self.fleet.gain)
         device, own = pick.choice(self.fleet.devices), self.fleet.store.aside
-        if not is_mended:
-            device.installs = "refuses"
-            own.fail(device.name, MODEL, "v0", day=day_of(self.event_s), why="it is ill", counts=True)
-            own.stand(MODEL, "v0")
-        elif own.get(device.name):
-            own.let_out(device.name, forgive=True)
+        device.installs = "refuses"
+        for version in ("v0", "v0.1")[:n]:
+            own.fail(device.name, MODEL, version, day=day_of(self.event_s), why="it is ill", counts=True)
+            own.stand(MODEL, version)
+        self.days(2)
+
+    @hypothesis.stateful.precondition(lambda self: self.fleet.store.aside.all())
+    @rule()
+    def is_mended(self) -> None:
+        """Somebody lets a device take part again that was set aside."""
+        self.fleet.store.aside.let_out(self.fleet.store.aside.all()[0]["device"], forgive=True)
 
     @rule(number=rollouts, gain=st.sampled_from([0.3, -0.3]))
     def late_pairs(self, number: int, gain: float) -> None:

@@ -108,7 +108,8 @@ def rollout_headline(view: Row) -> str:
         done = "was promoted" if view["from"] else "was installed"
         if answering == {to}:
             over = f"; it was better than {named(others)}" if others else ""
-            return f"{to} {done} and answers everywhere{over}"
+            pinned = f"; {devices_text(len(view['pinned']))} pinned" if view["pinned"] else ""
+            return f"{to} {done} and answers everywhere{over}{pinned}"
         now = " and ".join(sorted(answering)) or "nothing"
         return f"{to} {done}; {now} answers now"
     if view["state"] == "undone":

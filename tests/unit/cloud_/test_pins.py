@@ -10,7 +10,7 @@ import pytest
 
 from cloud.cli.draw import rollout_lines
 from cloud.cli.main import main
-from cloud.rollout import overview
+from cloud.rollout import course, overview, story
 from cloud.store import pins as pins_module
 from cloud.store.pins import Pins
 from shared.channel import MAX_PINS, parse_channel
@@ -44,6 +44,8 @@ def test_a_pinned_device_is_named_in_its_regions_channel_alone_and_counts_in_no_
     fleet.days(2)
     runs = {device.name: device.models[MODEL].incumbent for device in fleet.devices}
     assert {name for name, version in runs.items() if version == "v1"} == {"west-0"}
+    view = course.course(fleet.project, fleet.store, number)
+    assert story.rollout_headline(view) == "v2 was promoted and answers everywhere; 1 device pinned"
     fleet.store.pins.unset("west-0", MODEL)
     fleet.days(2)
     assert {device.models[MODEL].incumbent for device in fleet.devices} == {"v2"}

@@ -95,7 +95,7 @@ class Agent:
             loop.add_signal_handler(number, self._stop.set)
         serve = self.settings.serve
         http = HttpServer(self.api, self._limits())
-        with lock(self.layout.serve_lock):
+        with lock(self.layout.serve_lock, fix="An agent or a Predictor serves from here already: ask it, or stop it."):
             listener = await listen.on_port(http.new_connection, serve.host, serve.port)
             host, port = listener.sockets[0].getsockname()[:2]
             self.address = f"http://{listen.as_written(host)}:{port}"

@@ -89,8 +89,15 @@ def sha256_of(path: pathlib.Path) -> str:
 
 
 @contextlib.contextmanager
-def lock(path: pathlib.Path, *, wait: bool = False) -> typing.Iterator[None]:
+def lock(path: pathlib.Path, *, wait: bool = False, fix: str = "Wait for it to end.") -> typing.Iterator[None]:
     """Hold an exclusive lock; it ends with the process, however that ends.
+
+    Parameters
+    ----------
+    wait : bool
+        Until whoever holds it lets go.
+    fix : str
+        What is to be done about somebody who holds it.
 
     Raises
     ------
@@ -102,7 +109,7 @@ def lock(path: pathlib.Path, *, wait: bool = False) -> typing.Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as err:
-            raise ConflictError(f"{path} is locked by another process", fix="Wait for it to end.") from err
+            raise ConflictError(f"{path} is locked by another process", fix=fix) from err
         yield
     finally:
         os.close(handle)

@@ -405,7 +405,7 @@ def test_run_refuses_to_start_on_damage(layout: Layout, what: str, status: int, 
 def test_run_says_which_other_process_is_in_the_way(layout: Layout, tmp_path: pathlib.Path) -> None:
     with fakes.running_agent(layout) as agent:
         done = run_process(layout, "--port", "0")
-        assert (done.returncode, "serve.lock is locked by another process" in done.stderr) == (6, True), done
+        assert (done.returncode, "another process. An agent or a Predictor serves" in done.stderr) == (6, True), done
         other = fakes.join(tmp_path / "other")
         done = run_process(other, "--port", agent.address.rpartition(":")[2])
         assert (done.returncode, "address already in use" in done.stderr.lower()) == (6, True), done

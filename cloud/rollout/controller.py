@@ -17,6 +17,7 @@ from cloud.rollout.clock import days_stood, event_time, since
 from cloud.rollout.confirm import held_by_hooks, may_open, waited_for
 from cloud.rollout.growing import grow, open_at
 from cloud.rollout.look import Moment, look_at
+from cloud.rollout.newcomers import welcome
 from cloud.rollout.orders import obey, restore
 from cloud.rollout.plan import for_stage, stage_name
 from cloud.rollout.taking import take
@@ -68,7 +69,7 @@ def tick(project: Project, store: Store, publish: Publish, *, now_s: float | Non
         stood = days_stood(store, day_of(event_s), now)
         happened = alarm.watch(project, store, day_of(event_s))
         happened += obey(project, store, day_of(event_s))
-        happened += penalty.let_out(store, day_of(event_s))
+        happened += penalty.let_out(store, day_of(event_s)) + welcome(project, store)
         for rollout in store.rollouts.all_running():
             try:
                 happened += _advance(project, store, rollout, Moment(event_s, now, since(store, rollout, stood)))

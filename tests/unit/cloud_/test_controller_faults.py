@@ -68,6 +68,29 @@ def test_what_is_promoted_arrives_in_a_region_that_is_no_longer_in_the_settings(
     fleet.store.close()
 
 
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_region_that_is_added_to_the_settings_runs_what_the_others_run(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    fleet = Fleet(tmp_path, monkeypatch, n=2)
+    number = fleet.trial() if when == "meanwhile" else fleet.start()
+    if when == "before":  # the first version comes region by region, and so it does to a new one
+        fleet.days(5)
+    path = fleet.project.folder / "covey.toml"
+    path.write_text(path.read_text().replace('"east"]', '"east", "north"]'))
+    fleet.project = load_project(fleet.project.folder)
+    fleet.store.fleet.add_token("north", "secret", "north", uses=9, lifetime_s=1e9)
+    fleet.devices += [fleet.join("north", i) for i in range(2)]
+    fleet.days(2)
+    assert {device.models[MODEL].incumbent for device in fleet.devices} == {"v1"}
+    number = fleet.start() if when == "before" else number
+    fleet.gain = 0.1
+    fleet.until(lambda: fleet.row(number)["state"] == "promoted")
+    fleet.days()
+    assert {device.models[MODEL].incumbent for device in fleet.devices} == {"v2"}
+    fleet.store.close()
+
+
 # ---- a rollout that can not be judged, or not any more
 
 

@@ -30,9 +30,8 @@ _CHUNK_BYTES = 256 << 10
 _HOOK_TIMEOUT_S = 5.0
 _LONGEST_WAIT_S = 86_400.0
 _LEAST_BYTES_PER_S = 100
-_FORBIDDEN = 403
 _SHOWN = 200
-_LOCKED, _UNAVAILABLE = 423, 503
+_FORBIDDEN, _LOCKED, _UNAVAILABLE = 403, 423, 503
 _PARTIAL, _NO_SUCH_RANGE = 206, 416
 _TOKEN_MARGIN_S = 30.0
 _UNAUTHORIZED, _NOT_FOUND, _CONFLICT, _SERVER_ERROR, _OK, _WAITS = 401, 404, 409, 500, 200, 202
@@ -151,13 +150,16 @@ class Link:
 
         One that is not there, or answers anything but "conflict", "locked" or "unavailable", does not object.
         """
+        said = b""
         try:
-            response = requests.get(url, timeout=_HOOK_TIMEOUT_S, allow_redirects=False)
+            with requests.get(url, timeout=_HOOK_TIMEOUT_S, allow_redirects=False, stream=True) as response:
+                if response.status_code not in (_CONFLICT, _LOCKED, _UNAVAILABLE):
+                    return ""
+                with contextlib.suppress(urllib3.exceptions.HTTPError):  # the status has said it
+                    said = response.raw.read1(_CHUNK_BYTES)
         except requests.RequestException:
             return ""
-        if response.status_code not in (_CONFLICT, _LOCKED, _UNAVAILABLE):
-            return ""
-        return response.text.strip()[:_SHOWN] or f"the application answered {response.status_code}"
+        return said.decode(errors="replace").strip()[:_SHOWN] or f"the application answered {response.status_code}"
 
     def _post(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         url = self.url + path

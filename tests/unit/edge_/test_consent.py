@@ -107,11 +107,19 @@ def test_nobody_can_say_not_now_for_ever() -> None:
 class App(http.server.BaseHTTPRequestHandler):
     """An application that answers what its address says."""
 
+    was_heard_out: typing.ClassVar[bool] = False
+
     def do_GET(self) -> None:
-        status = int(self.path.strip("/"))
-        self.send_response(status)
+        status, *more = self.path.strip("/").split("/")
+        self.send_response(int(status))
+        if "cut" in more:
+            self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        self.wfile.write(b"a customer pays" if status == 409 else b"")
+        self.wfile.write(b"a customer pays" if status == "409" and "cut" not in more else b"")
+        with contextlib.suppress(OSError):
+            for _ in range(100 if "more" in more else 0):
+                self.wfile.write(b"!" * 1_000_000)
+            type(self).was_heard_out = True
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -135,6 +143,19 @@ def app() -> typing.Iterator[str]:
 def test_an_application_objects_with_conflict_locked_or_unavailable(app: str, status: int, says: str) -> None:
     link = Link("http://127.0.0.1:9")
     assert link.objection(f"{app}/{status}") == says
+    link.close()
+
+
+def test_of_an_application_that_speaks_without_end_the_beginning_is_heard(app: str) -> None:
+    link, App.was_heard_out = Link("http://127.0.0.1:9"), False
+    heard = link.objection(f"{app}/409/more")
+    assert (heard[:15], len(heard) <= 200, App.was_heard_out) == ("a customer pays", True, False)
+    link.close()
+
+
+def test_an_objection_counts_though_its_words_can_not_be_read(app: str) -> None:
+    link = Link("http://127.0.0.1:9")
+    assert link.objection(f"{app}/409/cut") == "the application answered 409"
     link.close()
 
 

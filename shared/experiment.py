@@ -13,7 +13,7 @@ import hmac
 import struct
 import typing
 
-from shared.errors import DataError
+from shared.errors import DataError, shown
 from shared.versions import ModelVersion
 
 BASIS_POINTS = 10_000
@@ -168,7 +168,7 @@ class Sealer:
         return write
 
 
-def open_prediction_id(text: str, key: bytes) -> PredictionId:
+def open_prediction_id(text: object, key: bytes) -> PredictionId:
     """Read an id that this device made.
 
     Raises
@@ -176,8 +176,8 @@ def open_prediction_id(text: str, key: bytes) -> PredictionId:
     DataError
         It is not an id, or another device (or nobody) made it.
     """
-    if len(text) > 2 * _ID_CHARS:
-        raise DataError(f"{text!r:.60} is not a prediction id", field="prediction_id")
+    if not isinstance(text, str) or len(text) > 2 * _ID_CHARS:
+        raise DataError(f"{shown(text)} is not a prediction id", field="prediction_id")
     try:
         raw = base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4))
     except (ValueError, binascii.Error) as err:

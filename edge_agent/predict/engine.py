@@ -17,7 +17,7 @@ from edge_agent.predict.numbers import checked
 from edge_agent.predict.parity import Parity
 from edge_agent.records import INCUMBENT, Answered, Failed, NumbersSeen, OutcomeSeen, Recorder, Scored, Visited
 from shared import experiment
-from shared.errors import DataError, ModelError, NotFoundError
+from shared.errors import DataError, ModelError, NotFoundError, shown
 from shared.features.compiled import Codes
 from shared.features.encoder import check_columns
 from shared.telemetry import APPROXIMATE
@@ -82,10 +82,10 @@ class Engine:
         """
         if name is None and self._only is not None:
             return self._only
-        active = self._models.get(name or "")
+        active = self._models.get(name) if isinstance(name, str) else None
         if active is None:
             known = ", ".join(sorted(self._models)) or "none yet; is the device in sync?"
-            raise NotFoundError(f"no model {name!r:.80} here", field="model", fix=f"Known are: {known}.")
+            raise NotFoundError(f"no model {shown(name)} here", field="model", fix=f"Known are: {known}.")
         return active
 
     def predict(
@@ -124,7 +124,11 @@ class Engine:
             The answer takes a long run: see there.
         """
         start = since_s or _clock()
-        if not row.keys() <= active.columns:
+        try:
+            is_known = row.keys() <= active.columns
+        except AttributeError as err:
+            raise DataError(f"{shown(row)} is no row", field="row", fix="Send features by name, {...}.") from err
+        if not is_known:
             check_columns(row, active.columns)
         nonce = (self._next_nonce() & _NONCE_MASK).to_bytes(_NONCE_BYTES, "big")
         asked = arm
@@ -265,6 +269,8 @@ class Engine:
         DataError
             The id is not one of this device's, the label is not one of the model's, or a number is none or unknown.
         """
+        if numbers is not None and not isinstance(numbers, typing.Mapping):
+            raise DataError(f"{shown(numbers)} is not numbers by name", field="numbers")
         said = experiment.open_prediction_id(prediction_id, self._id_key)
         name = self._tags.get(said.model)
         if name is None:

@@ -49,7 +49,7 @@ class InferRequest(msgspec.Struct, forbid_unknown_fields=True):
     model_version: str | None = None
 
 
-_decode = msgspec.json.Decoder(InferRequest).decode
+_decoder = msgspec.json.Decoder(InferRequest)
 _NO_PARAMETERS = Parameters()
 _NO_TENSOR_PARAMETERS = TensorParameters()
 
@@ -81,7 +81,7 @@ def ask(
     if header_length is not None:
         end = _header_end(header_length, len(body))
         body, tail = body[:end], body[end:]
-    request = replies.read_with(_decode, body)
+    request = replies.read_with(_decoder, body)
     row = None if tail else _one_row(request.inputs)
     rows = _rows(active, request.inputs, tail) if row is None else [row]
     parameters = request.parameters or _NO_PARAMETERS

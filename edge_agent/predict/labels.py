@@ -27,7 +27,7 @@ def label_of(label: object, manifest: Manifest) -> float:
         if isinstance(label, bool) or not isinstance(label, int | float) or not abs(label) <= codec.MAX_FLOAT32:
             raise DataError(f"{shown(label)} is not a number", field="label", fix="Send the true value.")
         return float(label)
-    for i, known in enumerate(manifest.classes):
+    for i, known in enumerate(manifest.classes if callable(type(label).__hash__) else ()):
         if label == known:
             return float(i)
     raise DataError(

@@ -53,7 +53,7 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True):
     exclude: typing.Annotated[list[Id], msgspec.Meta(max_length=MAX_ROWS)] = []
 
 
-decode = msgspec.json.Decoder(RankRequest).decode
+decoder = msgspec.json.Decoder(RankRequest)
 
 
 def ask(engine: Engine, active: ActiveModel, request: RankRequest, event_s: float) -> Ask | Response:

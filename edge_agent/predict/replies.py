@@ -70,19 +70,29 @@ def read(body: bytes, kind: type[T]) -> T:
     WireError
         Names the field.
     """
-    return read_with(lambda data: msgspec.json.decode(data, type=kind), body)
+    return read_with(msgspec.json.Decoder(kind), body)
 
 
-def read_with(decode: typing.Callable[[bytes], T], body: bytes) -> T:
+def read_with(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Read a request's JSON body with a decoder that is there already; otherwise like `read`."""
     try:
-        return decode(body or b"null")
+        return decoder.decode(body or b"null")
     except msgspec.ValidationError as err:
         message, _, path = str(err).partition(" - at `$")
         field = _named(path.rstrip("`").lstrip("."), body)
-        raise WireError(message[:1].lower() + message[1:], field=field or "body") from err
+        fix = _nearest(message, decoder.type) if "unknown field" in message and not path else ""
+        raise WireError(message[:1].lower() + message[1:], field=field or "body", fix=fix) from err
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as err:
         raise WireError(f"not JSON: {err}", field="body") from err
+
+
+def _nearest(message: str, kind: typing.Any) -> str:  # noqa: ANN401 - a decoder's type
+    """Say what else a field may be called."""
+    import difflib
+
+    known, word = kind.__struct_fields__, message.rpartition(" `")[2].rstrip("`")
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(known)}."
 
 
 def _named(path: str, body: bytes) -> str:

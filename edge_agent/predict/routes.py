@@ -50,7 +50,7 @@ class Head(typing.NamedTuple):
 
 
 _NO_HEAD = Head()
-_decode_predict = msgspec.json.Decoder(replies.PredictRequest).decode
+_predict_decoder = msgspec.json.Decoder(replies.PredictRequest)
 
 
 def documented() -> set[str]:
@@ -182,7 +182,7 @@ class Api:
             if name and verb in _OF_THE_REPOSITORY:
                 _need(method, "POST", verb)
                 metadata.refuse_change(_unquoted(name), verb)
-        raise NotFoundError(f"no route {path[:100]!r}", field="path")
+        raise NotFoundError(f"no route {path[:100]!r}", field="path", fix=_nearest(path))
 
     def _health(self) -> dict[str, object]:
         """Liveness and readiness in one, since clients look for either in either reply."""
@@ -220,7 +220,7 @@ class Api:
         return Response(200, text.encode(), kind=PLAIN)
 
     def _predict(self, body: bytes) -> Ask | Asking | Response:
-        request = replies.read_with(_decode_predict, body)
+        request = replies.read_with(_predict_decoder, body)
         if (request.features is None) == (request.rows is None):
             raise DataError("send either features (one row) or rows (many)", field="features")
         active = self.engine.model(request.model)
@@ -234,7 +234,7 @@ class Api:
     def _rank(self, body: bytes) -> Ask | Asking | Response:
         from edge_agent.predict import listed, rank
 
-        request = replies.read_with(rank.decode, body)
+        request = replies.read_with(rank.decoder, body)
         active = self.engine.model(request.model)
         event_s = self._event_s(active, request.event_time)
         if request.candidates is None:
@@ -266,6 +266,14 @@ def _say_one(made: list[Prediction]) -> Response:
 
 def _say_many(made: list[Prediction]) -> Response:
     return replies.ok({"predictions": [replies.describe(one) for one in made]}, tuple(made))
+
+
+def _nearest(path: str) -> str:
+    """Say what route may have been meant."""
+    import difflib
+
+    near = difflib.get_close_matches(path[:100], _FIXED, n=1)
+    return f"Did you mean {near[0]}?" if near else ""
 
 
 def _unquoted(text: str) -> str:

@@ -34,7 +34,10 @@ def make_coder(feature: Feature) -> Coder:
 
 def is_missing(value: object) -> bool:
     """Whether a raw value says nothing: None, empty text or not-a-number."""
-    return value is None or value == "" or value != value  # noqa: PLR0124 - only NaN differs from itself
+    if value is None or isinstance(value, str):
+        return not value
+    same: object = value == value  # noqa: PLR0124 - only NaN differs from itself
+    return same is False or (same is not True and getattr(same, "shape", None) == () and not same)
 
 
 def plain(value: object) -> object:

@@ -30,16 +30,18 @@ def code_column(feature: Feature, values: typing.Sequence[object]) -> tuple[npt.
         The refused rows, at most `MAX_PROBLEMS` of them.
     """
     coder = make_coder(feature)
-    memo: dict[object, float | DataError] = {}
+    memo: dict[object, float] = {}
     codes = np.full(len(values), np.nan)
     problems: list[Problem] = []
     for i, value in enumerate(_as_written(feature, values)):
         # True == 1 == 1.0 as dictionary keys, but they are not the same value to a coder.
         key = (value.__class__, value)
         try:
-            code = memo.get(key)
+            code: float | DataError | None = memo.get(key)
             if code is None:
-                code = memo[key] = _try(coder, value)
+                code = _try(coder, value)
+                if not isinstance(code, DataError):  # which says what it was: 0.0 and -0.0 are one key
+                    memo[key] = code
         except TypeError:  # it has no hash, such as a list
             code = _try(coder, value)
         if isinstance(code, DataError):

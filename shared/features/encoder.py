@@ -29,7 +29,7 @@ def check_columns(row: typing.Mapping[str, object], known: frozenset[str]) -> No
         return
     import difflib
 
-    column = min(set(row) - known)[:_SHOWN]
+    column = min(map(str, row.keys() - known))[:_SHOWN]
     near = difflib.get_close_matches(column, sorted(known), n=1)
     fix = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(known)[:12])}."
     raise DataError("no feature reads this", field=column, fix=fix)

@@ -210,7 +210,7 @@ def outcome(prediction_id: object, label: object = 1) -> bytes:
 
 DEEP = "[" * 40_000 + "]" * 40_000
 REFUSED = {
-    "no route": Refused(request("/v1/predictions", {}), 404, "path", "no route '/v1/predictions'"),
+    "no route": Refused(request("/v1/predictions", {}), 404, "path", "Did you mean /v1/predict?"),
     "an escaped route": Refused(request("/v1/pred%69ct", {}), 404, "path"),
     "a way up": Refused(request("/v2/models/../../identity.json", method="GET"), 404, "path"),
     "a whole address": Refused(request("ftp://here/v1/predict", {}), 404, "path"),
@@ -240,7 +240,7 @@ REFUSED = {
     "a list for a feature": Refused(predict({"features": {"x": [1]}}), 400, "x", "got `array`"),
     "text for a number": Refused(predict({"features": {"x": "one"}}), 400, "x"),
     "an unknown feature": Refused(predict({"features": ROW | {"hour": 1}}), 400, "hour", "no feature reads this"),
-    "an unknown field": Refused(predict({"feature": ROW}), 400, "body", "unknown field `feature`"),
+    "an unknown field": Refused(predict({"feature": ROW}), 400, "body", "Did you mean 'features'?"),
     "rows and features": Refused(predict({"features": ROW, "rows": []}), 400, "features", "send either"),
     "one row of many": Refused(predict({"rows": [ROW, {"x": 99}]}), 400, "rows[1].x", "outside -10..10"),
     "a model as a number": Refused(predict({"features": ROW, "model": 7}), 400, "model"),

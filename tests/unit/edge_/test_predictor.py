@@ -249,6 +249,43 @@ def test_what_is_wrong_is_told_and_leaves_it_usable(layout: Layout) -> None:
             ask()
 
 
+@pytest.mark.parametrize(
+    "row", [None, 7, "x", [1], np.zeros(3), {1: 2} | ROW, {None: 0}, {"x": np.zeros(0)}, {"x": [1]}]
+)
+def test_what_is_no_row_is_refused_whatever_it_is(layout: Layout, row: typing.Any) -> None:
+    fakes.install(layout, fakes.make_bundle())
+    with Predictor(layout.store, with_sync=False) as predictor:
+        with pytest.raises(DataError) as caught:
+            predictor.predict(row)
+        assert caught.value.field in ("row", "1", "None", "x")
+        assert predictor.predict(ROW).outputs
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({"prediction_id": None}, "prediction_id"),
+        ({"prediction_id": b"bytes"}, "prediction_id"),
+        ({"prediction_id": [1] * 1000}, "prediction_id"),
+        ({"label": np.zeros(0)}, "label"),
+        ({"label": [1]}, "label"),
+        ({"numbers": 5}, "numbers"),
+        ({"numbers": np.zeros(0)}, "numbers"),
+    ],
+)
+def test_an_outcome_that_is_none_is_refused_by_its_field(
+    layout: Layout, said: dict[str, typing.Any], field: str
+) -> None:
+    fakes.install(layout, fakes.make_bundle())
+    with Predictor(layout.store, with_sync=False) as predictor:
+        made = {"prediction_id": predictor.predict(ROW).prediction_id}
+        with pytest.raises(DataError) as caught:
+            predictor.outcome(**(made | said))
+        assert caught.value.field == field
+        with pytest.raises(NotFoundError, match="no model"):
+            predictor.predict(ROW, model=typing.cast("typing.Any", ["late"]))
+
+
 def test_numbers_and_words_of_numpy_are_answered_like_pythons(layout: Layout) -> None:
     fakes.install(layout, fakes.make_bundle())
     row = {"x": np.float32(1), "colour": np.str_("red"), "size": np.int64(0)}

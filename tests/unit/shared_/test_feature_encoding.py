@@ -8,7 +8,7 @@ import typing
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.errors import DataError
@@ -54,6 +54,7 @@ def code_or_refusal(feature: Feature, value: object) -> float | str:
 
 @settings(deadline=None, max_examples=150)
 @given(feature=st.sampled_from(KINDS), column=st.lists(values, max_size=8))
+@example(feature=Categorical(name="c", categories=("a",)), column=[0.0, -0.0])
 def test_a_column_is_coded_as_its_rows_are(feature: Feature, column: list[object]) -> None:
     codes, problems = code_column(feature, column)
     refused = dict(problems)

@@ -261,9 +261,10 @@ def test_a_controller_killed_between_any_two_writes_ends_where_it_would_have(
     for n in range(1, 60):
         folder = tmp_path / f"killed-{n}"
         shutil.copytree(tmp_path / "before", folder)
-        Connection.fuse = Fuse(n)
+        fuse = Fuse(n)
         with monkeypatch.context() as patch:
             patch.setattr(repository, "write_file", write_or_end)
+            patch.setattr(Connection, "fuse", fuse)
             patch.setattr(sqlite3, "connect", functools.partial(connect, factory=Connection))
             try:
                 _tick(folder)
@@ -271,7 +272,7 @@ def test_a_controller_killed_between_any_two_writes_ends_where_it_would_have(
                 n_deaths += 1
         assert _tick(folder, 3) == wanted, f"killed at write {n}"
         shutil.rmtree(folder)
-        if Connection.fuse.left > 0:
+        if fuse.left > 0:
             break
     assert n_deaths >= 10
 

@@ -464,6 +464,7 @@ def test_what_can_not_wait_reaches_it_once_it_is_promoted(make_fleet: Make) -> N
 def test_a_controller_that_is_killed_while_it_sets_a_device_aside_does_so_once(
     make_fleet: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Connection, "fuse", Fuse(0))
     monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Connection))
     fleet = make_fleet(n=6, rollout=SETTINGS)
     fleet.install()

@@ -107,8 +107,9 @@ def test_a_controller_killed_while_it_drops_or_promotes_ends_where_it_would_have
     for n in range(1, 80, 3):
         folder = tmp_path / "killed"
         shutil.copytree(tmp_path / "before", folder)
-        Connection.fuse = Fuse(n)
+        fuse = Fuse(n)
         with monkeypatch.context() as patch:
+            patch.setattr(Connection, "fuse", fuse)
             patch.setattr(sqlite3, "connect", functools.partial(connect, factory=Connection))
             try:
                 look(folder, 1)
@@ -116,7 +117,7 @@ def test_a_controller_killed_while_it_drops_or_promotes_ends_where_it_would_have
                 n_deaths += 1
         assert look(folder, 3) == wanted, f"killed at write {n}"
         shutil.rmtree(folder)
-        if Connection.fuse.left > 0:
+        if fuse.left > 0:
             break
     assert n_deaths >= 4
 

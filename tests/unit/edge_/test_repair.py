@@ -237,7 +237,7 @@ def test_doctor_names_what_is_damaged_and_the_command_that_repairs_it(
     # Nobody listens at the cloud's address: what is spoiled is found all the same, and fetched once somebody does.
     monkeypatch.delenv("COVEY_STORE", raising=False)
     assert cli.main(["--store", str(device.layout.store), "sync", "--repair"]) == 7
-    assert "Connection refused" in capsys.readouterr().err
+    assert "connection refused" in capsys.readouterr().err
     assert not device.blob.exists()
     assert NAME in device.sync().repaired
     assert files().ok

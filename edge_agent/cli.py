@@ -13,7 +13,7 @@ import typing  # noqa: E402
 
 from edge_agent import commands  # noqa: E402
 from shared import __version__  # noqa: E402
-from shared.errors import CoveyError, printable  # noqa: E402
+from shared.errors import CoveyError, nearest, printable  # noqa: E402
 
 if typing.TYPE_CHECKING:
     import argparse
@@ -50,15 +50,14 @@ def _meant(message: str) -> str:
     >>> _meant("argument VERB: invalid choice: 'x' (choose from run, _self-test, status)")
     "no verb 'x'. Known are: run, status"
     """
-    import difflib
     import re
 
     found = re.fullmatch(r"argument VERB: invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
     if not found:
         return message
     known = [verb for verb in re.findall(r"[\w-]+", found[2]) if not verb.startswith("_")]
-    near = difflib.get_close_matches(found[1], known, n=1)
-    return f"no verb {found[1]!r:.60}. " + (f"Did you mean {near[0]!r}?" if near else f"Known are: {', '.join(known)}")
+    near = nearest(found[1], known)
+    return f"no verb {found[1]!r:.60}. " + (f"Did you mean {near!r}?" if near else f"Known are: {', '.join(known)}")
 
 
 Verbs = typing.Any  # argparse does not name the type

@@ -46,6 +46,17 @@ def shown(value: object) -> str:
         return f"this {type(value).__name__}"
 
 
+def nearest(word: str, known: typing.Iterable[str]) -> str:
+    """Return what was probably meant, for a message; nothing if no known word is near.
+
+    >>> nearest("feature", ("model", "features", "rows"))
+    'features'
+    """
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), "")
+
+
 def line_words(err: BaseException) -> str:
     """Return why a line or a file failed, without numbers, and without what HTTP libraries wrap around it.
 

@@ -7,7 +7,7 @@ import typing
 
 import msgspec
 
-from shared.errors import ConfigError, UsageError
+from shared.errors import ConfigError, UsageError, nearest
 
 T = typing.TypeVar("T")
 _PATH_STEP = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+|\.\.\.)\]")
@@ -151,7 +151,7 @@ def _explain(message: str, kind: type) -> tuple[str, str, str]:
     """Return (message, fix, key) for a sentence of msgspec's."""
     unknown = re.search(r"unknown field `([^`]*)`", message)
     if unknown:
-        near = _nearest(unknown[1], _known_keys(kind))
+        near = nearest(unknown[1], sorted(_known_keys(kind)))
         fix = f"Did you mean {near!r}?" if near else "Take it out."
         return f"unknown key {unknown[1]!r}", fix, unknown[1]
     missing = re.search(r"missing required field `([^`]*)`", message)
@@ -160,15 +160,9 @@ def _explain(message: str, kind: type) -> tuple[str, str, str]:
     fix = "Change the value."
     word = re.search(r"[Ii]nvalid enum value '([^']*)'", message)
     if word:
-        near = _nearest(word[1], _known_words(kind))
+        near = nearest(word[1], sorted(_known_words(kind)))
         fix = f"Did you mean {near!r}?" if near else fix
     return message[:1].lower() + message[1:].rstrip("."), fix, ""
-
-
-def _nearest(word: str, known: set[str]) -> str:
-    import difflib
-
-    return next(iter(difflib.get_close_matches(word, sorted(known), n=1)), "")
 
 
 def _known_words(kind: object) -> set[str]:

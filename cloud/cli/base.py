@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import json
@@ -14,7 +13,7 @@ import typing
 import click
 
 from cloud.config import CONFIG_FILE, Project, find_project, load_project
-from shared.errors import UsageError, printable
+from shared.errors import UsageError, nearest, printable
 
 if typing.TYPE_CHECKING:
     from cloud.store.store import Store
@@ -35,9 +34,9 @@ class Group(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as err:
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            near = nearest(args[0], self.list_commands(ctx))
             said = err.message.split(" (", 1)[0].rstrip(".")
-            raise click.UsageError(f"{said}. Did you mean {near[0]!r}?" if near else said, ctx) from err
+            raise click.UsageError(f"{said}. Did you mean {near!r}?" if near else said, ctx) from err
 
 
 class LazyGroup(Group):

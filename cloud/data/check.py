@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import datetime as dt
-import difflib
 import math
 import time
 import typing
@@ -17,7 +16,7 @@ import pyarrow as pa
 from cloud.config import ModelSettings
 from cloud.data.read import Columns, plain
 from shared.clock import parse_time
-from shared.errors import DataError, shown
+from shared.errors import DataError, nearest, shown
 from shared.features import Bucketed, FeatureSet, Numeric
 from shared.features.coding import is_missing
 from shared.features.columns import code_column
@@ -132,8 +131,8 @@ def _check_columns(names: list[str], features: FeatureSet, model: ModelSettings)
     needed = [*features.columns, model.label, model.time, *model.key]
     missing = [name for name in dict.fromkeys(needed) if name not in names]
     if missing:
-        near = difflib.get_close_matches(missing[0], names, n=1)
-        fix = f"Is it {near[0]!r}?" if near else f"The file has {', '.join(names[:20])}."
+        near = nearest(missing[0], names)
+        fix = f"Is it {near!r}?" if near else f"The file has {', '.join(names[:20])}."
         raise DataError(f"the column {missing[0]!r} is missing", field="columns", fix=fix)
     unknown = [name for name in names if name not in {*needed, *features.keep}]
     if unknown:

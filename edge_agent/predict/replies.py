@@ -10,7 +10,7 @@ import msgspec
 from edge_agent.predict.engine import Prediction
 from edge_agent.records import ARM_NAMES
 from shared import protocol
-from shared.errors import CoveyError, WireError
+from shared.errors import CoveyError, WireError, nearest
 from shared.telemetry import APPROXIMATE, SOURCES
 
 Scalar = str | int | float | bool | None
@@ -80,19 +80,17 @@ def read_with(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     except msgspec.ValidationError as err:
         message, _, path = str(err).partition(" - at `$")
         field = _named(path.rstrip("`").lstrip("."), body)
-        fix = _nearest(message, decoder.type) if "unknown field" in message and not path else ""
+        fix = _meant(message, decoder.type) if "unknown field" in message and not path else ""
         raise WireError(message[:1].lower() + message[1:], field=field or "body", fix=fix) from err
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as err:
         raise WireError(f"not JSON: {err}", field="body") from err
 
 
-def _nearest(message: str, kind: typing.Any) -> str:  # noqa: ANN401 - a decoder's type
+def _meant(message: str, kind: typing.Any) -> str:  # noqa: ANN401 - a decoder's type
     """Say what else a field may be called."""
-    import difflib
-
     known, word = kind.__struct_fields__, message.rpartition(" `")[2].rstrip("`")
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(known)}."
+    near = nearest(word, known)
+    return f"Did you mean {near!r}?" if near else f"Known are {', '.join(known)}."
 
 
 def _named(path: str, body: bytes) -> str:

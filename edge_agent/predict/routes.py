@@ -17,7 +17,7 @@ from edge_agent.predict.loaded import NotReadyError
 from edge_agent.predict.meters import Meters
 from edge_agent.predict.replies import PLAIN, Response
 from shared.clock import parse_time
-from shared.errors import CoveyError, DataError, NotFoundError, UsageError
+from shared.errors import CoveyError, DataError, NotFoundError, UsageError, nearest
 
 __all__ = ["Api", "EventClock", "Head", "documented"]
 
@@ -182,7 +182,8 @@ class Api:
             if name and verb in _OF_THE_REPOSITORY:
                 _need(method, "POST", verb)
                 metadata.refuse_change(_unquoted(name), verb)
-        raise NotFoundError(f"no route {path[:100]!r}", field="path", fix=_nearest(path))
+        near = nearest(path[:100], _FIXED)
+        raise NotFoundError(f"no route {path[:100]!r}", field="path", fix=f"Did you mean {near}?" if near else "")
 
     def _health(self) -> dict[str, object]:
         """Liveness and readiness in one, since clients look for either in either reply."""
@@ -266,14 +267,6 @@ def _say_one(made: list[Prediction]) -> Response:
 
 def _say_many(made: list[Prediction]) -> Response:
     return replies.ok({"predictions": [replies.describe(one) for one in made]}, tuple(made))
-
-
-def _nearest(path: str) -> str:
-    """Say what route may have been meant."""
-    import difflib
-
-    near = difflib.get_close_matches(path[:100], _FIXED, n=1)
-    return f"Did you mean {near[0]}?" if near else ""
 
 
 def _unquoted(text: str) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import struct
 import typing
 
-from shared.errors import DataError
+from shared.errors import DataError, nearest
 from shared.features.coding import make_coder
 from shared.features.compiled import Codes, compile_coder, compile_packer
 from shared.features.definition import FeatureSet
@@ -27,11 +27,9 @@ def check_columns(row: typing.Mapping[str, object], known: frozenset[str]) -> No
     """
     if row.keys() <= known:
         return
-    import difflib
-
     column = min(map(str, row.keys() - known))[:_SHOWN]
-    near = difflib.get_close_matches(column, sorted(known), n=1)
-    fix = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(known)[:12])}."
+    near = nearest(column, sorted(known))
+    fix = f"Did you mean {near!r}?" if near else f"Known are {', '.join(sorted(known)[:12])}."
     raise DataError("no feature reads this", field=column, fix=fix)
 
 
@@ -106,10 +104,8 @@ class Encoder:
         places = {feature.name: i for i, feature in enumerate(self.feature_set.feature)}
         for name in names:
             if name not in places:
-                import difflib
-
-                near = difflib.get_close_matches(name, places, n=1)
-                fix = f"Did you mean {near[0]!r}?" if near else f"Features are {', '.join(places)}."
+                near = nearest(name, places)
+                fix = f"Did you mean {near!r}?" if near else f"Features are {', '.join(places)}."
                 raise DataError(f"no feature is called {name!r:.80}", field="coarse", fix=fix)
         picked = [places[name] for name in names]
         pack = struct.Struct("<" + "".join("f" if self._numeric[i] else "H" for i in picked)).pack
